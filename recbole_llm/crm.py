@@ -1,0 +1,192 @@
+"""The conventional recommender model (CRM) that an LLM recommender reads: trained once, then frozen.
+
+Any sequential model of RecBole that has an item embedding and ``forward(item_seq, item_seq_len)`` will do. It is
+trained by RecBole's own Trainer on the full training split and kept, as safetensors, under a hash of everything that
+shaped it. Its *item vectors* become behaviour tokens (LLaRA, section 3.2); its *user vector*, the sequence
+representation, feeds the gate (iLoRA, section 4.2). Both are read without gradient and with dropout off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from logging import getLogger
+from pathlib import Path
+
+import torch
+from recbole.utils import get_model, set_color
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from recbole_llm import __version__, recommender
+from recbole_llm.config import LLMConfig
+from recbole_llm.data.rows import data_fingerprint
+
+# What the CRM must share with the LLM recommender: the data, the split, the candidate sets, where things are kept.
+_SHARED = (
+    "seed", "reproducibility", "state", "show_progress", "checkpoint_dir", "result_dir", "gpu_id", "use_gpu", "worker",
+    "protocol", "n_candidates", "candidate_seed", "eval_args", "metrics", "topk", "valid_metric",
+    "field_separator", "seq_separator", "USER_ID_FIELD", "ITEM_ID_FIELD", "RATING_FIELD", "TIME_FIELD", "seq_len",
+    "ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "MAX_ITEM_LIST_LENGTH", "load_col", "unload_col", "rm_dup_inter",
+    "val_interval", "filter_inter_by_user_or_item", "user_inter_num_interval", "item_inter_num_interval",
+    "alias_of_user_id", "alias_of_item_id", "benchmark_filename", "item_text_field",
+)  # fmt: skip
+_PLACES = ("show_progress", "state", "checkpoint_dir", "result_dir", "gpu_id", "use_gpu", "worker", "data_path")
+
+
+def crm_config(config) -> LLMConfig:
+    """The CRM's own config: the shared data keys of ``config``, RecBole's defaults for the model, then ``crm_config``."""
+    given = {key: config[key] for key in _SHARED if key in config and config[key] is not None}
+    given["data_path"] = os.path.dirname(config["data_path"].rstrip("/"))  # RecBole appends the dataset's name
+    given.update({"epochs": config["crm_epochs"], **(config["crm_config"] or {})})
+    return LLMConfig(model=config["crm_model"], dataset=config["dataset"], config_dict=given)
+
+
+def crm_hash(config: LLMConfig) -> str:
+    """sha256 over the CRM's resolved config (less places and display), its data and the plugin's version."""
+    from recbole_llm.config import plain_values
+
+    resolved = {k: v for k, v in plain_values(config).items() if k not in _PLACES and k != "device"}
+    text = json.dumps([resolved, data_fingerprint(config), __version__], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def item_tokens_hash(dataset) -> str:
+    """sha256 over the external item tokens in the order of their internal ids."""
+    tokens = dataset.field2id_token[dataset.iid_field]
+    return hashlib.sha256("\n".join(map(str, tokens)).encode()).hexdigest()
+
+
+class CRM(nn.Module):
+    """A frozen recommender.
+
+    Attributes:
+        name: RecBole's model name.
+        sha256: of its weights file.
+        item_vectors: ``[item_num, d]`` buffer, the item embedding table (row 0 is padding).
+        seconds: wall time of its training (0 when it was read from disk).
+    """
+
+    def __init__(self, model: nn.Module, sha256: str, seconds: float = 0.0):
+        super().__init__()
+        self.name, self.sha256, self.seconds = type(model).__name__, sha256, seconds
+        self.model = model.eval().requires_grad_(False)
+        if not isinstance(getattr(model, "item_embedding", None), nn.Embedding):
+            raise ValueError(
+                f"crm_model={self.name} has no `item_embedding` table to take behaviour tokens from; "
+                "choose SASRec, GRU4Rec, Caser, NARM, BERT4Rec or another sequential model that has one"
+            )
+        n_items = model.n_items  # BERT4Rec's table has one more row, for its mask token
+        self.register_buffer("item_vectors", model.item_embedding.weight.detach()[:n_items].float(), persistent=False)
+
+    def train(self, mode: bool = True):
+        """Stays in evaluation mode: dropout in a frozen model would only add noise to the gate."""
+        return super().train(False)
+
+    @property
+    def dim(self) -> int:
+        return self.item_vectors.shape[1]
+
+    @torch.no_grad()
+    def user_vectors(self, interaction) -> torch.Tensor:
+        """``[B, d_u]`` sequence representations of the histories in ``interaction``."""
+        lengths = interaction[self.model.ITEM_SEQ_LEN]
+        sequences = interaction[self.model.ITEM_SEQ]
+        if self.name == "BERT4Rec":  # reads the state of a mask token appended after the last item
+            sequences = self.model.reconstruct_test_data(sequences, lengths)
+            states = self.model.forward(sequences)  # [B, L+1, d]
+            return states[torch.arange(len(states), device=states.device), lengths].float()
+        return self.model.forward(sequences, lengths).float()
+
+    @torch.no_grad()
+    def user_dim(self, dataset) -> int:
+        """Width of the user vector, found by asking for one."""
+        row = dataset.inter_feat[:1].to(next(self.model.parameters()).device)
+        return self.user_vectors(row).shape[1]
+
+
+def load_or_train(config, dataset) -> CRM:
+    """The frozen CRM for ``config``: from ``crm_path``, from the cache, or trained now.
+
+    Args:
+        config: the LLM recommender's config.
+        dataset: its dataset; internal item ids must be those the CRM was trained with.
+
+    Raises:
+        ValueError: the CRM's items are not the dataset's, in number or order.
+        FileNotFoundError: ``crm_path`` does not exist.
+    """
+    own = crm_config(config)
+    logger = getLogger()
+    if config["crm_path"]:
+        path = Path(config["crm_path"])
+        if not path.is_file():
+            raise FileNotFoundError(f"crm_path={str(path)!r} does not exist; give a .safetensors file of this package, "
+                                    "a RecBole .pth checkpoint, or leave crm_path out to train the CRM")  # fmt: skip
+        if path.suffix == ".pth":
+            return _from_recbole_checkpoint(path, dataset)
+        return _read(path, own, dataset)
+    path = Path(own["checkpoint_dir"]) / "crm" / f"{own['dataset']}-{own['model']}-{crm_hash(own)[:16]}.safetensors"
+    if path.is_file():
+        try:
+            crm = _read(path, own, dataset)
+            logger.info(set_color("CRM", "pink") + f": {crm.name} read from {path}")
+            return crm
+        except SafetensorError as error:
+            logger.warning(f"{path} cannot be read ({error}); the CRM is trained again")
+    logger.info(set_color("CRM", "pink") + f": training {own['model']} on the full training split")
+    start = time.perf_counter()
+    fitted = recommender.fit(own)
+    fitted.trainer.evaluate(fitted.data[2], load_best_model=True)  # puts the best epoch's weights into the model
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, fitted, dataset)
+    crm = _read(path, own, dataset)
+    crm.seconds = time.perf_counter() - start
+    return crm
+
+
+def _write(path: Path, fitted: recommender.Fitted, dataset) -> None:
+    model = fitted.trainer.model
+    meta = {
+        "format": "recbole_llm-crm-1",
+        "model": type(model).__name__,
+        "item_tokens": item_tokens_hash(fitted.data[0]),
+        "best_valid_result": json.dumps({k: float(v) for k, v in (fitted.best_valid_result or {}).items()}),
+    }
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(state, aside, metadata=meta)
+    os.replace(aside, path)
+    Path(fitted.trainer.saved_model_file).unlink(missing_ok=True)  # RecBole's copy of the same weights
+
+
+def _read(path: Path, own: LLMConfig, dataset) -> CRM:
+    with safe_open(path, framework="pt") as file:
+        meta = file.metadata() or {}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    if meta.get("model") != own["model"]:
+        raise ValueError(f"{path} holds {meta.get('model')!r} but crm_model={own['model']!r}; make the two agree")
+    if meta.get("item_tokens") != item_tokens_hash(dataset):
+        raise ValueError(
+            f"{path} was trained on other items, or in another order, than dataset {own['dataset']!r} has now; "
+            "train the CRM on this dataset (leave crm_path out) or restore the filters that it was trained with"
+        )
+    model = get_model(own["model"])(own, dataset)
+    model.load_state_dict(state)
+    return CRM(model, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _from_recbole_checkpoint(path: Path, dataset) -> CRM:
+    """A ``.pth`` of RecBole: its dataset is rebuilt from the config inside, to compare item ids."""
+    from recbole.quick_start import load_data_and_model
+
+    _, model, theirs, *_ = load_data_and_model(str(path))
+    if item_tokens_hash(theirs) != item_tokens_hash(dataset):
+        raise ValueError(
+            f"{path} was trained on {theirs.item_num - 1} items of its own dataset; they are not the "
+            f"{dataset.item_num - 1} items here, in this order; train it with the same dataset and filters"
+        )
+    return CRM(model, hashlib.sha256(path.read_bytes()).hexdigest())

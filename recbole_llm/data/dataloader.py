@@ -1,0 +1,284 @@
+"""Dataloaders for hybrid prompts.
+
+One example is a prompt (history, candidates, question) with behaviour slots and, in training, the answer's token ids.
+Everything that is drawn (the sample of rows, their order, the negatives, the template, LLaRA's text-or-hybrid choice)
+is a pure function of (seed, epoch, batch number): a loader that starts at any batch of any epoch, in any worker,
+yields what an uninterrupted run would have seen.
+
+Batches are left-padded in the prompt and right-padded in the answer, so that "the last prompt position" is the same
+column for every row (scoring and decoding need that), and hold rows of like length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from recbole.utils import get_model
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from recbole_llm.data.prompt import parse_template
+from recbole_llm.data.rows import candidate_sets
+
+BUCKET_BATCHES = 32  # rows are sorted by length within windows of this many batches: little padding, much shuffling
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a model's ``render`` sees. Item ids are internal; ``history`` is oldest first."""
+
+    history: list[int]
+    candidates: list[int]
+    target: int
+    template: list
+    behaviour_tokens: str
+    user_token: bool
+
+
+@dataclass(frozen=True)
+class Key:
+    """One row of one epoch: everything that its example depends on."""
+
+    row: int  # index into the split's rows
+    candidates: tuple[int, ...]
+    target_position: int
+    template: int = 0
+    hybrid: bool = True
+
+
+class PromptRows(Dataset):
+    """Renders :class:`Key` -> a dictionary of token ids. Titles were tokenised once; here ids are only joined."""
+
+    def __init__(self, config, dataset):
+        self.config, self.split = config, dataset
+        self.tokens = dataset.prompt_tokenizer
+        self.model_class = get_model(config["model"])
+        self.templates = [parse_template(text, self.model_class.template_fields) for text in prompt_templates(config)]
+        feat = dataset.inter_feat
+        self.sequences = feat[dataset.item_id_list_field].numpy()  # [rows, MAX_ITEM_LIST_LENGTH], 0 after the end
+        self.lengths = feat[dataset.item_list_length_field].numpy()  # [rows]
+        self.targets = feat[dataset.iid_field].numpy()  # [rows]
+
+    def history(self, row: int) -> list[int]:
+        length = int(self.lengths[row])
+        return self.sequences[row, max(0, length - self.config["history_max_len"]) : length].tolist()
+
+    def token_lengths(self, rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """Title tokens per row ``[n]``: what sorts rows into buckets (template words are the same for all)."""
+        per_title = self.tokens.lengths()
+        per_title[0] = 0
+        ends = self.lengths[rows][:, None]
+        place = np.arange(self.sequences.shape[1])[None]
+        shown = (place < ends) & (place >= ends - self.config["history_max_len"])
+        return (per_title[self.sequences[rows]] * shown).sum(1) + per_title[candidates].sum(1)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, key: Key) -> dict:
+        target = int(self.targets[key.row])
+        example = Example(
+            history=self.history(key.row),
+            candidates=list(key.candidates),
+            target=target,
+            template=self.templates[key.template],
+            behaviour_tokens=self.config["behaviour_tokens"] if key.hybrid else "none",
+            user_token=bool(self.config["user_token"]) and key.hybrid,
+        )
+        ids, items = self.tokens.assemble(self.model_class.render(example))
+        return {"key": key, "ids": ids, "items": items, "answer": self.tokens.answer(target)}
+
+
+def prompt_templates(config) -> list[str]:
+    """The config's templates with the dataset's words (``prompt_words``) put in."""
+    templates = []
+    for text in config["prompt_templates"]:
+        for name, word in config["prompt_words"].items():
+            text = text.replace("{" + name + "}", word)
+        templates.append(text)
+    return templates
+
+
+def _pad(rows: list[list[int]], fill: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lists -> ``([B, L] ids, [B, L] mask)``."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), fill, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[i, place] = torch.tensor(row, dtype=torch.long)
+        mask[i, place] = True
+    return ids, mask
+
+
+class Collate:
+    """Examples -> RecBole :class:`Interaction` (tensors only).
+
+    Adds to the split's own columns: ``prompt_ids, prompt_mask, prompt_items`` [B, P] (left-padded), ``candidates``
+    [B, C], ``target_position`` [B]; in training ``answer_ids, answer_mask`` [B, A] (right-padded); in evaluation
+    ``branch_ids, branch_mask`` [B, C, T], every candidate's answer tokens, and ``candidate_row`` [B].
+    """
+
+    def __init__(self, rows: PromptRows, training: bool, canonical: dict[int, int] | None = None):
+        self.rows, self.training, self.canonical = rows, training, canonical or {}
+
+    def __call__(self, examples: list[dict]) -> Interaction:
+        keys = [example["key"] for example in examples]
+        tokens = self.rows.tokens
+        batch = self.rows.split.inter_feat[np.array([key.row for key in keys])]
+        columns: dict[str, torch.Tensor] = dict(batch.interaction)
+        columns["prompt_ids"], columns["prompt_mask"] = _pad([e["ids"] for e in examples], tokens.pad_token_id, True)
+        columns["prompt_items"], _ = _pad([e["items"] for e in examples], 0, True)
+        columns["candidates"] = torch.tensor([key.candidates for key in keys], dtype=torch.long)
+        columns["target_position"] = torch.tensor([key.target_position for key in keys])
+        columns["hybrid"] = torch.tensor([key.hybrid for key in keys])
+        if self.training:
+            answers = [example["answer"] for example in examples]
+            columns["answer_ids"], columns["answer_mask"] = _pad(answers, tokens.pad_token_id, False)
+        else:
+            branches = [tokens.answer(item) for key in keys for item in key.candidates]
+            ids, mask = _pad(branches, tokens.pad_token_id, False)
+            columns["branch_ids"] = ids.view(len(keys), -1, ids.shape[1])
+            columns["branch_mask"] = mask.view(len(keys), -1, mask.shape[1])
+            columns["candidate_row"] = torch.tensor([self.canonical[key.row] for key in keys])
+        return Interaction(columns)
+
+
+class TrainBatches(Sampler[list[Key]]):
+    """Batches of one epoch: the seeded sample of rows, shuffled, bucketed by length, with this epoch's negatives.
+
+    Attributes:
+        epoch: set by the trainer before each epoch.
+        start_batch: batches to leave out (a resumed epoch).
+    """
+
+    def __init__(self, config, rows: PromptRows):
+        self.config, self.rows = config, rows
+        self.batch_size = config["train_batch_size"]
+        self.epochs = config["epochs"]
+        self.seed = config["seed"]
+        self.epoch = self.start_batch = 0
+        self.sets = candidate_sets(config)
+        self.sample = self._sample_rows()
+
+    def _sample_rows(self) -> np.ndarray:
+        """Row numbers of the seeded training sample (``train_sample_size``: a count, a fraction, or null for all)."""
+        size, n = self.config["train_sample_size"], len(self.rows)
+        if size is None:
+            return np.arange(n)
+        count = round(size * n) if isinstance(size, float) and size <= 1 else int(size)
+        if not 1 <= count:
+            raise ValueError(f"train_sample_size={size} leaves no training row of {n}; use an int >= 1 or a fraction")
+        return np.sort(np.random.default_rng([self.seed, 1]).permutation(n)[: min(count, n)])
+
+    def __len__(self) -> int:
+        return -(-len(self.sample) // self.batch_size)
+
+    def progress(self, batch: int) -> float:
+        """The share of all training steps done before this batch, in [0, 1)."""
+        return (self.epoch * len(self) + batch) / (self.epochs * len(self))
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        rng = np.random.default_rng([self.seed, 2, self.epoch])
+        order = rng.permutation(self.sample)
+        candidates, positions = self._candidates(order)
+        templates = rng.integers(len(self.rows.templates), size=len(order))
+        window = BUCKET_BATCHES * self.batch_size
+        lengths = self.rows.token_lengths(order, candidates)
+        place = np.concatenate(
+            [start + np.argsort(lengths[start : start + window], kind="stable") for start in range(0, len(order), window)]
+        )
+        batches = [place[start : start + self.batch_size] for start in range(0, len(place), self.batch_size)]
+        draws = rng.random(len(batches))  # LLaRA: one text-or-hybrid draw per batch
+        for number, which in enumerate(rng.permutation(len(batches))):
+            if number < self.start_batch:
+                continue
+            hybrid = draws[number] < self.rows.model_class.hybrid_probability(self.config, self.progress(number))
+            yield [
+                Key(int(order[i]), tuple(candidates[i].tolist()), int(positions[i]), int(templates[i]), bool(hybrid))
+                for i in batches[which]
+            ]
+
+    def _candidates(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """This epoch's candidate ids ``[n, C]`` (internal) and target positions ``[n]``."""
+        split = self.rows.split
+        users = split.id2token(split.uid_field, split.inter_feat[split.uid_field].numpy()[order])
+        targets = split.id2token(split.iid_field, self.rows.targets[order])
+        chosen, positions = self.sets.training_candidates(users, targets, epoch=self.epoch)
+        internal = split.token2id(split.iid_field, self.sets.catalogue)  # catalogue index -> internal id
+        return np.asarray(internal)[chosen], positions
+
+
+class TrainPromptDataLoader(DataLoader):
+    """Training prompts; ``set_epoch`` must be called before each epoch."""
+
+    def __init__(self, config, dataset, sampler=None, shuffle=True):
+        self._dataset, self.config, self.shuffle = dataset, config, shuffle
+        rows = PromptRows(config, dataset)
+        self.batches = TrainBatches(config, rows)
+        super().__init__(
+            rows, batch_sampler=self.batches, collate_fn=Collate(rows, training=True), num_workers=config["worker"]
+        )
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        self.batches.epoch, self.batches.start_batch = epoch, start_batch
+
+
+class EvalPromptDataLoader(DataLoader):
+    """Prompts of the frozen candidate set of ``phase``, longest first (the first batch shows the peak memory)."""
+
+    phase: str
+
+    def __init__(self, config, dataset, sampler=None, shuffle=False):
+        self._dataset, self.config, self.shuffle = dataset, config, False
+        self.candidate_set = getattr(candidate_sets(config), self.phase)
+        rows = PromptRows(config, dataset)
+        keys, canonical = self._keys(dataset, rows)
+        size = config["eval_batch_size"]
+        batches = [keys[start : start + size] for start in range(0, len(keys), size)]
+        super().__init__(
+            rows,
+            batch_sampler=batches,
+            collate_fn=Collate(rows, training=False, canonical=canonical),
+            num_workers=config["worker"],
+        )
+
+    def _keys(self, dataset, rows: PromptRows) -> tuple[list[Key], dict[int, int]]:
+        chosen = self.candidate_set
+        users = dataset.token2id(dataset.uid_field, chosen.user_ids)
+        targets = dataset.token2id(dataset.iid_field, chosen.item_ids)
+        place = {pair: i for i, pair in enumerate(zip(dataset.inter_feat[dataset.uid_field].tolist(),
+                                                      rows.targets.tolist(), strict=True))}  # fmt: skip
+        missing = [i for i, pair in enumerate(zip(users, targets, strict=True)) if pair not in place]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} rows of the {self.phase} candidate set are not in this model's split, first: user "
+                f"{chosen.user_ids[missing[0]]!r}, item {chosen.item_ids[missing[0]]!r}; use the same filters for all"
+            )
+        numbers = np.array([place[pair] for pair in zip(users, targets, strict=True)])  # canonical row -> split row
+        candidates = np.asarray(dataset.token2id(dataset.iid_field, chosen.catalogue))[chosen.candidates]
+        if self.phase == "valid" and self.config["valid_sample_size"]:
+            kept = np.random.default_rng(self.config["candidate_seed"]).permutation(len(numbers))
+            kept = np.sort(kept[: self.config["valid_sample_size"]])
+        else:
+            kept = np.arange(len(numbers))
+        order = kept[np.argsort(-rows.token_lengths(numbers[kept], candidates[kept]), kind="stable")]
+        keys = [Key(int(numbers[i]), tuple(candidates[i].tolist()), int(chosen.target_position[i])) for i in order]
+        return keys, {int(numbers[i]): int(i) for i in order}
+
+
+class ValidPromptDataLoader(EvalPromptDataLoader):
+    phase = "valid"
+
+
+class TestPromptDataLoader(EvalPromptDataLoader):
+    __test__ = False  # not a pytest class
+    phase = "test"
+
+
+def prompt_dataloader(config, phase: str) -> type[DataLoader]:
+    """The dataloader class of a plugin model, for RecBole's ``get_dataloader(config, phase)``."""
+    return {"train": TrainPromptDataLoader, "valid": ValidPromptDataLoader, "test": TestPromptDataLoader}[phase]

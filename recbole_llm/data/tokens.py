@@ -1,0 +1,91 @@
+"""From prompt segments to token ids: every title is tokenised once, prompts are concatenations of ids.
+
+A behaviour slot is one position that holds a placeholder id; which vector belongs there is said by a parallel list
+(``items``): 0 for an ordinary token, ``i > 0`` for the behaviour token of item ``i``, ``-1`` for the user token. The
+vocabulary is never resized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from recbole_llm.data.prompt import Item, Segment, UserToken
+
+USER_SLOT = -1
+
+
+class PromptTokenizer:
+    """Token ids of titles, answers and prompts for one tokenizer and one catalogue.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer with an end-of-sequence token.
+        titles: ``item_num`` titles by internal item id; index 0 is RecBole's padding item.
+        title_max_tokens: titles are cut to this many tokens.
+    """
+
+    def __init__(self, tokenizer, titles: Sequence[str], title_max_tokens: int = 32):
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no end-of-sequence token; set eos_token in its tokenizer_config.json")
+        self.tokenizer = tokenizer
+        self.eos_token_id = tokenizer.eos_token_id
+        self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_id
+        self.prefix = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        # Some tokenizers (SentencePiece) put a word start before any text that they see first: encode behind an
+        # anchor and cut the anchor off, so that "," stays one "," wherever it is glued.
+        self._anchor = "\n"
+        self._anchor_ids = tokenizer(self._anchor, add_special_tokens=False)["input_ids"]
+        self._texts: dict[str, list[int]] = {}
+        self.titles = list(titles)
+        self.title_ids = [ids[:title_max_tokens] for ids in self._encode_all([" " + title for title in titles])]
+
+    def _cut(self, ids: list[int], text: str) -> list[int]:
+        n = len(self._anchor_ids)
+        if ids[:n] == self._anchor_ids:
+            return ids[n:]
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        encoded = self.tokenizer([self._anchor + text for text in texts], add_special_tokens=False)["input_ids"]
+        return [self._cut(list(ids), text) for ids, text in zip(encoded, texts, strict=True)]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a piece of template text (cached)."""
+        if text not in self._texts:
+            self._texts[text] = self._encode_all([text])[0]
+        return self._texts[text]
+
+    def lengths(self) -> np.ndarray:
+        """Tokens per title, ``[item_num]``."""
+        return np.array([len(ids) for ids in self.title_ids], dtype=np.int64)
+
+    def answer(self, item: int) -> list[int]:
+        """The continuation that names ``item``: its title and the end token."""
+        return [*self.title_ids[item], self.eos_token_id]
+
+    def assemble(self, segments: Sequence[Segment]) -> tuple[list[int], list[int]]:
+        """Concatenate segments.
+
+        Returns:
+            ``(ids, items)``, two lists of the prompt's length; ``items`` names the slot vectors (module docstring).
+        """
+        ids, items = list(self.prefix), [0] * len(self.prefix)
+        for segment in segments:
+            if isinstance(segment, Item):
+                piece = self.title_ids[segment.id]
+                ids += piece
+                items += [0] * len(piece)
+                if segment.slot:
+                    ids.append(self.pad_token_id)
+                    items.append(segment.id)
+                piece = self.encode(segment.note) if segment.note else []
+            elif isinstance(segment, UserToken):
+                ids.append(self.pad_token_id)
+                items.append(USER_SLOT)
+                continue
+            else:
+                piece = self.encode(segment)
+            ids += piece
+            items += [0] * len(piece)
+        return ids, items

@@ -1,0 +1,233 @@
+"""What every LLM recommender shares: a frozen CRM, a frozen LLM with an adapter, a projector, candidate scoring.
+
+A new model overrides up to four methods: :meth:`LLMRecommender.render` (the prompt), :meth:`hybrid_probability` (the
+curriculum), :meth:`adapt` (which adapter goes on the LLM) and :meth:`gate` (how experts are mixed for a row).
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType, ModelType
+from torch import nn
+
+from recbole_llm import crm, scoring
+from recbole_llm.data import prompt
+from recbole_llm.data.tokens import USER_SLOT
+from recbole_llm.llm import context_length, load_llm
+
+
+class Projector(nn.Sequential):
+    """CRM vectors ``[..., d]`` -> LLM embeddings ``[..., hidden]``: Linear-GELU-Linear (LLaRA, section 3.2).
+
+    Inputs are standardised with the table's own mean and deviation (fixed), so that one learning rate suits every CRM.
+    The output starts at the scale of the LLM's token embeddings.
+    """
+
+    def __init__(self, table: torch.Tensor, hidden: int, out_std: float):
+        super().__init__(nn.Linear(table.shape[1], hidden), nn.GELU(), nn.Linear(hidden, hidden))
+        self.register_buffer("mean", table[1:].mean(0), persistent=False)
+        self.register_buffer("std", table[1:].std().clamp_min(1e-6), persistent=False)
+        with torch.no_grad():
+            sample = self(table[1:1025])
+            self[2].weight.mul_(out_std / sample.std().clamp_min(1e-6))
+            self[2].bias.zero_()
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        return super().forward((vectors - self.mean) / self.std)
+
+
+class LLMRecommender(SequentialRecommender):
+    """Ranks candidates by the log-likelihood of their titles under an adapted LLM.
+
+    Batches come from :mod:`recbole_llm.data.dataloader` (shapes there). ``forward`` gives the answer's
+    log-likelihood, so that a distributed wrapper sees every trainable weight in one module.
+    """
+
+    type = ModelType.SEQUENTIAL
+    input_type = InputType.POINTWISE
+    template_fields = ("history", "candidates")
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.config = config
+        self.tokens = dataset.prompt_tokenizer
+        self.crm = crm.load_or_train(config, dataset)
+        llm = load_llm(config)
+        self.context_length = context_length(llm)
+        embeddings = llm.get_input_embeddings()
+        out_std = embeddings.weight.detach()[:4096].float().std().item()
+        hidden = embeddings.embedding_dim
+        self.projector = Projector(self.crm.item_vectors, hidden, out_std)
+        self.user_dim = self.crm.user_dim(dataset)
+        if config["user_token"]:
+            self.user_projector = Projector(self._user_sample(dataset), hidden, out_std)
+        self.llm = self.adapt(llm)
+
+    # ---- what a model may override -------------------------------------------------------------------------------
+
+    @classmethod
+    def render(cls, example) -> list[prompt.Segment]:
+        """Segments of one example's prompt (:class:`recbole_llm.data.dataloader.Example`)."""
+        return prompt.render(
+            example.template,
+            example.history,
+            example.candidates,
+            behaviour_tokens=example.behaviour_tokens,
+            user_token=example.user_token,
+        )
+
+    @classmethod
+    def hybrid_probability(cls, config, progress: float) -> float:
+        """Chance that a training batch at ``progress`` in [0, 1) carries behaviour tokens (LLaRA, section 3.3)."""
+        return progress if config["curriculum"] == "linear" else 1.0
+
+    def adapter_config(self) -> LoraConfig:
+        """Plain LoRA on the configured projections."""
+        return LoraConfig(task_type="CAUSAL_LM", **self.lora_arguments())
+
+    def lora_arguments(self) -> dict:
+        return {
+            "r": self.config["lora_r"],
+            "lora_alpha": self.config["lora_alpha"],
+            "lora_dropout": self.config["lora_dropout"],
+            "target_modules": self.config["lora_target_modules"],
+        }
+
+    def adapt(self, llm) -> PeftModel:
+        return get_peft_model(llm, self.adapter_config())
+
+    def gate(self, interaction: Interaction) -> torch.Tensor | None:
+        """Mixing weights ``[B, K]`` of the adapter's experts, or None for an adapter without a gate."""
+        return None
+
+    def gated(self, interaction: Interaction) -> AbstractContextManager:
+        """Context in which the adapter mixes its experts for these rows."""
+        return nullcontext()
+
+    def parameter_groups(self) -> list[dict]:
+        """Trainable weights with their own learning-rate scale: adapter, projector, router."""
+        groups = {"adapter": [], "projector": [], "router": []}
+        for name, weight in self.named_parameters():
+            if weight.requires_grad:
+                kind = "projector" if "projector" in name else "router" if name.startswith("router") else "adapter"
+                groups[kind].append((name, weight))
+        scales = {"adapter": 1.0, "projector": self.config["projector_lr_scale"], "router": self.config["router_lr_scale"]}
+        decay = self.config["weight_decay"]
+        out = []
+        for kind, members in groups.items():
+            plain = [w for n, w in members if w.ndim < 2]  # biases and norms: no weight decay
+            full = [w for n, w in members if w.ndim >= 2]
+            for weights, wd in ((full, decay), (plain, 0.0)):
+                if weights:
+                    out.append({"params": weights, "name": kind, "lr_scale": scales[kind], "weight_decay": wd})
+        return out
+
+    # ---- shared machinery ----------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True):
+        """Adapter, projector and router follow ``mode``; the frozen CRM stays in evaluation mode."""
+        super().train(mode)
+        self.crm.eval()
+        return self
+
+    def embed(self, interaction: Interaction) -> torch.Tensor:
+        """Prompt embeddings ``[B, P, hidden]``: token embeddings with projected vectors in the slots."""
+        ids, items = interaction["prompt_ids"], interaction["prompt_items"]
+        self._check_length(ids.shape[1])
+        embeds = self.llm.get_input_embeddings()(ids)
+        slots = items > 0
+        if slots.any():
+            vectors = self.projector(self.crm.item_vectors[items[slots]])
+            embeds = embeds.masked_scatter(slots.unsqueeze(-1), vectors.to(embeds.dtype))
+        elif self.training:  # a text-only batch still touches the projector: a distributed wrapper waits for its gradient
+            embeds = embeds + 0.0 * sum(weight.sum() for weight in self.projector.parameters()).to(embeds.dtype)
+        users = items == USER_SLOT
+        if users.any():
+            rows = users.any(1)
+            vectors = self.user_projector(self.crm.user_vectors(interaction)[rows])
+            embeds = embeds.masked_scatter(users.unsqueeze(-1), vectors.to(embeds.dtype))
+        return embeds
+
+    def forward(self, interaction: Interaction) -> tuple[torch.Tensor, torch.Tensor]:
+        """Teacher-forced answers.
+
+        Returns:
+            ``(log_likelihood [B], answer tokens [B])``, the first summed over each answer's title and end token.
+        """
+        answer, answer_mask = interaction["answer_ids"], interaction["answer_mask"]
+        embeds = torch.cat([self.embed(interaction), self.llm.get_input_embeddings()(answer)], dim=1)
+        mask = torch.cat([interaction["prompt_mask"], answer_mask], dim=1)
+        with self.gated(interaction):
+            logits = self.llm(
+                inputs_embeds=embeds,
+                attention_mask=mask.long(),
+                position_ids=(mask.long().cumsum(1) - 1).clamp_min(0),
+                logits_to_keep=answer.shape[1] + 1,
+                use_cache=False,
+            ).logits[:, :-1]  # position j predicts answer token j
+        losses = nn.functional.cross_entropy(logits.flatten(0, 1).float(), answer.flatten(), reduction="none")
+        return -(losses.view(answer.shape) * answer_mask).sum(1), answer_mask.sum(1)
+
+    def calculate_loss(self, interaction: Interaction) -> torch.Tensor:
+        """Mean negative log-likelihood per answer token."""
+        log_likelihood, n_tokens = self(interaction)
+        return -log_likelihood.sum() / n_tokens.sum()
+
+    @torch.no_grad()
+    def score_candidates(self, interaction: Interaction) -> torch.Tensor:
+        """Log-likelihood of every candidate's answer, ``[B, C]`` float32, in candidate-set order."""
+        with self.gated(interaction):
+            return scoring.score_candidates(
+                self.llm,
+                self.embed(interaction),
+                interaction["prompt_mask"],
+                interaction["branch_ids"],
+                interaction["branch_mask"],
+                method=self.config["scoring_method"],
+            )
+
+    def full_sort_predict(self, interaction: Interaction) -> torch.Tensor:
+        """``[B, item_num]``: candidate scores, minus infinity elsewhere."""
+        scores = self.score_candidates(interaction)
+        full = scores.new_full((len(scores), self.n_items), -torch.inf)
+        return full.scatter(1, interaction["candidates"], scores)
+
+    def predict(self, interaction: Interaction) -> torch.Tensor:
+        """``[B]``: the score of each row's ``item_id``, which must be one of its candidates."""
+        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
+
+    @torch.no_grad()
+    def generate(self, interaction: Interaction) -> list[str]:
+        """Greedy answers as text, one per row."""
+        longest = int(interaction["branch_mask"].sum(-1).max())
+        with self.gated(interaction):
+            ids = scoring.generate(
+                self.llm,
+                self.embed(interaction),
+                interaction["prompt_mask"],
+                max_new_tokens=longest,
+                eos_token_id=self.tokens.eos_token_id,
+                pad_token_id=self.tokens.pad_token_id,
+            )
+        return self.tokens.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    def _check_length(self, prompt_length: int) -> None:
+        if self.context_length and prompt_length > self.context_length:
+            raise ValueError(
+                f"a prompt of {prompt_length} tokens does not fit the LLM's context of {self.context_length}; lower "
+                "history_max_len, n_candidates or title_max_tokens, or choose an LLM with a longer context"
+            )
+
+    @torch.no_grad()
+    def _user_sample(self, dataset) -> torch.Tensor:
+        """User vectors of up to 1,024 training rows, for the user projector's fixed scale."""
+        return self.crm.user_vectors(dataset.inter_feat[:1024]).cpu()
+
+    def trainable_state(self) -> dict[str, torch.Tensor]:
+        """Weights that training changes, by name: what a checkpoint holds."""
+        return {name: w.detach() for name, w in self.named_parameters() if w.requires_grad}

@@ -1,0 +1,53 @@
+"""Trains any RecBole model with RecBole's own Trainer, judged on the frozen candidate sets.
+
+Baselines of the leaderboard and the CRM inside an LLM recommender come out of this one function, so that a SASRec row
+and the SASRec that LLaRA reads are the same thing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from recbole.utils import get_model, get_trainer, init_seed
+
+from recbole_llm.data.evaluation import CandidateCollector
+from recbole_llm.data.preparation import prepare_data
+
+
+@dataclass
+class Fitted:
+    """A trained model with what it takes to evaluate it further.
+
+    Attributes:
+        trainer: RecBole's trainer; ``trainer.model`` holds the weights of the best validation score.
+        data: RecBole's ``(dataset, train, valid, test)``.
+        seconds: wall time of the training loop alone.
+    """
+
+    trainer: Any
+    data: tuple
+    best_valid_score: float
+    best_valid_result: dict | None
+    seconds: float
+
+
+def build(config):
+    """``(trainer, (dataset, train, valid, test))`` for ``config``'s model, untrained."""
+    init_seed(config["seed"], config["reproducibility"])
+    data = prepare_data(config)
+    init_seed(config["seed"], config["reproducibility"])
+    model = get_model(config["model"])(config, data[1]._dataset).to(config["device"])
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    if config["protocol"] == "candidates":
+        trainer.eval_collector = CandidateCollector(config)
+    return trainer, data
+
+
+def fit(config, saved: bool = True) -> Fitted:
+    """Train ``config``'s model; early stopping and model selection read the validation rows only."""
+    trainer, data = build(config)
+    start = time.perf_counter()
+    score, result = trainer.fit(data[1], data[2], saved=saved, show_progress=config["show_progress"])
+    return Fitted(trainer, data, score, result, time.perf_counter() - start)

@@ -1,0 +1,8 @@
+"""python run_recbole_llm.py --model=iLoRA --dataset=ml-100k [--config_files="a.yaml b.yaml"] [--key=value ...]"""
+
+import sys
+
+from recbole_llm.quick_start import main
+
+if __name__ == "__main__":
+    sys.exit(main())
