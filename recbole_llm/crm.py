@@ -23,7 +23,7 @@ from torch import nn
 
 from recbole_llm import __version__, recommender
 from recbole_llm.config import LLMConfig
-from recbole_llm.data.rows import data_fingerprint
+from recbole_llm.data.rows import fingerprint
 
 # What the CRM must share with the LLM recommender: the data, the split, the candidate sets, where things are kept.
 _SHARED = (
@@ -50,7 +50,7 @@ def crm_hash(config: LLMConfig) -> str:
     from recbole_llm.config import plain_values
 
     resolved = {k: v for k, v in plain_values(config).items() if k not in _PLACES and k != "device"}
-    text = json.dumps([resolved, data_fingerprint(config), __version__], sort_keys=True)
+    text = json.dumps([resolved, fingerprint(config), __version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -10,8 +10,10 @@ from logging import getLogger
 from recbole.utils import get_environment, init_logger, set_color
 from tabulate import tabulate
 
+from recbole_llm.data.rows import candidate_sets
 from recbole_llm import recommender, registry, result
-from recbole_llm.config import ConfigError, LLMConfig, parse_command_line, plain_values
+from recbole_llm.command_line import parse_command_line
+from recbole_llm.config import ConfigError, LLMConfig, plain_values
 
 
 def run_recbole_llm(
@@ -69,7 +71,7 @@ def _record(config, trainer, test_result, seconds) -> tuple[dict, list[tuple]]:
     """The fields of schema 1, and one tuple per test row."""
     model = trainer.model
     plugin = registry.is_plugin_model(config["model"])
-    test_set = trainer.eval_collector.candidate_set
+    test_set = candidate_sets(config).test
     crm_seconds = model.crm.seconds if plugin else 0.0
     record = {
         "model": config["model"],
@@ -120,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code. A bad setting or bad data is a message, not a traceback."""
     try:
         options = parse_command_line(sys.argv[1:] if arguments is None else arguments)
-        run_recbole_llm(options.model, options.dataset, options.config_files, None, options.settings)
+        run_recbole_llm(options.model, options.dataset, options.config_files, None, options.options)
     except (ConfigError, ValueError, FileNotFoundError, FloatingPointError, OSError) as error:
         getLogger().debug("", exc_info=True)
         print(f"error: {error}", file=sys.stderr)

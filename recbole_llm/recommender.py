@@ -12,7 +12,7 @@ from typing import Any
 
 from recbole.utils import get_model, get_trainer, init_seed
 
-from recbole_llm.data.evaluation import CandidateCollector
+from recbole_llm.data.collector import CandidateCollector
 from recbole_llm.data.preparation import prepare_data
 
 

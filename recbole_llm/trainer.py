@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from recbole_llm import metrics
-from recbole_llm.data.evaluation import CandidateCollector
+from recbole_llm.data.collector import ROW_FIELD, CandidateCollector
 from recbole_llm.model.saving import load_checkpoint_into, save_checkpoint
 
 __all__ = ["LLMTrainer", "load_checkpoint_into"]
@@ -145,31 +145,26 @@ class LLMTrainer(Trainer):
             load_checkpoint_into(self.model, folder)
             self.logger.info(f"Loading adapter, projector and router from {folder}")
         self.model.eval()
-        self.tot_item_num = eval_data._dataset.item_num
-        generated = [] if self.config["llm_eval"] == "generate" and eval_data.phase == "test" else None
+        self.eval_collector.reset()
+        generated = ([], [], []) if self.config["llm_eval"] == "generate" and eval_data.phase == "test" else None
         bar = tqdm(eval_data, desc=set_color("Evaluate   ", "pink"), disable=not show_progress)
         for batch in bar:
             batch = batch.to(self.device)
             with self._autocast():
                 scores = self.model.score_candidates(batch)
                 if generated is not None:
-                    generated += self._generated_rows(batch)
-            self.eval_collector.collect_candidate_scores(
-                scores, batch["candidates"], batch["target_position"], batch["candidate_row"], self.tot_item_num
-            )
+                    self._collect_answers(batch, *generated)
+            self.eval_collector.collect_candidate_scores(scores, batch[ROW_FIELD], eval_data.phase, batch["candidates"])
         if generated is not None:
-            self.generation = metrics.generation_report(generated)
+            self.generation = metrics.generation_report(*generated)
         self.eval_collector.model_collect(self.model)
         result = self.evaluator.evaluate(self.eval_collector.get_data_struct())
         self.wandblogger.log_eval_metrics(result, head="eval")
         return result
 
-    def _generated_rows(self, batch) -> list:
-        """``(text, [(item, title) ...], target)`` per row."""
+    def _collect_answers(self, batch, texts: list, candidates: list, targets: list) -> None:
+        """Append each row's greedy answer, its candidates as (id, title), and its target's id."""
         titles = self.model.tokens.titles
-        candidates, place = batch["candidates"].tolist(), batch["target_position"].tolist()
-        texts = self.model.generate(batch)
-        return [
-            (text, [(item, titles[item]) for item in row], row[position])
-            for text, row, position in zip(texts, candidates, place, strict=True)
-        ]
+        texts += self.model.generate(batch)
+        candidates += [[(item, titles[item]) for item in row] for row in batch["candidates"].tolist()]
+        targets += batch["candidates"].gather(1, batch["target_position"][:, None]).flatten().tolist()

@@ -19,3 +19,19 @@ def shared_dir() -> Path:
             pytest.fail(f"{folder} is missing; it must lie beside the checkout in CI")
         pytest.skip("../shared is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """A ``data_path`` that holds the made-up dataset ``tiny``."""
+    from tests import tiny
+
+    return tiny.write_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tmp_path_factory) -> Path:
+    """A random two-layer Llama with a tokenizer."""
+    from tests import tiny
+
+    return tiny.write_llm(tmp_path_factory.mktemp("llm"))

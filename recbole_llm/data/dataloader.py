@@ -20,6 +20,8 @@ from recbole.data.interaction import Interaction
 from recbole.utils import get_model
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from recbole_llm.data.collector import ROW_FIELD
+from recbole_llm.data.evaluation import match_rows
 from recbole_llm.data.prompt import parse_template
 from recbole_llm.data.rows import candidate_sets
 
@@ -119,7 +121,8 @@ class Collate:
 
     Adds to the split's own columns: ``prompt_ids, prompt_mask, prompt_items`` [B, P] (left-padded), ``candidates``
     [B, C], ``target_position`` [B]; in training ``answer_ids, answer_mask`` [B, A] (right-padded); in evaluation
-    ``branch_ids, branch_mask`` [B, C, T], every candidate's answer tokens, and ``candidate_row`` [B].
+    ``branch_ids, branch_mask`` [B, C, T], every candidate's answer tokens, and ``candidate_row`` [B], the row's number in
+    the candidate set.
     """
 
     def __init__(self, rows: PromptRows, training: bool, canonical: dict[int, int] | None = None):
@@ -143,7 +146,7 @@ class Collate:
             ids, mask = _pad(branches, tokens.pad_token_id, False)
             columns["branch_ids"] = ids.view(len(keys), -1, ids.shape[1])
             columns["branch_mask"] = mask.view(len(keys), -1, mask.shape[1])
-            columns["candidate_row"] = torch.tensor([self.canonical[key.row] for key in keys])
+            columns[ROW_FIELD] = torch.tensor([self.canonical[key.row] for key in keys])
         return Interaction(columns)
 
 
@@ -208,8 +211,7 @@ class TrainBatches(Sampler[list[Key]]):
         users = split.id2token(split.uid_field, split.inter_feat[split.uid_field].numpy()[order])
         targets = split.id2token(split.iid_field, self.rows.targets[order])
         chosen, positions = self.sets.training_candidates(users, targets, epoch=self.epoch)
-        internal = split.token2id(split.iid_field, self.sets.catalogue)  # catalogue index -> internal id
-        return np.asarray(internal)[chosen], positions
+        return self.sets.internal_items(split)[chosen], positions
 
 
 class TrainPromptDataLoader(DataLoader):
@@ -247,24 +249,14 @@ class EvalPromptDataLoader(DataLoader):
         )
 
     def _keys(self, dataset, rows: PromptRows) -> tuple[list[Key], dict[int, int]]:
+        """The phase's rows in the order they are read, and split row -> row of the candidate set."""
         chosen = self.candidate_set
-        users = dataset.token2id(dataset.uid_field, chosen.user_ids)
-        targets = dataset.token2id(dataset.iid_field, chosen.item_ids)
-        place = {pair: i for i, pair in enumerate(zip(dataset.inter_feat[dataset.uid_field].tolist(),
-                                                      rows.targets.tolist(), strict=True))}  # fmt: skip
-        missing = [i for i, pair in enumerate(zip(users, targets, strict=True)) if pair not in place]
-        if missing:
-            raise ValueError(
-                f"{len(missing)} rows of the {self.phase} candidate set are not in this model's split, first: user "
-                f"{chosen.user_ids[missing[0]]!r}, item {chosen.item_ids[missing[0]]!r}; use the same filters for all"
-            )
-        numbers = np.array([place[pair] for pair in zip(users, targets, strict=True)])  # canonical row -> split row
-        candidates = np.asarray(dataset.token2id(dataset.iid_field, chosen.catalogue))[chosen.candidates]
+        numbers = match_rows(dataset, chosen)  # candidate-set row -> split row
+        candidates = candidate_sets(self.config).internal_items(dataset)[chosen.candidates]  # [n, C]
+        kept = np.arange(len(numbers))
         if self.phase == "valid" and self.config["valid_sample_size"]:
-            kept = np.random.default_rng(self.config["candidate_seed"]).permutation(len(numbers))
+            kept = np.random.default_rng(self.config["candidate_seed"]).permutation(kept)
             kept = np.sort(kept[: self.config["valid_sample_size"]])
-        else:
-            kept = np.arange(len(numbers))
         order = kept[np.argsort(-rows.token_lengths(numbers[kept], candidates[kept]), kind="stable")]
         keys = [Key(int(numbers[i]), tuple(candidates[i].tolist()), int(chosen.target_position[i])) for i in order]
         return keys, {int(numbers[i]): int(i) for i in order}

@@ -27,7 +27,8 @@ class iLoRA(LLMRecommender):  # noqa: N801  (the paper's name, as typed on the c
         self.gate_input = config["gate_input"]
         if self.gate_input in ("sequence", "item_mean"):
             width = self.user_dim if self.gate_input == "sequence" else self.crm.dim
-            self.router = Router(width, self.num_experts, config["gate_form"], top_k=config["gate_top_k"])
+            form = config["gate_form"]
+            self.router = Router(width, self.num_experts, form, top_k=config["gate_top_k"] if form == "topk" else None)
 
     def adapter_config(self):
         return GatedLoraConfig(
