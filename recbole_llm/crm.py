@@ -9,6 +9,7 @@ representation, feeds the gate (iLoRA, section 4.2). Both are read without gradi
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import time
@@ -73,13 +74,23 @@ class CRM(nn.Module):
     def __init__(self, model: nn.Module, sha256: str, seconds: float = 0.0):
         super().__init__()
         self.name, self.sha256, self.seconds = type(model).__name__, sha256, seconds
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.requires_grad_(False)
+        self.eval()
         if not isinstance(getattr(model, "item_embedding", None), nn.Embedding):
             raise ValueError(
                 f"crm_model={self.name} has no `item_embedding` table to take behaviour tokens from; "
                 "choose SASRec, GRU4Rec, Caser, NARM, BERT4Rec or another sequential model that has one"
             )
         n_items = model.n_items  # BERT4Rec's table has one more row, for its mask token
+        known = {"item_seq": "ITEM_SEQ", "item_seq_len": "ITEM_SEQ_LEN", "user": "USER_ID"}
+        known |= {"seq_item": "ITEM_SEQ", "seq_item_len": "ITEM_SEQ_LEN"}  # SHAN, HGN, NPE write it the other way round
+        names = list(inspect.signature(model.forward).parameters)
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(
+                f"crm_model={self.name}: forward({', '.join(names)}) needs {unknown} besides the history; choose a model "
+                "with forward(item_seq, item_seq_len), such as SASRec, GRU4Rec or NARM"
+            )
+        self._forward_fields = [known[name] for name in names]
         self.register_buffer("item_vectors", model.item_embedding.weight.detach()[:n_items].float(), persistent=False)
 
     def train(self, mode: bool = True):
@@ -93,13 +104,12 @@ class CRM(nn.Module):
     @torch.no_grad()
     def user_vectors(self, interaction) -> torch.Tensor:
         """``[B, d_u]`` sequence representations of the histories in ``interaction``."""
-        lengths = interaction[self.model.ITEM_SEQ_LEN]
-        sequences = interaction[self.model.ITEM_SEQ]
-        if self.name == "BERT4Rec":  # reads the state of a mask token appended after the last item
-            sequences = self.model.reconstruct_test_data(sequences, lengths)
-            states = self.model.forward(sequences)  # [B, L+1, d]
-            return states[torch.arange(len(states), device=states.device), lengths].float()
-        return self.model.forward(sequences, lengths).float()
+        if self.name == "BERT4Rec":  # reads the state of a mask token put behind the last item (the first item is cut off)
+            lengths = interaction[self.model.ITEM_SEQ_LEN]
+            sequences = self.model.reconstruct_test_data(interaction[self.model.ITEM_SEQ], lengths)
+            states = self.model.forward(sequences)  # [B, L, d]
+            return states[torch.arange(len(states), device=states.device), lengths - 1].float()
+        return self.model.forward(*(interaction[getattr(self.model, field)] for field in self._forward_fields)).float()
 
     @torch.no_grad()
     def user_dim(self, dataset) -> int:

@@ -51,11 +51,10 @@ def write_llm(folder: Path, architecture: str = "llama", hidden: int = 32, layer
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=1024,
+        **{"max_position_embeddings": 1024, **settings},
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
-        **settings,
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import InputType, ModelType
+from recbole.utils import InputType, ModelType, init_seed
 from torch import nn
 
 from recbole_llm import crm, scoring
@@ -57,6 +57,7 @@ class LLMRecommender(SequentialRecommender):
         self.config = config
         self.tokens = dataset.prompt_tokenizer
         self.crm = crm.load_or_train(config, dataset)
+        init_seed(config["seed"], config["reproducibility"])  # the same start whether the CRM was trained now or read
         llm = load_llm(config)
         self.context_length = context_length(llm)
         embeddings = llm.get_input_embeddings()

@@ -1,0 +1,121 @@
+import pytest
+import torch
+from recbole.data import create_dataset
+from recbole.utils import get_model
+from safetensors.torch import load_file, save_file
+
+from recbole_llm import LLMConfig, crm
+from tests import tiny
+
+
+def config_for(tiny_data, tiny_llm, out, **more):
+    return LLMConfig("LLaRA", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, out, **more))
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_data, tiny_llm, tmp_path_factory):
+    config = config_for(tiny_data, tiny_llm, tmp_path_factory.mktemp("crm"))
+    dataset = create_dataset(config)
+    train, *_ = dataset.build()
+    return config, train, crm.load_or_train(config, train)
+
+
+def weights_file(config):
+    (path,) = (crm.Path(config["checkpoint_dir"]) / "crm").glob("*.safetensors")
+    return path
+
+
+def test_a_trained_crm_is_frozen_and_kept(trained):
+    config, train, model = trained
+    assert model.seconds > 0 and not model.training
+    assert not any(weight.requires_grad for weight in model.parameters())
+    again = crm.load_or_train(config, train)
+    assert again.seconds == 0 and again.sha256 == model.sha256
+    assert torch.equal(again.item_vectors, model.item_vectors)
+
+
+def test_user_vectors_are_recboles_sequence_representation_without_dropout(trained):
+    _, train, model = trained
+    rows = train.inter_feat[:8]
+    expected = model.model.forward(rows["item_id_list"], rows["item_length"])
+    assert torch.equal(model.user_vectors(rows), expected) and not model.user_vectors(rows).requires_grad
+    model.train()
+    assert torch.equal(model.user_vectors(rows), expected)
+
+
+def test_other_settings_train_another_crm(trained, tiny_data, tiny_llm, tmp_path):
+    config, _, _ = trained
+    other = config_for(tiny_data, tiny_llm, tmp_path, crm_config={"hidden_size": 8})
+    assert crm.crm_hash(crm.crm_config(other)) != crm.crm_hash(crm.crm_config(config))
+    shown = config_for(tiny_data, tiny_llm, tmp_path, show_progress=True)
+    assert crm.crm_hash(crm.crm_config(shown)) == crm.crm_hash(crm.crm_config(config))
+
+
+def test_a_corrupt_cache_is_rebuilt_with_a_warning(trained, caplog):
+    config, train, model = trained
+    path = weights_file(config)
+    path.write_bytes(path.read_bytes()[:100])
+    with caplog.at_level("WARNING"):
+        again = crm.load_or_train(config, train)
+    assert "cannot be read" in caplog.text and again.seconds > 0
+    assert torch.allclose(again.item_vectors, model.item_vectors)
+
+
+def test_weights_for_other_items_are_refused(trained, tiny_llm, tmp_path):
+    config, _, _ = trained
+    crm.load_or_train(config, create_dataset(config).build()[0])
+    other_data = tiny.write_dataset(tmp_path / "data", n_items=50)
+    other = config_for(other_data, tiny_llm, tmp_path, crm_path=str(weights_file(config)))
+    with pytest.raises(ValueError, match="trained on other items, or in another order"):
+        crm.load_or_train(other, create_dataset(other).build()[0])
+
+
+def test_weights_of_another_model_are_refused(trained, tiny_data, tiny_llm, tmp_path):
+    config, train, _ = trained
+    other = config_for(tiny_data, tiny_llm, tmp_path, crm_model="GRU4Rec", crm_path=str(weights_file(config)), crm_config={})
+    with pytest.raises(ValueError, match="holds 'SASRec' but crm_model='GRU4Rec'"):
+        crm.load_or_train(other, train)
+
+
+def test_a_missing_crm_path_says_so(trained, tiny_data, tiny_llm, tmp_path):
+    other = config_for(tiny_data, tiny_llm, tmp_path, crm_path=str(tmp_path / "none.safetensors"))
+    with pytest.raises(FileNotFoundError, match="crm_path=.*does not exist"):
+        crm.load_or_train(other, trained[1])
+
+
+@pytest.mark.parametrize("name", ["GRU4Rec", "Caser", "NARM", "BERT4Rec"])
+def test_other_sequential_models_serve_as_crm(name, tiny_data, tiny_llm, tmp_path):
+    config = config_for(tiny_data, tiny_llm, tmp_path, crm_model=name, crm_epochs=1, crm_config={"train_batch_size": 64})
+    train = create_dataset(config).build()[0]
+    model = crm.load_or_train(config, train)
+    assert model.item_vectors.shape[0] == train.item_num
+    rows = train.inter_feat[:6]
+    users = model.user_vectors(rows)
+    assert users.shape == (6, model.user_dim(train)) and torch.isfinite(users).all()
+    torch.testing.assert_close(model.user_vectors(rows[[4]])[0], users[4], rtol=1e-4, atol=1e-5)
+    if name == "BERT4Rec":  # its own full_sort_predict reads the same state of the mask token
+        hidden = model.model
+        scores = hidden.full_sort_predict(rows)
+        item_vectors = hidden.item_embedding.weight[: train.item_num]
+        torch.testing.assert_close(users @ item_vectors.T + hidden.output_bias, scores, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_without_an_item_table_is_refused(trained):
+    _, train, _ = trained
+    config = trained[0]
+    with pytest.raises(ValueError, match="crm_model=FPMC has no `item_embedding`"):
+        own = LLMConfig("FPMC", "tiny", config_dict={"data_path": crm.os.path.dirname(config["data_path"])})
+        crm.CRM(get_model("FPMC")(own, train), "0")
+
+
+def test_edited_weights_change_the_recorded_hash(trained):
+    config, train, model = trained
+    crm.load_or_train(config, train)
+    path = weights_file(config)
+    with crm.safe_open(path, framework="pt") as file:
+        meta = file.metadata()
+    state = load_file(path)
+    state["item_embedding.weight"] += 1
+    save_file(state, path, metadata=meta)
+    assert crm.load_or_train(config, train).sha256 != model.sha256
+    path.unlink()

@@ -1,0 +1,124 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_llm import quick_start, run_recbole_llm
+from tests import tiny
+
+MODELS = ["LLaRA", "iLoRA", "SASRec", "BPR", "Pop"]
+
+
+@pytest.fixture(scope="module")
+def results(tiny_data, tiny_llm, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    found = {}
+    for model in MODELS:
+        settings = tiny.settings(tiny_data, tiny_llm, out, epochs=1)
+        if model in ("LLaRA", "iLoRA"):
+            settings["llm_eval"] = "generate"
+        else:
+            settings = {k: v for k, v in settings.items() if not k.startswith(("crm", "llm", "train_sample"))}
+        found[model] = run_recbole_llm(model, "tiny", config_dict=settings)
+    return found
+
+
+def record(outcome):
+    return json.loads(Path(outcome["result_file"]).read_text())
+
+
+def rows(outcome):
+    path = Path(outcome["result_file"])
+    with open(path.with_name(record(outcome)["rows"]), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_model_ranks_the_same_rows_and_candidates(results):
+    records = [record(outcome) for outcome in results.values()]
+    assert len({r["candidates"]["sha256"] for r in records}) == 1
+    keys = [[(r["user_id"], r["item_id"], r["target_position"]) for r in rows(outcome)] for outcome in results.values()]
+    assert all(k == keys[0] for k in keys) and len(keys[0]) == 40
+
+
+def test_metrics_follow_from_the_stored_ranks(results):
+    for outcome in results.values():
+        ranks = np.array([int(row["rank"]) for row in rows(outcome)])
+        metrics = record(outcome)["metrics"]
+        assert metrics["hit@1"] == pytest.approx((ranks <= 1).mean(), abs=1e-4)
+        assert metrics["hit@5"] == pytest.approx((ranks <= 5).mean(), abs=1e-4)
+        assert metrics["ndcg@5"] == pytest.approx(np.where(ranks <= 5, 1 / np.log2(ranks + 1), 0).mean(), abs=1e-4)
+        assert metrics["mrr@3"] == pytest.approx(np.where(ranks <= 3, 1 / ranks, 0).mean(), abs=1e-4)
+
+
+def test_result_files_hold_schema_1(results):
+    for model, outcome in results.items():
+        found = record(outcome)
+        assert found["schema"] == 1 and found["model"] == model and found["protocol"] == "candidates"
+        assert found["n_rows"] == 40 and found["candidates"]["count"] == 8
+        assert set(found["seconds"]) == {"crm", "train", "evaluate"} and found["peak_memory_mb"] > 0
+        plugin = model in ("LLaRA", "iLoRA")
+        assert bool(found["llm"]) == bool(found["crm"]) == bool(found["generation"]) == plugin
+        if plugin:
+            assert 0 < found["llm"]["trainable_parameters"] and found["crm"]["model"] == "SASRec"
+            assert set(found["generation"]) == {"valid_ratio", "hit@1_valid", "hit@1_all", "n"}
+        assert {"versions", "commit", "config", "device"} <= found.keys()
+
+
+def test_the_outcome_is_recboles_and_names_the_file(results):
+    for outcome in results.values():
+        assert {"best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"} <= outcome.keys()
+        assert outcome["test_result"]["hit@1"] == record(outcome)["metrics"]["hit@1"]
+
+
+def test_two_runs_with_one_seed_are_equal(results, tiny_data, tiny_llm, tmp_path):
+    again = run_recbole_llm(
+        "iLoRA", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path, epochs=1, llm_eval="generate")
+    )
+    assert rows(again) == rows(results["iLoRA"]) and again["test_result"] == results["iLoRA"]["test_result"]
+
+
+def test_plain_recbole_runs_and_reloads_a_plugin_model(tiny_data, tiny_llm, tmp_path, monkeypatch):
+    from recbole.quick_start import load_data_and_model, run_recbole
+
+    monkeypatch.setattr("sys.argv", ["script.py"])
+    monkeypatch.chdir(tmp_path)
+    settings = tiny.settings(tiny_data, tiny_llm, tmp_path)
+    outcome = run_recbole(model="iLoRA", dataset="tiny", config_dict=settings)
+    (folder,) = (p for p in Path(settings["checkpoint_dir"]).iterdir() if p.name.startswith("iLoRA"))
+    config, model, dataset, train, valid, test = load_data_and_model(str(folder))
+    from recbole_llm.trainer import LLMTrainer
+
+    trainer = LLMTrainer(config, model)
+    assert trainer.evaluate(test, load_best_model=False) == outcome["test_result"]
+
+
+def test_the_command_line_prints_the_table_last_and_errors_without_a_traceback(tiny_data, tiny_llm, tmp_path, capsys):
+    settings = tiny.settings(tiny_data, tiny_llm, tmp_path)
+    arguments = [f"--{k}={v}" for k, v in settings.items() if k in ("data_path", "checkpoint_dir", "result_dir", "state")]
+    arguments += ["--load_col={inter: [user_id, item_id, timestamp]}", "--n_candidates=8", "--show_progress=False"]
+    assert quick_start.main(["--model=Pop", "--dataset=tiny", "--epochs=1", *arguments]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[-1].startswith("result file: ") and any(line.startswith("hit@1") for line in lines)
+    assert quick_start.main(["--model=iLora", "--dataset=tiny", *arguments]) == 2
+    assert "Unknown model 'iLora'. Did you mean iLoRA" in capsys.readouterr().err
+    assert quick_start.main(["--model=Pop", "--dataset=tiny", "--epoch=1", "--seeed=3", *arguments]) == 2
+    complaint = capsys.readouterr().err
+    assert "epoch: unknown key" in complaint and "'epochs'" in complaint and "seeed" in complaint
+
+
+def test_a_non_finite_loss_stops_and_names_the_rows(tiny_data, tiny_llm, tmp_path, monkeypatch):
+    from recbole_llm.model.llara import LLaRA
+
+    monkeypatch.setattr(LLaRA, "forward", lambda self, batch: (torch.full((len(batch),), torch.nan), batch["answer_mask"].sum(1)))
+    with pytest.raises(FloatingPointError, match=r"not finite at \(user, item\) rows \[\("):
+        run_recbole_llm("LLaRA", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path))
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_prompt_longer_than_the_context_names_the_settings(tiny_data, tmp_path):
+    short = tiny.write_llm(tmp_path / "short", max_position_embeddings=64)
+    with pytest.raises(ValueError, match="does not fit the LLM's context of 64; lower history_max_len"):
+        run_recbole_llm("LLaRA", "tiny", config_dict=tiny.settings(tiny_data, short, tmp_path))
