@@ -1,0 +1,324 @@
+"""Makes RecBole 1.2.1 run on current numpy, pandas, scipy, torch and setuptools.
+
+RecBole 1.2.1 asks for ray<=2.6.3 and was written for numpy<2, pandas<3, scipy<1.13 and torch<2.6, which shut out
+the transformers and peft of today. This module is the only place that touches its broken spots. Every shim is one
+function that names the site, the cause and the effect; `SHIMS` lists them and `apply` runs them when `recbole_llm` is
+imported. Each touches RecBole's own modules, or adds a name that a library dropped; none changes `torch.load`.
+
+Another RecBole version raises ImportError: the shims and the registration were checked against 1.2.1 alone.
+"""
+
+import ast
+import inspect
+import logging
+import sys
+import textwrap
+import types
+from importlib import import_module, metadata
+from pathlib import Path
+
+RECBOLE_VERSION = "1.2.1"
+SHIMS = {}
+_applied = set()
+
+
+def shim(function):
+    """Add `function` to `SHIMS` under its own name; they run in the order in which they are written here."""
+    SHIMS[function.__name__] = function
+    return function
+
+
+def apply(skip=()):
+    """Run every shim once; a second call runs only what has not run yet.
+
+    skip: names of `SHIMS` to leave out, which is how a test shows that a shim is needed.
+    Raises ImportError where RecBole is missing or has another version than `RECBOLE_VERSION`.
+    """
+    check_version()
+    unknown = set(skip) - SHIMS.keys()
+    if unknown:
+        raise ValueError(f"skip names no shim: {sorted(unknown)}; the shims are {list(SHIMS)}")
+    for name, function in SHIMS.items():
+        if name not in _applied and name not in skip:
+            function()
+            _applied.add(name)
+
+
+def check_version():
+    """Raise ImportError with the remedy unless RecBole 1.2.1 is installed."""
+    remedy = f"pip install --no-deps recbole=={RECBOLE_VERSION}"
+    try:
+        found = metadata.version("recbole")
+    except metadata.PackageNotFoundError:
+        raise ImportError(f"recbole_llm needs RecBole, which is not installed. Run: {remedy}") from None
+    if found != RECBOLE_VERSION:
+        raise ImportError(f"recbole_llm supports recbole=={RECBOLE_VERSION} alone, found {found}. Run: {remedy}")
+
+
+def rewrite(owner, name, *changes):
+    """Replace strings in the source of RecBole's own function `owner.name` and compile it again in its module.
+
+    owner: class or module; changes: (old, new, number of occurrences expected), each within one line, so that line
+    numbers in tracebacks stay right. Returns (original, replacement). Raises RuntimeError where the source is another.
+    """
+    original = vars(owner)[name]
+    function = inspect.unwrap(original)
+    source = textwrap.dedent(inspect.getsource(function))
+    for old, new, count in changes:
+        if source.count(old) != count:
+            raise RuntimeError(
+                f"{function.__module__}.{function.__qualname__} holds {old!r} {source.count(old)} times, not {count}: "
+                f"this is not the released RecBole {RECBOLE_VERSION}. Reinstall it: "
+                f"pip install --force-reinstall --no-deps recbole=={RECBOLE_VERSION}"
+            )
+        source = source.replace(old, new)
+    tree = ast.increment_lineno(ast.parse(source), function.__code__.co_firstlineno - 1)
+    namespace = {}
+    exec(compile(tree, inspect.getsourcefile(function), "exec"), function.__globals__, namespace)
+    replacement = namespace[name]
+    inspect.unwrap(replacement).__qualname__ = function.__qualname__
+    setattr(owner, name, replacement)
+    return original, replacement
+
+
+def rebind(original, replacement):
+    """Point every name in a loaded RecBole module that is bound to `original` at `replacement`."""
+    for module_name, module in list(sys.modules.items()):
+        if module_name.split(".")[0] == "recbole" and isinstance(module, types.ModuleType):
+            for name in [name for name, value in vars(module).items() if value is original]:
+                setattr(module, name, replacement)
+
+
+@shim
+def numpy_aliases():
+    """configurator.py:625-635, metrics.py:90 and others read np.float_, np.unicode_, np.float ...
+
+    Cause: removed in numpy 1.24 and 2.0, and RecBole sets its own aliases only inside `Config.__init__`.
+    Effect without: AttributeError at the first Config, or in a dataset or metric used before one.
+    """
+    import numpy as np
+
+    aliases = {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}
+    aliases |= {"float": np.float64, "complex": np.complex128, "int": np.int_, "long": np.int_}
+    aliases |= {"bool": np.bool_, "object": np.object_, "str": np.str_, "unicode": np.str_}
+    for name, value in aliases.items():
+        if name not in vars(np):
+            setattr(np, name, value)
+
+
+@shim
+def ray_stand_in():
+    """quick_start.py:20 imports ray.tune, which only hyper-parameter search uses.
+
+    Cause: ray<=2.6.3 needs pkg_resources and np.bool8, and has no wheel for Python 3.12.
+    Effect without: `import recbole.quick_start` fails. The stand-in is in sys.modules only while RecBole is imported,
+    so that nobody else takes it for ray; a ray that works is used as it is.
+    """
+    before = set(sys.modules)
+    try:
+        import_module("ray.tune")
+    except Exception as error:  # a broken ray fails in many ways: ImportError, AttributeError (numpy), OSError
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        import_module("recbole.quick_start")
+        return
+    for name in [name for name in set(sys.modules) - before if name.split(".")[0] == "ray"]:
+        del sys.modules[name]
+    logging.getLogger(__name__).debug("ray.tune cannot be imported (%s): RecBole gets a stand-in", reason)
+
+    def missing(name):
+        raise AttributeError(f"ray.tune.{name} is not there: ray cannot be imported ({reason}). Run: pip install ray")
+
+    ray, tune = types.ModuleType("ray"), types.ModuleType("ray.tune")
+    ray.tune, tune.__getattr__ = tune, missing
+    kept = {name: sys.modules.pop(name) for name in ("ray", "ray.tune") if name in sys.modules}
+    sys.modules.update({"ray": ray, "ray.tune": tune})
+    try:
+        import_module("recbole.quick_start")
+    finally:
+        for name in ("ray", "ray.tune"):
+            del sys.modules[name]
+        sys.modules.update(kept)
+
+
+@shim
+def pandas_fillna():
+    """dataset.py:501, 648, 650: `df[field].fillna(..., inplace=True)`.
+
+    Cause: pandas 3 copies on write, so that a chained in-place call changes nothing.
+    Effect without: an empty sequence field crashes on split; the [PAD] row keeps NaN, DIN then indexes out of range.
+    """
+    from recbole.data.dataset import Dataset
+
+    rewrite(Dataset, "_load_feat", ('df[field].fillna(value="", inplace=True)', 'df[field] = df[field].fillna("")', 1))
+    rewrite(
+        Dataset,
+        "_fill_nan",
+        ("feat[field].fillna(value=0, inplace=True)", "feat[field] = feat[field].fillna(0)", 1),
+        (
+            "feat[field].fillna(value=feat[field].mean(), inplace=True)",
+            "feat[field] = feat[field].fillna(feat[field].mean())",
+            1,
+        ),
+    )
+
+
+@shim
+def pandas_agg_len():
+    """dataset.py:712, 792, 809, 1217, kg_dataset.py:316, sequential_dataset.py:165: `feat[field].agg(len)`.
+
+    Cause: pandas 3 hands the whole Series to `len` and returns one number.
+    Effect without: any token_seq field crashes; with benchmark files every row silently gets the same history length.
+    """
+    from recbole.data.dataset import Dataset, KnowledgeBasedDataset, SequentialDataset
+
+    for name, count in {"_normalize": 1, "_discretization": 2, "_remap": 1}.items():
+        rewrite(Dataset, name, (".agg(len)", ".map(len)", count))
+    rewrite(KnowledgeBasedDataset, "_reset_ent_remapID", (".agg(len)", ".map(len)", 1))
+    rewrite(SequentialDataset, "_benchmark_presets", (".agg(len)", ".map(len)", 1))
+
+
+@shim
+def collector_cpu():
+    """collector.py:227: `.cpu()` on every collected value.
+
+    Cause: the number of items and the item counts are an int and a Counter. Effect without: ItemCoverage, GiniIndex,
+    ShannonEntropy, AveragePopularity and TailPercentage raise AttributeError with any library version.
+    """
+    from recbole.evaluator import Collector
+
+    line = "self.data_struct._data_dict[key] = self.data_struct._data_dict[key].cpu()"
+    rewrite(Collector, "get_data_struct", (line, f'if hasattr(self.data_struct._data_dict[key], "cpu"): {line}', 1))
+
+
+@shim
+def dok_update():
+    """`A._update(data)` in LightGCN, NGCF, NCL, GCMC, SpectralCF, KGIN and MCCLK.
+
+    Cause: scipy 1.13 removed the private method. Effect without: these models cannot be built.
+    """
+    from scipy.sparse import dok_matrix
+
+    if not hasattr(dok_matrix, "_update"):
+        dok_matrix._update = lambda matrix, data: matrix._dict.update(data)
+
+
+@shim
+def pop_counts():
+    """pop.py:51: `self.item_cnt[item, :] = self.item_cnt[item, :] + 1`.
+
+    Cause: an index that occurs twice in an assignment counts once. Effect without, on any stack: Pop ranks items by the
+    number of batches that hold them; with 2,048 rows a batch popular items tie, and the Pop row of a table is too low.
+    """
+    from recbole.model.general_recommender import Pop
+
+    line = "self.item_cnt[item, :] = self.item_cnt[item, :] + 1"
+    rewrite(Pop, "calculate_loss", (line, "self.item_cnt.index_add_(0, item, torch.ones_like(item)[:, None])", 1))
+
+
+@shim
+def download_barrier():
+    """dataset.py:252: `torch.distributed.barrier()` after a download.
+
+    Cause: a single process has no process group. Effect without: the run crashes right after fetching a dataset.
+    """
+    from recbole.data.dataset import Dataset
+
+    barrier = "torch.distributed.barrier()"
+    rewrite(Dataset, "_download", (barrier, f"torch.distributed.is_initialized() and {barrier}", 2))
+
+
+@shim
+def own_datasets():
+    """dataset.py:278: a dataset folder that is missing is fetched by name from RecBole's table.
+
+    Cause: the table's `lastfm` has no timestamps, and `lastfm-llara` is not in it.
+    Effect without: a download is tried, also with no network, of data that no sequential model can read.
+    """
+    from recbole.data.dataset import Dataset
+
+    sources = {
+        "lastfm": (
+            "lastfm",
+            "HetRec 2011 Last.fm (user_taggedartists-timestamps.dat and artists.dat of "
+            "https://files.grouplens.org/datasets/hetrec2011/hetrec2011-lastfm-2k.zip)",
+        ),
+        "lastfm-llara": (
+            "llara",
+            "the split released with LLaRA (train_data.df, Val_data.df, Test_data.df, id2name.txt)",
+        ),
+    }
+    original = Dataset._load_data
+
+    def _load_data(self, token, dataset_path):
+        folder = Path(dataset_path)
+        if token in sources and not list(folder.glob(f"{token}*.inter")):
+            converter, origin = sources[token]
+            raise FileNotFoundError(
+                f"{folder / f'{token}.inter'} is missing: data_path holds no dataset {token!r}. It is made from "
+                f"{origin}: python -m recbole_llm.data.convert {converter} --source DIR --target {folder.parent}"
+            )
+        original(self, token, dataset_path)
+
+    Dataset._load_data = _load_data
+
+
+@shim
+def flops():
+    """utils.py:269 through quick_start.py:141: `get_flops` deep-copies the model and runs it on one raw row.
+
+    Cause: written for small models. Effect without: an LLM is held twice in memory, and predicts from a row without a
+    prompt. Plugin models are not counted; RecBole's own are, as before.
+    """
+    utils = import_module("recbole.utils.utils")
+    original = utils.get_flops
+
+    def get_flops(model, dataset, device, logger, transform, verbose=False):
+        from recbole_llm.registry import is_plugin_model
+
+        if is_plugin_model(type(model).__name__):
+            logger.info("FLOPs are not counted for LLM models")
+            return 0
+        return original(model, dataset, device, logger, transform, verbose)
+
+    rebind(original, get_flops)
+
+
+@shim
+def plain_checkpoints():
+    """trainer.py:323, 583, quick_start.py:250: checkpoints hold a pickled Config, and DIN's a pickled module.
+
+    Cause: torch 2.6 loads weights only, and rightly: unpickling a file runs the code it names. Effect without: training
+    ends in UnpicklingError when it loads its best model. Checkpoints are saved as plain data, see checkpoint.py.
+    """
+    from recbole_llm import checkpoint
+
+    trainer = import_module("recbole.trainer.trainer")
+    trainer.save_plain, trainer.load_plain = checkpoint.save_plain, checkpoint.load_plain
+    save = "save_plain(state, "
+    rewrite(trainer.Trainer, "_save_checkpoint", ("torch.save(state, ", save, 1), (", pickle_protocol=4", "", 1))
+    rewrite(trainer.PretrainTrainer, "save_pretrained_model", ("torch.save(state, ", save, 1))
+    rewrite(trainer.DecisionTreeTrainer, "_save_checkpoint", ("torch.save(state, ", save, 1))
+    for name in ("resume_checkpoint", "evaluate"):
+        rewrite(trainer.Trainer, name, ("torch.load(", "load_plain(", 1))
+    rebind(import_module("recbole.quick_start.quick_start").load_data_and_model, checkpoint.load_data_and_model)
+
+
+@shim
+def pickled_datasets():
+    """data/utils.py:61, 99, 122 and dataset.py:1886: filtered datasets and dataloaders are saved as pickles.
+
+    Cause: `create_dataset` unpickles `<checkpoint_dir>/<dataset>-<class>.pth` whenever such a file lies there.
+    Effect without: a file put into the checkpoint folder runs its code. Both directions raise, with the remedy.
+    """
+    from recbole_llm import checkpoint
+
+    utils = import_module("recbole.data.utils")
+    from recbole.data.dataset import Dataset
+
+    utils.refuse_pickle = checkpoint.refuse_pickle
+    rebind(*rewrite(utils, "create_dataset", ("pickle.load(f)", "refuse_pickle(file)", 1)))
+    change = ("pickle.load(f)", "refuse_pickle(dataloaders_save_path)", 1)
+    rebind(*rewrite(utils, "load_split_dataloaders", change))
+    rebind(utils.save_split_dataloaders, checkpoint.refuse_saving)
+    Dataset.save = checkpoint.refuse_saving

@@ -1,0 +1,279 @@
+"""Finds wrong settings before anything runs: unknown keys and values that break a rule, all of them at once.
+
+RecBole accepts any key (`--epoch=3` is ignored, `config["typo"]` is None). Known keys are those of RecBole's and the
+plugin's property files, RecBole's argument lists, and every key that the source of RecBole or of the model reads.
+"""
+
+import difflib
+import importlib.util
+import re
+import sys
+from functools import cache, lru_cache
+from pathlib import Path
+
+import yaml
+from recbole.evaluator import metric_types
+from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
+
+# Set by RecBole itself from other keys or from the machine: (key, what to set instead)
+DERIVED = {
+    "MODEL_TYPE": "the model's class fixes it",
+    "MODEL_INPUT_TYPE": "the model's class or loss_type fixes it",
+    "eval_type": "metrics fix it",
+    "device": "set gpu_id, and gpu_id='' for the CPU",
+    "single_spec": "nproc fixes it",
+    "valid_neg_sample_args": "eval_args fix it",
+    "test_neg_sample_args": "eval_args fix it",
+}
+READ = re.compile(
+    r"""config(?:_dict)?\s*(?:\[\s*|\.get\(\s*)["']([\w-]+)["']"""
+    r"""|["']([\w-]+)["']\s+(?:not\s+)?in\s+(?:self\.)?config\b"""
+)
+
+
+class ConfigError(ValueError):
+    """One or more wrong settings; `problems` holds a line for each: key, rule, remedy."""
+
+    def __init__(self, problems):
+        self.problems = list(problems)
+        count = len(self.problems)
+        super().__init__(f"{count} problem{'s' * (count > 1)} in the configuration:\n  " + "\n  ".join(self.problems))
+
+
+def integer(low):
+    """A rule: an int (not a bool) of at least `low`."""
+    return (lambda value: type(value) is int and value >= low), f"must be an integer >= {low}"
+
+
+def number(low, high=float("inf"), above=False):
+    """A rule: a number in [low, high], or in (low, high] with `above`."""
+    text = f"must be a number {'>' if above else '>='} {low}" + (f" and <= {high}" if high != float("inf") else "")
+
+    def holds(value):
+        return type(value) in (int, float) and (low < value if above else low <= value) and value <= high
+
+    return holds, text
+
+
+def choice(*options):
+    """A rule: one of `options`, type included."""
+    text = f"must be one of {', '.join(map(repr, options))}"
+    return (lambda value: any(value is option or (type(value) is str and value == option) for option in options)), text
+
+
+def of_type(text, *types):
+    """A rule: an instance of `types`; `text` names them."""
+    return (lambda value: isinstance(value, types)), f"must be {text}"
+
+
+def optional(rule):
+    """A rule that also lets null through."""
+    holds, text = rule
+    return (lambda value: value is None or holds(value)), f"{text}, or null"
+
+
+POSITIVE, COUNT, FLAG = integer(1), integer(0), choice(True, False)
+TEXT, SETTINGS, RATIO = of_type("a string", str), of_type("a mapping", dict), number(0, 1)
+SAMPLE = optional(
+    (
+        lambda value: (type(value) is int and value >= 1) or (type(value) is float and 0 < value < 1),
+        "must be an integer >= 1 or a share between 0 and 1",
+    )
+)
+RULES = {
+    "protocol": optional(choice("candidates", "ctr")),
+    "calibration": choice("platt", "none"),
+    "n_candidates": integer(2),
+    "rerank_n": integer(2),
+    "variant": optional(TEXT),
+    "latency_rows": COUNT,
+    "permutations": COUNT,
+    "candidate_seed": COUNT,
+    "seed": COUNT,
+    "history_max_len": POSITIVE,
+    "MAX_ITEM_LIST_LENGTH": POSITIVE,
+    "title_max_tokens": POSITIVE,
+    "behaviour_tokens": choice("both", "history", "candidates", "none"),
+    "user_token": FLAG,
+    "move_article": FLAG,
+    "item_text_field": optional(TEXT),
+    "crm_model": TEXT,
+    "crm_path": optional(TEXT),
+    "crm_epochs": COUNT,
+    "crm_config": SETTINGS,
+    "llm_path": TEXT,
+    "llm_dtype": choice("auto", "float32", "bfloat16", "float16"),
+    "attn_implementation": optional(choice("sdpa", "eager", "flash_attention_2")),
+    "llm_quantization": optional(choice("8bit", "4bit")),
+    "llm_eval": choice("likelihood", "generate"),
+    "scoring_method": choice("auto", "tree", "cache", "separate"),
+    "trust_remote_code": FLAG,
+    "lora_r": POSITIVE,
+    "lora_alpha": number(0, above=True),
+    "lora_dropout": number(0, 0.99),
+    "lora_target_modules": of_type("a string or a list of strings", str, list, tuple),
+    "num_experts": POSITIVE,
+    "gate_form": choice("linear", "mlp", "topk", "noisy"),
+    "gate_input": choice("sequence", "item_mean", "random", "uniform"),
+    "gate_top_k": POSITIVE,
+    "recipe": choice("paper", "released"),
+    "curriculum": choice("linear", "none"),
+    "prompt_words": SETTINGS,
+    "epochs": COUNT,
+    "train_sample_size": SAMPLE,
+    "valid_sample_size": optional(POSITIVE),
+    "train_batch_size": POSITIVE,
+    "eval_batch_size": POSITIVE,
+    "accumulation_steps": POSITIVE,
+    "learning_rate": number(0, above=True),
+    "projector_lr_scale": number(0),
+    "router_lr_scale": number(0),
+    "warmup_ratio": RATIO,
+    "min_lr_ratio": RATIO,
+    "weight_decay": number(0),
+    "stopping_step": COUNT,
+    "max_steps": optional(POSITIVE),
+    "mixed_precision": choice("auto", "no", "bf16", "fp16"),
+    "gradient_checkpointing": FLAG,
+    "auto_batch_size": FLAG,
+    "torch_compile": of_type("True, False or a backend's name", bool, str),
+    "prefetch_steps": COUNT,
+    "peak_tflops": optional(number(0, above=True)),
+    "save_steps": optional(POSITIVE),
+    "save_total_limit": POSITIVE,
+    "resume": optional(TEXT),
+    "show_progress": FLAG,
+    "data_path": TEXT,
+    "result_dir": TEXT,
+    "variant": optional(TEXT),
+    "latency_rows": COUNT,
+    "permutations": COUNT,
+    "checkpoint_dir": TEXT,
+    "load_col": optional(SETTINGS),
+    "eval_args": SETTINGS,
+    "train_neg_sample_args": optional(SETTINGS),
+    "valid_metric": TEXT,
+}
+PICKLES = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")
+
+
+def value_problems(final, model_class=None):
+    """Lines for the values of `final` that break a rule of `RULES` or contradict each other."""
+    problems = []
+    for key, (holds, text) in RULES.items():
+        if key in final and not holds(final[key]):
+            problems.append(f"{key}: {text}, got {final[key]!r}")
+    return problems + pickle_problems(final) + _expert_problems(final, model_class)
+
+
+def pickle_problems(final):
+    """Lines for RecBole's settings that write or read pickled datasets, which the plugin never opens."""
+    return [
+        f"{key}: pickled datasets are neither written nor read, since a pickle runs the code it names; remove the key"
+        for key in PICKLES
+        if final.get(key)
+    ]
+
+
+def metric_problems(final):
+    """Lines for metrics that RecBole does not have and a valid_metric that would be missing after the first epoch."""
+    metrics, topk = final.get("metrics") or [], final.get("topk")
+    metrics = [metrics] if isinstance(metrics, str) else metrics
+    problems = [
+        f"metrics: {metric!r} is not a metric of RecBole{_hint(str(metric).lower(), metric_types)}"
+        for metric in metrics
+        if str(metric).lower() not in metric_types
+    ]
+    name, _, k = str(final.get("valid_metric")).partition("@")
+    cutoffs = [topk] if isinstance(topk, int) else list(topk or [])
+    if name.lower() not in [str(metric).lower() for metric in metrics] or (k and k not in map(str, cutoffs)):
+        problems.append(
+            f"valid_metric: {final.get('valid_metric')!r} is not among metrics {metrics} at topk {cutoffs}; "
+            "add it there or choose one of them"
+        )
+    return problems
+
+
+def unknown_problems(given, known):
+    """Lines for the keys of `given` that nothing reads, with the nearest known key, and for derived ones."""
+    problems = [f"{key}: cannot be set, {DERIVED[key]}" for key in given if key in DERIVED]
+    for key in given:
+        if key not in known and key not in DERIVED:
+            problems.append(f"{key}: unknown key{_hint(key, known) or '; remove it'}")
+    return problems
+
+
+def known_keys(model_name, model_class, property_files):
+    """Every key that a run of the model may set.
+
+    property_files: the plugin's YAML files whose keys count, whichever model is run.
+    """
+    known = {key for key, owner in recbole_keys() if owner in (None, model_name)} | {"model", "dataset"}
+    for file in property_files:
+        known |= (yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}).keys()
+    for file in _sources_of(model_name, model_class):
+        known |= keys_read(file)
+    return known - DERIVED.keys()
+
+
+@cache
+def keys_read(file):
+    """The keys that a Python file reads from a configuration: config["key"], config.get("key"), "key" in config."""
+    return {left or right for left, right in READ.findall(Path(file).read_text(encoding="utf-8"))}
+
+
+@lru_cache(maxsize=1)
+def recbole_keys():
+    """(key, owner) from RecBole's argument lists, core source and property files; owner None: any model reads it."""
+    root = Path(sys.modules["recbole"].__file__).parent
+    lists = general_arguments + training_arguments + evaluation_arguments + dataset_arguments
+    keys = {(key, None) for key in lists}
+    core = [file for file in root.rglob("*.py") if root / "model" not in file.parents or file.parent == root / "model"]
+    keys |= {(key, None) for file in core for key in keys_read(file)}
+    shared = [root / "properties/overall.yaml", *root.glob("properties/quick_start_config/*.yaml")]
+    shared += [root / "properties/dataset" / name for name in ("sample.yaml", "ml-100k.yaml")]
+    for file in [*shared, *root.glob("properties/model/*.yaml")]:
+        owner = file.stem if file.parent.name == "model" else None
+        keys |= {(key, owner) for key in yaml.safe_load(file.read_text(encoding="utf-8")) or {}}
+    return frozenset(keys)
+
+
+def _sources_of(model_name, model_class):
+    """Files that a model's settings are read in: its classes' modules, and this package or what it registered."""
+    from recbole_llm import registry
+
+    modules = {base.__module__ for base in model_class.__mro__ if not base.__module__.startswith(("torch", "builtins"))}
+    if registry.is_plugin_model(model_name):
+        entry = registry.entry(model_name)
+        parts = (entry.trainer, entry.dataset, entry.dataloader)
+        modules |= {part.partition(":")[0] if isinstance(part, str) else part.__module__ for part in parts}
+    files = [file for file in map(_file_of, modules) if file and file.endswith(".py")]
+    return [*files, *map(str, Path(__file__).parent.rglob("*.py"))]
+
+
+def _file_of(module_name):
+    """The file of a module, imported or not; None for one typed into a notebook."""
+    if module_name in sys.modules:
+        return getattr(sys.modules[module_name], "__file__", None)
+    spec = importlib.util.find_spec(module_name)
+    return spec.origin if spec else None
+
+
+def _expert_problems(final, model_class):
+    """iLoRA splits the rank over its experts, so the number of experts must divide the rank."""
+    rank, experts, top_k = (final.get(key) for key in ("lora_r", "num_experts", "gate_top_k"))
+    if not any(base.__name__ == "iLoRA" for base in getattr(model_class, "__mro__", ())):
+        return []
+    problems = []
+    if type(rank) is int and type(experts) is int and experts > 0 and rank % experts:
+        problems.append(f"num_experts: must divide lora_r, got num_experts={experts} and lora_r={rank}")
+    if final.get("gate_form") == "topk" and type(experts) is type(top_k) is int and top_k > experts:
+        problems.append(f"gate_top_k: must be at most num_experts={experts}, got {top_k}")
+    return problems
+
+
+def _hint(word, known):
+    """'; did you mean ...?' with the known word nearest to `word`, or nothing."""
+    lower = {key.lower(): key for key in known}
+    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.7)
+    return f"; did you mean {lower[close[0]]!r}?" if close else ""

@@ -1,0 +1,86 @@
+"""What a protocol fixes in every model's configuration, so that a leaderboard's rows differ in nothing but the model.
+
+RecBole chooses split, metrics and sampling by the kind of model: general models get a random split and the full
+catalogue, DIN and DeepFM get AUC on labelled rows. A protocol replaces those choices; what the user or the plugin's own
+properties set is kept.
+"""
+
+from recbole.evaluator import metric_types
+from recbole.utils import EvaluatorType, ModelType
+
+from recbole_llm.click_metrics import register_metrics
+from recbole_llm.ctr_protocol import apply_ctr, ctr_problems
+
+WHOLE_CATALOGUE = ("RepeatNet",)  # pointwise by RecBole's input_type, yet its loss reads no labels
+UNIFORM = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
+
+
+register_metrics()
+
+
+def apply_protocol(final, given, model_class):
+    """Set in `final` what its protocol asks for; no protocol leaves it as RecBole has it.
+
+    final: the merged configuration, changed in place; given: the keys set by the plugin's properties and the user.
+    """
+    if final.get("protocol") == "candidates":
+        _candidates(final, given, model_class)
+    elif final.get("protocol") == "ctr":
+        apply_ctr(final, given, model_class, training_negatives)
+
+
+def protocol_problems(final, given, model_class=None):
+    """Lines for settings that contradict the protocol; read before `apply_protocol`."""
+    if final.get("protocol") == "ctr":
+        return ctr_problems(final, given, model_class)
+    if final.get("protocol") != "candidates":
+        return []
+    problems = []
+    eval_args = given.get("eval_args") or {}
+    mode = eval_args.get("mode") if isinstance(eval_args, dict) else None
+    expected = f"uni{final['n_candidates'] - 1}" if isinstance(final.get("n_candidates"), int) else None
+    modes = set(mode.values()) if isinstance(mode, dict) else {mode} - {None}
+    if expected and modes - {expected}:
+        problems.append(
+            f"eval_args: mode {mode!r} contradicts protocol 'candidates', which ranks n_candidates="
+            f"{final['n_candidates']} items; leave mode out"
+        )
+    metrics = given.get("metrics") or []
+    for metric in [metrics] if isinstance(metrics, str) else metrics:
+        if metric_types.get(str(metric).lower()) == EvaluatorType.VALUE:
+            problems.append(f"metrics: {metric} needs labelled rows, protocol 'candidates' ranks; use Hit, NDCG or MRR")
+    return problems
+
+
+def _candidates(final, given, model_class):
+    """Rank the target among C items: leave-one-out by time, ranking metrics, no labels from ratings."""
+    default = {
+        "split": {"LS": "valid_and_test"},
+        "order": "TO",
+        "group_by": "user",
+        "mode": f"uni{final['n_candidates'] - 1}",
+    }
+    final["eval_args"] = default | (given.get("eval_args") or {})
+    defaults = {
+        "metrics": ["Hit", "NDCG", "MRR"],
+        "topk": [1, 3, 5, 10],
+        "valid_metric": "NDCG@10",
+        "threshold": None,
+        "MAX_ITEM_LIST_LENGTH": 10,  # as LLaRA and iLoRA
+        "train_neg_sample_args": training_negatives(model_class, final),
+    }
+    if model_class.type == ModelType.SEQUENTIAL:
+        defaults["repeatable"] = True  # RecBole refuses sequential models otherwise; others keep their own sampler
+    final.update({key: value for key, value in defaults.items() if key not in given})
+
+
+def training_negatives(model_class, final):
+    """`train_neg_sample_args` by what the model's loss reads: None for losses over the whole catalogue, else uniform.
+
+    RecBole raises for a sequential model with loss_type CE and sampled negatives, although that is its own default.
+    """
+    if model_class.type != ModelType.SEQUENTIAL:
+        return dict(UNIFORM)
+    if not hasattr(model_class, "input_type"):
+        return None if final.get("loss_type") == "CE" else dict(UNIFORM)
+    return None if model_class.__name__ in WHOLE_CATALOGUE else dict(UNIFORM)

@@ -1,0 +1,158 @@
+"""Makes RecBole find the plugin's models, trainers, datasets, dataloaders and properties by name.
+
+RecBole looks a model up as module `recbole.model.<kind>.<lower case name>`, its trainer and dataset as attributes
+`<Name>Trainer` of `recbole.trainer` and `<Name>Dataset` of `recbole.data.dataset`, and its dataloader in a table inside
+`recbole.data.utils.get_dataloader`. `install` serves all of them from `register`'s entries, and imports what an entry
+names only when it is asked for: `import recbole_llm` loads neither transformers nor peft.
+"""
+
+import difflib
+import importlib
+import re
+import sys
+import types
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+PLUGIN_MODELS = {
+    "LLaRA": "recbole_llm.model.llara:LLaRA",
+    "iLoRA": "recbole_llm.model.ilora:iLoRA",
+}
+TRAINER = "recbole_llm.trainer:LLMTrainer"
+DATASET = "recbole_llm.data.dataset:PromptDataset"
+DATALOADER = "recbole_llm.data.dataloader:prompt_dataloader"
+PACKAGE = "recbole.model.sequential_recommender"
+KINDS = ("general", "context_aware", "sequential", "knowledge_aware", "exlib")
+_entries = {}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered model: each field but `properties` is a class or function, or "module:name" to import it from.
+
+    dataloader is a function (config, phase) -> dataloader class, phase being "train", "valid" or "test".
+    """
+
+    model: object
+    trainer: object = TRAINER
+    dataset: object = DATASET
+    dataloader: object = DATALOADER
+    properties: Path | None = None
+
+
+def register(model, properties=None, trainer=None, dataset=None, dataloader=None):
+    """Make a plugin model known to RecBole under its class name; a second call replaces the first.
+
+    model: the class, or "module:Class"; properties: its YAML file (None: `properties/model/<name>.yaml` of the plugin,
+    if there). trainer, dataset, dataloader: as in `Entry`, None for the plugin's own. Returns the name.
+    Raises ValueError where RecBole has a model of that name, and FileNotFoundError where `properties` is not a file.
+    """
+    name = model.partition(":")[2] if isinstance(model, str) else model.__name__
+    if not name.isidentifier():
+        raise ValueError(f"register: {model!r} is neither a class nor 'module:Class'")
+    if name.lower() in recbole_modules():
+        raise ValueError(f"register: RecBole has a model {name!r} already; choose another class name")
+    if properties is not None and not Path(properties).is_file():
+        raise FileNotFoundError(f"register: the properties file {properties} of model {name!r} does not exist")
+    for other in _entries:
+        if other != name and other.lower() == name.lower():
+            raise ValueError(f"register: {name!r} and the registered {other!r} differ by case, which RecBole ignores")
+    file = Path(properties) if properties is not None else None
+    _entries[name] = Entry(model, trainer or TRAINER, dataset or DATASET, dataloader or DATALOADER, file)
+    sys.modules[f"{PACKAGE}.{name.lower()}"] = _ModelModule(name)
+    return name
+
+
+def is_plugin_model(name):
+    """Whether `name` was registered with the plugin (and is not one of RecBole's)."""
+    return name in _entries
+
+
+def entry(name):
+    """The `Entry` of a plugin model; KeyError for any other name."""
+    return _entries[name]
+
+
+def resolve(target):
+    """Import "module:name"; anything but a string is returned as it is."""
+    if not isinstance(target, str):
+        return target
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def recbole_modules():
+    """{lower case model name: file} of RecBole's own models, from the folder, with nothing imported."""
+    root = Path(sys.modules["recbole"].__file__).parent / "model"
+    files = [file for kind in KINDS for file in (root / f"{kind}_recommender").glob("*.py")]
+    return {file.stem: file for file in files if file.stem != "__init__"}
+
+
+def available_models():
+    """(plugin's, RecBole's) model names, each sorted; RecBole's are read from its files' class statements."""
+    names = []
+    for stem, file in recbole_modules().items():
+        classes = re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        names += [name for name in classes if name.lower() == stem]
+    return sorted(_entries), sorted(names, key=str.lower)
+
+
+def check_model(name):
+    """Return `name` if RecBole or the plugin has a model of exactly that name.
+
+    Raises ValueError: "Unknown model 'x'. Did you mean ...? Available: ...".
+    """
+    plugin, recbole = available_models()
+    if name in plugin or name in recbole:
+        return name
+    known = {known.lower(): known for known in plugin + recbole}
+    close = [known[lower] for lower in difflib.get_close_matches(str(name).lower(), known, n=3)]
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    raise ValueError(f"Unknown model {name!r}.{hint} Available: {', '.join(plugin)}; RecBole's {', '.join(recbole)}")
+
+
+def install():
+    """Register the plugin's models and hook RecBole's look-ups; called once by `import recbole_llm`."""
+    for target in PLUGIN_MODELS.values():
+        register(target)
+    _serve("recbole.trainer", "Trainer", "trainer")
+    _serve("recbole.data.dataset", "Dataset", "dataset")
+    from recbole_llm.compat import rebind
+
+    original = importlib.import_module("recbole.data.utils").get_dataloader
+
+    def get_dataloader(config, phase):
+        if is_plugin_model(config["model"]):
+            return resolve(entry(config["model"]).dataloader)(config, "test" if phase == "evaluation" else phase)
+        return original(config, phase)
+
+    get_dataloader.__doc__ = original.__doc__
+    rebind(original, get_dataloader)
+
+
+def _serve(module_name, suffix, field):
+    """Let `module.<Name><suffix>` import the `field` of the registered model <Name>, on first use."""
+    module = importlib.import_module(module_name)
+
+    def __getattr__(attribute):
+        name = attribute.removesuffix(suffix)
+        if name != attribute and name in _entries:
+            return resolve(getattr(_entries[name], field))
+        raise AttributeError(f"module {module_name!r} has no attribute {attribute!r}")
+
+    module.__getattr__ = __getattr__
+
+
+class _ModelModule(types.ModuleType):
+    """The module in which RecBole looks a plugin model up; it imports the class when asked for it."""
+
+    def __init__(self, name):
+        super().__init__(f"{PACKAGE}.{name.lower()}", f"Registers {name} with RecBole.")
+        self.__spec__ = ModuleSpec(self.__name__, loader=None)  # importlib.util.find_spec refuses a module without one
+        self._model = name
+
+    def __getattr__(self, attribute):
+        if attribute == self.__dict__.get("_model"):
+            return resolve(_entries[attribute].model)
+        raise AttributeError(f"module {self.__name__!r} has no attribute {attribute!r}")

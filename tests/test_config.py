@@ -1,0 +1,318 @@
+"""Layers, protocol and checks of the configuration."""
+
+import recbole_llm  # noqa: F401, I001  isort: skip  (RecBole imports only after it)
+
+import textwrap
+
+import pytest
+import torch
+import yaml
+from recbole.config import Config
+
+from recbole_llm import config as module
+from recbole_llm import config_check, registry
+from recbole_llm.config import ConfigError, LLMConfig, config_from_values, known_keys, plain_values, properties_dir
+from recbole_llm.protocol import apply_protocol
+
+
+@pytest.fixture
+def properties(tmp_path, monkeypatch):
+    """A properties folder of our own: a function that writes {file: YAML} over the defaults."""
+    root = tmp_path / "properties"
+    for folder in ("model", "dataset"):
+        (root / folder).mkdir(parents=True)
+    monkeypatch.setattr(module, "properties_dir", lambda: root)
+    monkeypatch.setattr("sys.argv", ["test"])
+
+    def write(files):
+        for name, text in files.items():
+            (root / name).write_text(textwrap.dedent(text))
+
+    write({"overall.yaml": "protocol: candidates\nn_candidates: 20\nlayer: overall\n"})
+    return write
+
+
+def make(model="SASRec", dataset="ml-100k", **settings):
+    return LLMConfig(model, dataset, **settings)
+
+
+def test_every_layer_wins_over_the_one_below(properties, tmp_path):
+    (tmp_path / "user.yaml").write_text("layer: file\n")
+    steps = [
+        ({"overall.yaml": "protocol: candidates\nn_candidates: 20\nlayer: overall\n"}, {}, "overall"),
+        ({"model/SASRec.yaml": "layer: model\n"}, {}, "model"),
+        ({"dataset/ml-100k.yaml": "layer: dataset\n"}, {}, "dataset"),
+        ({}, {"config_file_list": [tmp_path / "user.yaml"]}, "file"),
+        ({}, {"config_dict": {"layer": "dict"}}, "dict"),
+        ({}, {"command_line": {"layer": "line"}}, "line"),
+    ]
+    given = {}
+    for files, arguments, expected in steps:
+        properties(files)
+        given |= arguments
+        assert make(**given)["layer"] == expected
+    assert make(model="BPR")["layer"] == "dataset", "another model's file must not be read"
+
+
+def test_llm_settings_are_for_plugin_models_only(properties):
+    properties({"llm.yaml": "epochs: 1\nlayer: llm\ntrain_neg_sample_args: ~\n"})
+    properties({"model/iLoRA.yaml": "num_experts: 4\n"})
+    assert make("iLoRA")["epochs"] == 1 and make("iLoRA")["layer"] == "llm" and make("iLoRA")["num_experts"] == 4
+    assert make("SASRec")["epochs"] == 300 and make("SASRec")["layer"] == "overall"
+
+
+def test_plain_recbole_gets_the_layers_of_plugin_models_only(properties):
+    properties({"llm.yaml": "layer: llm\ntrain_neg_sample_args: ~\n"})
+    plugin = Config("iLoRA", "ml-100k")
+    assert plugin["layer"] == "llm" and plugin["eval_args"]["mode"] == {"valid": "uni19", "test": "uni19"}
+    baseline = Config("BPR", "ml-100k")
+    assert baseline["layer"] is None and baseline["eval_args"]["mode"]["test"] == "full"
+
+
+NONE, UNIFORM = "none", "uniform"
+
+
+@pytest.mark.parametrize(
+    "model, negatives, repeatable",
+    [
+        ("SASRec", NONE, True),
+        ("GRU4Rec", NONE, True),
+        ("BERT4Rec", NONE, True),
+        ("Caser", NONE, True),
+        ("NARM", NONE, True),
+        ("RepeatNet", NONE, True),
+        ("FPMC", UNIFORM, True),
+        ("DIN", UNIFORM, True),
+        ("DIEN", UNIFORM, True),
+        ("DeepFM", UNIFORM, False),
+        ("BPR", UNIFORM, False),
+        ("LightGCN", UNIFORM, False),
+        ("NeuMF", UNIFORM, False),
+        ("Pop", UNIFORM, False),
+        ("ItemKNN", UNIFORM, False),
+        ("Random", UNIFORM, False),
+    ],
+)
+def test_protocol_makes_models_comparable(properties, model, negatives, repeatable):
+    config = make(model)
+    assert config["train_neg_sample_args"]["distribution"] == negatives
+    mode = {"valid": "uni19", "test": "uni19"}
+    split = {"LS": "valid_and_test"}
+    assert config["eval_args"] == {"split": split, "order": "TO", "group_by": "user", "mode": mode}
+    assert config["metrics"] == ["Hit", "NDCG", "MRR"] and config["topk"] == [1, 3, 5, 10]
+    assert config["valid_metric"] == "NDCG@10" and config["threshold"] is None
+    assert config["repeatable"] is repeatable
+    assert str(config["eval_type"]) == "EvaluatorType.RANKING"
+
+
+def test_protocol_keeps_what_the_user_sets(properties):
+    given = {"metrics": "Recall", "topk": 5, "valid_metric": "recall@5", "n_candidates": 6}
+    config = make("BPR", config_dict=given | {"eval_args": {"order": "RO"}})
+    assert config["eval_args"]["order"] == "RO" and config["eval_args"]["mode"]["test"] == "uni5"
+    assert config["eval_args"]["split"] == {"LS": "valid_and_test"}
+    assert config["metrics"] == ["Recall"] and config["topk"] == [5] and config["valid_metric"] == "recall@5"
+    loss = make("SASRec", config_dict={"loss_type": "BPR"})
+    assert loss["train_neg_sample_args"]["distribution"] == "uniform"
+    negatives = {"distribution": "popularity"}
+    assert make("BPR", config_dict={"train_neg_sample_args": negatives})["train_neg_sample_args"]["sample_num"] == 1
+    assert negatives == {"distribution": "popularity"}, "RecBole would have completed the caller's dict"
+
+
+def test_no_protocol_is_recbole(properties):
+    config = make("BPR", config_dict={"protocol": None})
+    assert config["eval_args"]["mode"]["test"] == "full" and config["valid_metric"] == "MRR@10"
+    final = {"protocol": None}
+    apply_protocol(final, {}, None)
+    assert final == {"protocol": None}
+
+
+@pytest.mark.parametrize(
+    "given, text",
+    [
+        ({"eval_args": {"mode": "full"}}, "eval_args: mode 'full' contradicts protocol 'candidates'"),
+        ({"eval_args": {"mode": {"valid": "uni19", "test": "uni99"}}}, "contradicts protocol"),
+        ({"metrics": ["AUC"]}, "metrics: AUC needs labelled rows"),
+        ({"metrics": ["Hitt"]}, "metrics: 'Hitt' is not a metric of RecBole; did you mean 'hit'?"),
+        ({"topk": [5]}, "valid_metric: 'NDCG@10' is not among metrics"),
+        ({"valid_metric": "Recall@10"}, "valid_metric: 'Recall@10' is not among"),
+    ],
+)
+def test_contradictions_with_the_protocol(properties, given, text):
+    with pytest.raises(ConfigError) as caught:
+        make("DIN", config_dict=given)
+    assert text in str(caught.value)
+
+
+def test_all_problems_are_listed_at_once(properties, tmp_path):
+    (tmp_path / "user.yaml").write_text("hiden_size: 3\nn_heads: 2\n")
+    with pytest.raises(ConfigError) as caught:
+        make(
+            config_file_list=[tmp_path / "user.yaml"],
+            config_dict={"epoch": 3, "n_candidates": 1, "device": "cpu", "save_dataset": True},
+            command_line={"crm_epochs": "many", "zzzz": 1},
+        )
+    assert len(caught.value.problems) == 7
+    for part in (
+        "hiden_size: unknown key; did you mean 'hidden_size'?",
+        "epoch: unknown key; did you mean 'epochs'?",
+        "zzzz: unknown key; remove it",
+        "n_candidates: must be an integer >= 2, got 1",
+        "crm_epochs: must be an integer >= 0, got 'many'",
+        "device: cannot be set, set gpu_id",
+        "save_dataset: pickled datasets",
+    ):
+        assert part in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_plain_recbole_checks_plugin_models(properties, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["host", "--host_option=1", "positional"])
+    Config("iLoRA", "ml-100k", config_dict={"train_neg_sample_args": None})
+    with pytest.raises(ConfigError, match="epoch: unknown key"):
+        Config("iLoRA", "ml-100k", config_dict={"epoch": 1})
+    with pytest.raises(ConfigError, match="save_dataloaders"):
+        Config("BPR", "ml-100k", config_dict={"save_dataloaders": True})
+
+
+BAD = {
+    "behaviour_tokens": ["none "], "llm_eval": [None], "recipe": ["papers"], "curriculum": [1],
+    "gate_form": ["softmax"], "gate_input": [None], "llm_dtype": ["fp16"], "attn_implementation": ["flash"],
+    "protocol": ["rank"],
+    "n_candidates": [1, 2.0, True], "lora_r": [0, 8.0], "lora_alpha": [0, "16"], "lora_dropout": [1, -0.1],
+    "learning_rate": [0, -1, "fast"], "train_sample_size": [0, -5, 0.0, 1.5], "history_max_len": [0], "seed": [-1, 1.5],
+    "user_token": ["yes", 1], "crm_config": [[1]], "llm_path": [3], "warmup_ratio": [1.1], "epochs": [-1, "3 "],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key, value", [(key, value) for key, values in BAD.items() for value in values])
+def test_values_that_break_a_rule(key, value):
+    (line,) = config_check.value_problems({key: value})
+    assert line.startswith(f"{key}: must be") and line.endswith(f"got {value!r}")
+
+
+GOOD = {
+    "attn_implementation": [None, "eager"], "train_sample_size": [None, 1, 70000, 0.1],
+    "protocol": [None, "candidates"],
+    "lora_alpha": [16, 0.5], "lora_dropout": [0, 0.1], "epochs": [0], "gate_form": ["topk"], "crm_path": [None, "x"],
+    "lora_target_modules": ["all-linear", ["q_proj"]], "user_token": [True], "llm_quantization": ["4bit", None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key, value", [(key, value) for key, values in GOOD.items() for value in values])
+def test_values_that_keep_the_rules(key, value):
+    assert config_check.value_problems({key: value}) == []
+
+
+def test_rank_must_be_divisible_by_the_experts(properties):
+    base = {"train_neg_sample_args": None, "lora_r": 8}
+    with pytest.raises(ConfigError, match="num_experts: must divide lora_r, got num_experts=3 and lora_r=8"):
+        make("iLoRA", config_dict=base | {"num_experts": 3})
+    with pytest.raises(ConfigError, match="gate_top_k: must be at most num_experts=2"):
+        make("iLoRA", config_dict=base | {"num_experts": 2, "gate_form": "topk", "gate_top_k": 3})
+    assert make("iLoRA", config_dict=base | {"num_experts": 2})["num_experts"] == 2
+    assert make("LLaRA", config_dict=base | {"num_experts": 3})["num_experts"] == 3
+
+
+def test_known_keys_come_from_files_and_source(properties):
+    known = known_keys("SASRec", "ml-100k")
+    for key in ("hidden_size", "n_layers", "epochs", "alias_of_item_id", "load_col", "numerical_features", "gpu_id"):
+        assert key in known, key
+    assert {"nproc", "local_rank", "ip", "layer", "wandb_project", "normalize_all"} <= known
+    assert "reg_weight" in known and "pretrain_epochs" in known, "read by RecBole's trainers, whatever the model"
+    assert not known & {"embedding_sizes", "device", "eval_type", "mlp_hidden_size", "time-aware"}
+    assert "mlp_hidden_size" in known_keys("DIN", "ml-100k") and "time-aware" in known_keys("DiffRec", "ml-100k")
+    assert "order_list" in known_keys("EulerNet", "ml-100k")
+
+
+def test_also_known_keys_of_other_models(properties):
+    with pytest.raises(ConfigError, match="n_facet"):
+        make("BPR", config_dict={"n_facet": 1})
+    assert make("BPR", config_dict={"n_facet": 1}, also_known={"n_facet"})["n_facet"] == 1
+
+
+def test_third_party_keys_are_read_from_its_source(properties, tmp_path, monkeypatch):
+    source = """
+        from recbole.model.sequential_recommender import SASRec
+        from recbole.utils import InputType
+        class Mine(SASRec):
+            input_type = InputType.POINTWISE
+            def __init__(self, config, dataset):
+                super().__init__(config, dataset)
+                self.depth = config["my_depth"]
+    """
+    (tmp_path / "mine_module.py").write_text(textwrap.dedent(source))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    registry.register("mine_module:Mine")
+    assert make("Mine", config_dict={"my_depth": 2, "train_neg_sample_args": None})["my_depth"] == 2
+    with pytest.raises(ConfigError, match="my_dept: unknown key; did you mean 'my_depth'"):
+        make("Mine", config_dict={"my_dept": 2, "train_neg_sample_args": None})
+
+
+def test_unknown_model_and_command_line_of_the_host(properties, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["host", "--epochs=7", "--bad"])
+    assert make()["epochs"] == 300, "sys.argv is not read"
+    with pytest.raises(ValueError, match="Unknown model 'SASRek'. Did you mean SASRec"):
+        make("SASRek")
+
+
+def test_strings_of_a_dict_are_read_as_on_the_command_line(properties):
+    config = make(config_dict={"learning_rate": "1e-2", "seed": "3", "checkpoint_dir": "7", "topk": "[10]"})
+    assert (config["learning_rate"], config["seed"], config["checkpoint_dir"], config["topk"]) == (0.01, 3, "7", [10])
+
+
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("!!python/object/apply:os.mkdir ['mark']", "not readable as plain YAML"),
+        ("a: [1", "not readable as plain YAML"),
+        ("- 1\n- 2", "must hold 'key: value' lines, holds a list"),
+    ],
+)
+def test_bad_files_are_named(properties, tmp_path, monkeypatch, text, problem):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=f"bad.yaml: {problem}"):
+        make(config_file_list=["bad.yaml"])
+    assert not (tmp_path / "mark").exists()
+
+
+def test_missing_and_empty_files(properties, tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.yaml does not exist"):
+        make(config_file_list=["none.yaml"])
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert make(config_file_list=[tmp_path / "empty.yaml"])["model"] == "SASRec"
+
+
+def test_yaml_numbers_as_in_recbole(tmp_path):
+    (tmp_path / "n.yaml").write_text("a: 1e-3\nb: 1.5e+3\nc: .5\nd: 2E5\ne: 1e\nf: 10\ng: 1:30\n")
+    values = module.read_yaml(tmp_path / "n.yaml")
+    assert values == {"a": 1e-3, "b": 1500.0, "c": 0.5, "d": 2e5, "e": "1e", "f": 10, "g": 90}
+    assert type(values["f"]) is int
+
+
+@pytest.mark.parametrize("model", ["SASRec", "FPMC", "BPR", "DIN"])
+def test_plain_values_rebuild_the_configuration(properties, model):
+    config = make(model, config_dict={"topk": [5, 10], "seed": 5})
+    text = yaml.safe_dump(plain_values(config))
+    again = config_from_values(yaml.safe_load(text))
+    assert again.final_config_dict.keys() == config.final_config_dict.keys()
+    for key, value in config.final_config_dict.items():
+        if key != "data_path":
+            assert again[key] == value, key
+    assert again.model_class is config.model_class and again["device"] == torch.device("cpu") and "seed" in str(again)
+
+
+def test_stored_distributed_run_loads_in_one_process(properties):
+    values = plain_values(make()) | {"nproc": 4, "world_size": 8}
+    assert not {"device", "local_rank", "single_spec", "MODEL_TYPE"} & values.keys()
+    assert config_from_values(values)["single_spec"] is True
+
+
+@pytest.mark.parametrize("dataset", ["ml-100k", "lastfm", "lastfm-llara"])
+@pytest.mark.parametrize("model", ["iLoRA", "LLaRA", "SASRec", "BPR"])
+def test_shipped_properties_keep_every_rule(monkeypatch, model, dataset):
+    monkeypatch.setattr("sys.argv", ["test"])
+    config = make(model, dataset)
+    assert config["protocol"] == "candidates" and config["n_candidates"] == 20 and config["item_text_field"]
+    assert (properties_dir() / "overall.yaml").is_file()
