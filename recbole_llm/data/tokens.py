@@ -35,7 +35,9 @@ class PromptTokenizer:
         # Some tokenizers (SentencePiece) put a word start before any text that they see first: encode behind an
         # anchor and cut the anchor off, so that "," stays one "," wherever it is glued.
         self._anchor = "\n"
-        self._anchor_ids = tokenizer(self._anchor, add_special_tokens=False)["input_ids"]
+        # A title that reads "</s>" is text: its characters are encoded, never the special token.
+        self._options = {"add_special_tokens": False, "split_special_tokens": True}
+        self._anchor_ids = tokenizer(self._anchor, **self._options)["input_ids"]
         self._texts: dict[str, list[int]] = {}
         self.titles = list(titles)
         self.title_ids = [ids[:title_max_tokens] for ids in self._encode_all([" " + title for title in titles])]
@@ -44,10 +46,10 @@ class PromptTokenizer:
         n = len(self._anchor_ids)
         if ids[:n] == self._anchor_ids:
             return ids[n:]
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.tokenizer(text, **self._options)["input_ids"]
 
     def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        encoded = self.tokenizer([self._anchor + text for text in texts], add_special_tokens=False)["input_ids"]
+        encoded = self.tokenizer([self._anchor + text for text in texts], **self._options)["input_ids"]
         return [self._cut(list(ids), text) for ids, text in zip(encoded, texts, strict=True)]
 
     def encode(self, text: str) -> list[int]:

@@ -1,0 +1,230 @@
+"""The interactions as RecBole's sequential models see them, read without regard to the model that will be run.
+
+RecBole's data depend on the model in quiet ways: item features can drop interactions
+(`filter_inter_by_user_or_item`), a general model keeps users whom a sequential one cannot score. Evaluation rows
+must not, so they are taken from a RecBole `SequentialDataset` over a copy of the config that loads the interaction
+columns and nothing else. RecBole sorts by 32-bit timestamps; normalising them (its ml-100k does) changes which
+interactions tie, so that setting is kept.
+"""
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from recbole.data.dataset import SequentialDataset
+
+from recbole_llm.data.convert import how_to_get
+
+_NOT_LOADED = {  # settings about columns that are not loaded here, or that would alter the ones that are
+    "unload_col": None,
+    "unused_col": None,
+    "additional_feat_suffix": None,
+    "preload_weight": None,
+    "threshold": None,
+    "discretization": None,
+    "numerical_features": [],
+    "seq_len": None,
+    "MAX_ITEM_LIST_LENGTH": 1,  # a row is (user, target); whole histories are read before RecBole cuts them
+}
+
+
+def interaction_files(config) -> list[Path]:
+    """Return the .inter files of the dataset, one, or one per entry of `benchmark_filename`.
+
+    Raises
+    ------
+    FileNotFoundError
+        Naming the file, and the command that makes it where one exists.
+    """
+    folder, dataset = Path(config["data_path"]), config["dataset"]
+    parts = [""] if config["benchmark_filename"] is None else [f".{name}" for name in config["benchmark_filename"]]
+    files = [folder / f"{dataset}{part}.inter" for part in parts]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"interaction file {file} not found. {how_to_get(dataset, folder.parent)}")
+    return files
+
+
+def columns_of(file: Path, config) -> list[str]:
+    """Return the field names in the header of an atomic file."""
+    with open(file, encoding=config["encoding"] or "utf-8") as lines:
+        header = lines.readline().rstrip("\r\n")
+    return [column.rsplit(":", 1)[0] for column in header.split(config["field_separator"])]
+
+
+def _filter_columns(config, suffix: str) -> list[str]:
+    """Columns of a .user or .item file that `val_interval` filters by."""
+    file = Path(config["data_path"]) / f"{config['dataset']}.{suffix}"
+    if config["benchmark_filename"] is not None or not config["val_interval"] or not file.is_file():
+        return []
+    return [name for name in columns_of(file, config) if name in config["val_interval"]]
+
+
+def loaded_files(config) -> list[Path]:
+    """Return every file on which the evaluation rows depend."""
+    folder, dataset = Path(config["data_path"]), config["dataset"]
+    features = [folder / f"{dataset}.{suffix}" for suffix in ("user", "item") if _filter_columns(config, suffix)]
+    return interaction_files(config) + features
+
+
+def _interaction_columns(config) -> list[str]:
+    """The .inter columns that rows are made of; ValueError naming file and column if one is missing."""
+    file = interaction_files(config)[0]
+    present = columns_of(file, config)
+    needed = [config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]]
+    if config["benchmark_filename"] is None:
+        needed.append(config["TIME_FIELD"])
+        wanted = list(config["val_interval"] or ())
+    else:
+        needed.append(config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"])
+        wanted = list(config["alias_of_item_id"] or ())
+    missing = [name for name in needed if name not in present]
+    if missing:
+        raise ValueError(
+            f"{file} has no column {', '.join(map(repr, missing))} (it has {', '.join(present)}); sequential rows need "
+            f"user, item and {'the history list' if config['benchmark_filename'] else 'TIME_FIELD'}. "
+            f"{how_to_get(config['dataset'], Path(config['data_path']).parent)}"
+        )
+    return needed + [name for name in wanted if name in present and name not in needed]
+
+
+def reduced_config(config):
+    """Copy a RecBole config so that it loads the interaction columns and the columns it filters by, nothing else.
+
+    Raises
+    ------
+    ValueError
+        If interactions are not ordered by time, or the history list of a benchmark file is not an alias of the item.
+    """
+    if config["eval_args"]["order"] != "TO":
+        raise ValueError(
+            f"eval_args.order is {config['eval_args']['order']!r}; candidate sets follow sequential rows, which are in "
+            f"order of time: set eval_args to {{order: TO, split: {{LS: valid_and_test}}, group_by: user}}"
+        )
+    list_field = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
+    if config["benchmark_filename"] is not None and list_field not in (config["alias_of_item_id"] or ()):
+        raise ValueError(f"benchmark_filename needs alias_of_item_id: [{list_field}]: histories and items share ids")
+    reduced = copy.copy(config)
+    reduced.final_config_dict = {**config.final_config_dict, **_NOT_LOADED}
+    load = {"inter": _interaction_columns(config)}
+    for suffix, key in (("user", "USER_ID_FIELD"), ("item", "ITEM_ID_FIELD")):
+        if extra := _filter_columns(config, suffix):
+            load[suffix] = [config[key], *extra]
+    reduced["load_col"] = load
+    reduced["normalize_field"] = [
+        name for name in config["normalize_field"] or () if name == config["TIME_FIELD"]
+    ] or None
+    return reduced
+
+
+def load_interactions(config) -> SequentialDataset:
+    """Return RecBole's sequential dataset over the reduced config, not yet built."""
+    return SequentialDataset(reduced_config(config))
+
+
+class Histories(Mapping):
+    """External user -> sorted catalogue indices of everything the user ever interacted with (compressed sparse rows).
+
+    Attributes
+    ----------
+    users : sorted external tokens. str [U]
+    indptr, items : user u's items are `items[indptr[u]:indptr[u + 1]]`. int64 [U + 1], int32 [total]
+    """
+
+    def __init__(self, users: np.ndarray, indptr: np.ndarray, items: np.ndarray):
+        self.users, self.indptr, self.items = users, indptr, items
+        self._place = {user: i for i, user in enumerate(users.tolist())}
+
+    def __getitem__(self, user: str) -> np.ndarray:
+        place = self._place[str(user)]
+        return self.items[self.indptr[place] : self.indptr[place + 1]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._place)
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is evaluated. Row lists are pairs (users, targets) of external tokens, sorted by user, then by time.
+
+    Attributes
+    ----------
+    catalogue : sorted external tokens of the items that occur in any split. str [M]
+    histories : whole histories, over all splits.
+    valid, test : (users, targets). str [n] each
+    """
+
+    catalogue: np.ndarray
+    histories: Histories
+    valid: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+
+
+def expected_phases(config) -> tuple[str, ...]:
+    """Return the evaluation phases for which the split must yield rows, of ("valid", "test")."""
+    if config["benchmark_filename"] is not None:
+        return ("valid", "test")
+    ((mode, value),) = config["eval_args"]["split"].items()
+    if mode == "LS":
+        return {"valid_only": ("valid",), "test_only": ("test",)}.get(value, ("valid", "test"))
+    return tuple(phase for phase, share in zip(("valid", "test"), value[1:], strict=True) if share > 0)
+
+
+def _histories(dataset) -> tuple[np.ndarray, Histories]:
+    """Return the catalogue and the whole histories of a dataset that is not yet built."""
+    feat = dataset.inter_feat
+    users, items = (np.asarray(feat[field], dtype=np.int64) for field in (dataset.uid_field, dataset.iid_field))
+    list_field = getattr(dataset, "item_id_list_field", None)
+    if dataset.benchmark_filename_list is not None:  # each row brings its own history
+        lists = list(feat[list_field])
+        users = np.concatenate([users, np.repeat(users, [len(history) for history in lists])])
+        items = np.concatenate([items, *lists]).astype(np.int64)
+    names_of, items_of = (
+        np.asarray(dataset.field2id_token[f], dtype=str) for f in (dataset.uid_field, dataset.iid_field)
+    )
+    catalogue, item_index = np.unique(items_of[items], return_inverse=True)
+    names, user_index = np.unique(names_of[users], return_inverse=True)
+    pairs = np.unique(user_index * len(catalogue) + item_index)
+    owners, seen = np.divmod(pairs, len(catalogue))
+    indptr = np.searchsorted(owners, np.arange(len(names) + 1))
+    return catalogue, Histories(names, indptr, seen.astype(np.int32))
+
+
+def _row_pairs(split) -> tuple[np.ndarray, np.ndarray]:
+    users, items = (
+        np.asarray(split.field2id_token[field], dtype=str)[split.inter_feat[field].numpy()]
+        for field in (split.uid_field, split.iid_field)
+    )
+    order = np.argsort(users, kind="stable")
+    return users[order], items[order]
+
+
+def evaluation_rows(config) -> Rows:
+    """Read a dataset's evaluation rows and whole histories; they do not depend on the model.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If a file or column is missing, or the split leaves a phase without rows.
+    """
+    dataset = load_interactions(config)
+    catalogue, histories = _histories(dataset)
+    _, valid, test = dataset.build()
+    rows = Rows(catalogue, histories, _row_pairs(valid), _row_pairs(test))
+    for phase in expected_phases(config):
+        users = getattr(rows, phase)[0]
+        if not len(users):
+            raise ValueError(
+                f"{config['dataset']}: no {phase} row. eval_args.split {config['eval_args']['split']} of "
+                f"{len(histories)} users and {len(histories.items)} distinct interactions leaves none: a row needs an "
+                f"earlier interaction, leave-one-out with valid and test needs four. Use more data or another split"
+            )
+        if without := len(histories) - len(set(users.tolist())):
+            logging.getLogger().info(f"{config['dataset']}: {without} of {len(histories)} users have no {phase} row")
+    return rows

@@ -1,0 +1,119 @@
+"""From a config to a dataset and its loaders: every model trains on the same interactions and ranks the same rows."""
+
+import logging
+
+import numpy as np
+from recbole.data import create_dataset, data_preparation
+from recbole.data import utils as recbole_data
+from recbole.model.abstract_recommender import AbstractRecommender
+from recbole.sampler import KGSampler
+from recbole.utils import EvaluatorType, ModelType, get_model
+
+from recbole_llm.data.candidates import CandidateSet
+from recbole_llm.data.convert import CONVERTERS
+from recbole_llm.data.evaluation import CandidateEvalDataLoader, CandidateSequenceDataLoader
+from recbole_llm.data.interactions import interaction_files
+from recbole_llm.data.rows import candidate_sets
+from recbole_llm.registry import is_plugin_model
+
+
+def prepare_data(config):
+    """Create the dataset of a model and its loaders.
+
+    Under `protocol: candidates` a baseline gets candidate loaders for valid and test; a model of this package gets
+    its own loaders, which read the same candidate sets. Under other protocols the loaders are RecBole's.
+
+    Returns
+    -------
+    dataset, train_data, valid_data, test_data : a loader of length 0 stands for a phase that the split does not have.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If files, columns or rows are missing (each error names the remedy).
+    """
+    if config["protocol"] == "ctr":
+        from recbole_llm.data.labelled import prepare_labelled
+
+        return prepare_labelled(config)
+    if config["protocol"] == "candidates" and config["MODEL_TYPE"] == ModelType.DECISIONTREE:
+        raise ValueError(f"{config['model']}: decision trees do not rank candidates; choose another model or protocol")
+    if config["dataset"] in CONVERTERS:  # RecBole would offer to download another edition of the data
+        interaction_files(config)
+    dataset = create_dataset(config)
+    logging.getLogger().info(dataset)
+    plugin = is_plugin_model(config["model"])
+    if config["protocol"] != "candidates" and not plugin:
+        return dataset, *data_preparation(config, dataset)
+    splits = build_splits(config, dataset)
+    samplers = recbole_data.create_samplers(config, dataset, splits)
+    train = _train_loader(config, dataset, splits[0], samplers[0])
+    if plugin:
+        valid, test = (
+            recbole_data.get_dataloader(config, phase)(config, split, sampler, shuffle=False)
+            for phase, split, sampler in zip(("valid", "test"), splits[1:], samplers[1:], strict=True)
+        )
+    else:
+        loader = evaluation_loader(config)
+        valid, test = (loader(config, splits[i], samplers[i], phase=phase) for i, phase in ((1, "valid"), (2, "test")))
+    return dataset, train, valid, test
+
+
+def evaluation_loader(config) -> type:
+    """Return a baseline's candidate loader class: by sequence where the model scores a whole catalogue at once."""
+    model = get_model(config["model"])
+    whole_catalogue = getattr(model, "full_sort_predict", None) is not AbstractRecommender.full_sort_predict
+    sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    if sequential and whole_catalogue and config["eval_type"] == EvaluatorType.RANKING:
+        return CandidateSequenceDataLoader
+    return CandidateEvalDataLoader
+
+
+def build_splits(config, dataset) -> list:
+    """Split a model's dataset into train, valid and test.
+
+    A sequential dataset is split by RecBole. Others are split by the candidate rows: RecBole's own split of them
+    would also hold out interactions of users who have no sequential row. Either way all models train on the same
+    interactions.
+    """
+    if config["MODEL_TYPE"] == ModelType.SEQUENTIAL or config["benchmark_filename"] is not None:
+        return dataset.build()
+    sets = candidate_sets(config)
+    dataset._change_feat_format()
+    if dataset.time_field in dataset.inter_feat:
+        dataset.sort(by=dataset.time_field)
+    part = assign_rows(dataset, sets.valid, sets.test)
+    dataset._drop_unused_col()
+    return [dataset.copy(dataset.inter_feat[np.flatnonzero(part == i)]) for i in range(3)]
+
+
+def assign_rows(dataset, valid: CandidateSet, test: CandidateSet) -> np.ndarray:
+    """Say for each interaction, in order of time, whether it is for training (0), validation (1) or test (2).
+
+    Of a (user, item) pair that occurs several times, the last occurrences are the test rows, those before them the
+    validation rows. int8 [number of interactions]
+    """
+    wanted: dict[tuple[str, str], list[int]] = {}
+    for label, rows in ((1, valid), (2, test)):
+        for pair in zip(rows.user_ids.tolist(), rows.item_ids.tolist(), strict=True):
+            wanted.setdefault(pair, []).append(label)
+    columns = (
+        np.asarray(dataset.field2id_token[field])[dataset.inter_feat[field].numpy()].tolist()
+        for field in (dataset.uid_field, dataset.iid_field)
+    )
+    pairs = list(zip(*columns, strict=True))
+    part = np.zeros(len(pairs), dtype=np.int8)
+    for i in reversed(range(len(pairs))):
+        if labels := wanted.get(pairs[i]):
+            part[i] = labels.pop()
+    return part
+
+
+def _train_loader(config, dataset, split, sampler):
+    loader = recbole_data.get_dataloader(config, "train")
+    if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
+        arguments = config["train_neg_sample_args"]
+        return loader(
+            config, split, sampler, KGSampler(dataset, arguments["distribution"], arguments["alpha"]), shuffle=True
+        )
+    return loader(config, split, sampler, shuffle=config["shuffle"])

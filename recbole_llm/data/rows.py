@@ -1,0 +1,198 @@
+"""Evaluation rows, whole histories and their candidate sets, as functions of the config alone.
+
+`evaluation_rows(config)` reads them through RecBole; `candidate_sets(config)` adds the candidates, keeps the
+result in memory and in `<checkpoint_dir>/candidates/`, under a hash of everything it depends on. A (user, target)
+pair is a row if and only if RecBole's sequential models evaluate it: users with too short a history have none, for
+any model.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from recbole_llm.data.candidates import (
+    CandidateSet,
+    build_candidate_set,
+    check_unseen,
+    read_npz,
+    sample_candidates,
+    write_npz,
+)
+from recbole_llm.data.interactions import Histories, Rows, evaluation_rows, loaded_files
+
+__all__ = [
+    "CandidateSets",
+    "Histories",
+    "Rows",
+    "build_candidate_sets",
+    "candidate_sets",
+    "evaluation_rows",
+    "fingerprint",
+]
+
+_DATA_KEYS = (
+    "dataset USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD LIST_SUFFIX field_separator seq_separator encoding rm_dup_inter "
+    "val_interval user_inter_num_interval item_inter_num_interval alias_of_user_id alias_of_item_id benchmark_filename "
+    "normalize_all normalize_field"
+).split()
+_SET_KEYS = ("candidate_seed", "n_candidates")
+_memory: dict[str, "CandidateSets"] = {}
+
+
+@dataclass(frozen=True)
+class CandidateSets:
+    """The rows of a dataset with their frozen candidates, and the source of training candidates."""
+
+    rows: Rows
+    valid: CandidateSet
+    test: CandidateSet
+    train_seed: int
+
+    @property
+    def catalogue(self) -> np.ndarray:
+        return self.rows.catalogue
+
+    @property
+    def histories(self) -> Histories:
+        return self.rows.histories
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {item: i for i, item in enumerate(self.catalogue.tolist())}
+
+    def internal_items(self, dataset) -> np.ndarray:
+        """Return a dataset's internal ids of the catalogue. int64 [M]; ValueError if it lacks an item."""
+        known = dataset.field2token_id[dataset.iid_field]
+        missing = [item for item in self.catalogue.tolist() if item not in known]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} items of the catalogue are not in the model's dataset, first {missing[0]!r}; "
+                f"a filter drops them (filter_inter_by_user_or_item with an incomplete .item file, or val_interval)"
+            )
+        return np.array([known[item] for item in self.catalogue.tolist()], dtype=np.int64)
+
+    def training_candidates(
+        self, users: Sequence[str], targets: Sequence[str], epoch: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw the candidates of training rows for one epoch, from the run's `seed`.
+
+        Parameters
+        ----------
+        users, targets : external tokens, n of each.
+
+        Returns
+        -------
+        candidates : indices into `catalogue`. int32 [n, C]
+        target_position : int16 [n]
+
+        Raises
+        ------
+        ValueError
+            If users have fewer than C-1 unseen items; all of them are named.
+        """
+        users, targets = ([str(token) for token in column] for column in (users, targets))
+        n_items, width = len(self.catalogue), self.test.n_candidates
+        check_unseen(users, self.histories, n_items, width)
+        candidates = np.empty((len(users), width), dtype=np.int32)
+        positions = np.empty(len(users), dtype=np.int16)
+        for i, (user, target) in enumerate(zip(users, targets, strict=True)):
+            seen, at = self.histories[user], self._place[target]
+            candidates[i], positions[i] = sample_candidates(
+                user, target, at, seen, n_items, width, self.train_seed, "train", epoch
+            )
+        return candidates, positions
+
+
+@lru_cache(maxsize=64)
+def _file_sha256(path: str, size: int, modified: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(config) -> str:
+    """Return a hash of all that the candidate sets depend on: files, filters, split, seed and C."""
+    stats = [(str(path), path.stat()) for path in loaded_files(config)]
+    eval_args = config["eval_args"]
+    described = {
+        "files": [_file_sha256(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats],
+        "eval_args": {key: eval_args.get(key) for key in ("split", "order", "group_by")},
+        **{key: config[key] for key in (*_DATA_KEYS, *_SET_KEYS)},
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _pack(sets: CandidateSets) -> dict[str, np.ndarray]:
+    histories = sets.histories
+    arrays = {"users": histories.users, "indptr": histories.indptr, "items": histories.items}
+    for phase in ("valid", "test"):
+        arrays |= {f"{phase}.{name}": array for name, array in getattr(sets, phase).arrays().items()}
+    return arrays
+
+
+def _unpack(arrays: Mapping[str, np.ndarray], train_seed: int) -> CandidateSets:
+    fields = CandidateSet.FIELDS
+    valid, test = (
+        CandidateSet.from_arrays({name: arrays[f"{phase}.{name}"] for name in fields}) for phase in ("valid", "test")
+    )
+    histories = Histories(arrays["users"], arrays["indptr"], arrays["items"])
+    rows = Rows(test.catalogue, histories, (valid.user_ids, valid.item_ids), (test.user_ids, test.item_ids))
+    return CandidateSets(rows, valid, test, train_seed)
+
+
+def build_candidate_sets(config) -> CandidateSets:
+    """Read the rows and draw their candidates, without any cache."""
+    rows, width, seed = evaluation_rows(config), int(config["n_candidates"]), int(config["candidate_seed"])
+    users = [*rows.valid[0].tolist(), *rows.test[0].tolist()]
+    check_unseen(users, rows.histories, len(rows.catalogue), width)
+    valid, test = (
+        build_candidate_set(getattr(rows, phase), rows.histories, rows.catalogue, width, seed, phase)
+        for phase in ("valid", "test")
+    )
+    return CandidateSets(rows, valid, test, int(config["seed"]))
+
+
+def candidate_sets(config) -> CandidateSets:
+    """Return a dataset's frozen candidate sets, from memory, from disk, or built and stored.
+
+    They depend on the dataset's files, filters and split, on `candidate_seed` and on `n_candidates`: not on the
+    model, nor on `seed`, which only the training candidates take.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `evaluation_rows` and `build_candidate_set`.
+    OSError
+        If the cache file cannot be written; nothing is left half-written.
+    """
+    key, train_seed = fingerprint(config), int(config["seed"])
+    if key not in _memory:
+        path = Path(config["checkpoint_dir"]) / "candidates" / f"{config['dataset']}-{key[:16]}.npz"
+        _memory[key] = _stored(path, train_seed) or _build_and_store(config, path)
+    return replace(_memory[key], train_seed=train_seed)
+
+
+def _stored(path: Path, train_seed: int) -> CandidateSets | None:
+    if not os.path.exists(path):
+        return None
+    try:
+        return read_npz(path, lambda arrays: _unpack(arrays, train_seed))
+    except ValueError as error:
+        logging.getLogger().warning(f"{error} now")
+        return None
+
+
+def _build_and_store(config, path: Path) -> CandidateSets:
+    sets = build_candidate_sets(config)
+    write_npz(path, _pack(sets))
+    logging.getLogger().info(
+        f"candidate sets of {config['dataset']}: {len(sets.valid)} valid rows (sha256 {sets.valid.sha256[:12]}), "
+        f"{len(sets.test)} test rows (sha256 {sets.test.sha256[:12]}), stored in {path}"
+    )
+    return sets
