@@ -1,0 +1,362 @@
+"""Candidate scores against one plain forward per row and candidate, without batch or padding."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+from recbole_llm import scoring
+from tests.architectures import MODEL_TYPES, build
+
+ATTENTIONS = ("sdpa", "eager")
+
+
+def make_batch(llm, prompts=(5, 9, 8), n_candidates=4, tokens=5, seed=0, garbage=50.0):
+    """Left-padded prompts with garbage in the padding, and branches of 1 to `tokens` tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    batch, length = len(prompts), max(prompts)
+    ids = torch.randint(3, 290, (batch, length), generator=generator)
+    mask = torch.arange(length) >= length - torch.tensor(prompts)[:, None]
+    embeds = llm.get_input_embeddings()(ids).detach()
+    embeds = torch.where(mask[..., None], embeds, torch.full_like(embeds, garbage))
+    branches = torch.randint(3, 290, (batch, n_candidates, tokens), generator=generator)
+    lengths = torch.randint(1, tokens + 1, (batch, n_candidates), generator=generator)
+    lengths[0, 0], lengths[-1, -1] = tokens, 1
+    return SimpleNamespace(
+        ids=ids, inputs=(embeds, mask, branches, torch.arange(tokens) < lengths[..., None]), lengths=lengths
+    )
+
+
+@torch.no_grad()
+def reference(llm, batch):
+    """[B, C] one candidate at a time, from token ids."""
+    embeds, mask, branches, branch_mask = batch.inputs
+    out = torch.zeros(branches.shape[:2])
+    for b in range(branches.shape[0]):
+        for c in range(branches.shape[1]):
+            answer = branches[b, c][branch_mask[b, c]]
+            sequence = torch.cat([batch.ids[b][mask[b]], answer])[None]
+            logits = llm(input_ids=sequence, use_cache=False).logits[0, -len(answer) - 1 : -1]
+            out[b, c] = logits.double().log_softmax(-1).gather(1, answer[:, None]).sum()
+    return out
+
+
+def score(llm, batch, method, **options):
+    with torch.no_grad():
+        return scoring.score_candidates(llm, *batch.inputs, method=method, **options)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_methods_equal_plain_forwards(model_type, attention):
+    llm = build(model_type, attention)
+    if llm is None:
+        pytest.skip(f"{model_type} has no {attention}")
+    batch = make_batch(llm)
+    expected = reference(llm, batch)
+    assert expected.std() > 1
+    assert scoring.choose_scorer(llm, 20)[0] == "tree"
+    for method in scoring.METHODS:
+        for size in (None, 3):
+            torch.testing.assert_close(
+                score(llm, batch, method, candidates_per_forward=size), expected, atol=1e-4, rtol=0
+            )
+
+
+@pytest.mark.parametrize("method", scoring.METHODS)
+@pytest.mark.parametrize("n_candidates, tokens", [(1, 4), (3, 1), (1, 1), (4, 2)])
+def test_small_shapes(method, n_candidates, tokens):
+    llm = build("llama")
+    batch = make_batch(llm, prompts=(1, 6), n_candidates=n_candidates, tokens=tokens)
+    torch.testing.assert_close(score(llm, batch, method), reference(llm, batch), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("method", scoring.METHODS)
+def test_padding_and_batch_mates_do_not_matter(method, attention):
+    llm = build("llama", attention)
+    embeds, mask, branches, branch_mask = make_batch(llm).inputs
+    together = scoring.score_candidates(llm, embeds, mask, branches, branch_mask, method)
+    for row, length in enumerate(mask.sum(1).tolist()):
+        one = slice(row, row + 1)
+        alone = scoring.score_candidates(
+            llm, embeds[one, -length:], mask[one, -length:], branches[one], branch_mask[one], method
+        )
+        torch.testing.assert_close(alone, together[one], atol=1e-4, rtol=0)
+    wider = torch.nn.functional.pad(embeds, (0, 0, 3, 0), value=-7.0), torch.nn.functional.pad(mask, (3, 0))
+    longer = torch.nn.functional.pad(branches, (0, 2), value=-100), torch.nn.functional.pad(branch_mask, (0, 2))
+    padded = scoring.score_candidates(llm, *wider, *longer, method)
+    torch.testing.assert_close(padded, together, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("method", scoring.METHODS)
+def test_order_and_company_of_branches_do_not_matter(method):
+    llm = build("qwen2")
+    embeds, mask, branches, branch_mask = make_batch(llm, n_candidates=6).inputs
+    scores = scoring.score_candidates(llm, embeds, mask, branches, branch_mask, method)
+    order = torch.tensor([4, 2, 0, 5])
+    some = scoring.score_candidates(llm, embeds, mask, branches[:, order], branch_mask[:, order], method)
+    torch.testing.assert_close(some, scores[:, order], atol=1e-4, rtol=0)
+
+
+def test_tree_mask_by_hand():
+    """Prompt of two after one place of padding; branch 0 of two tokens, branch 1 of one, then a place of padding."""
+    prompt, owner = torch.tensor([[False, True, True]]), torch.tensor([[0, 0, 1, 1]])
+    offset, valid = torch.tensor([[0, 1, 0, 1]]), torch.tensor([[True, True, True, False]])
+    mask = scoring._tree_mask(prompt, owner, offset, valid, torch.bfloat16)
+    assert mask.dtype == torch.bfloat16 and mask.shape == (1, 1, 7, 7)
+    assert (mask[0, 0] == 0).int().tolist() == [
+        [1, 0, 0, 0, 0, 0, 0],  # padding sees itself: a row of nothing would be NaN under autocast
+        [0, 1, 0, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0, 0, 0],
+        [0, 1, 1, 1, 0, 0, 0],
+        [0, 1, 1, 1, 1, 0, 0],
+        [0, 1, 1, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 0, 1],
+    ]
+    assert (mask[mask != 0] == torch.finfo(torch.bfloat16).min).all()
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_tree_feeds_each_token_once_and_projects_only_what_it_reads(attention):
+    llm, seen = build("llama", attention), []
+    batch = make_batch(llm)
+    llm.model.register_forward_hook(lambda module, args, out: seen.append(out.last_hidden_state.shape[1]))
+    llm.lm_head.register_forward_hook(lambda module, args, out: seen.append(out.shape[1]))
+    score(llm, batch, "tree")
+    fed = int((batch.lengths - 1).sum(1).max())
+    assert seen == [9 + fed, 1 + fed]
+
+
+@pytest.mark.parametrize(
+    "model_type, changes",
+    [
+        ("mistral", {"sliding_window": 8}),
+        ("qwen2", {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 0}),
+        ("gemma2", {"sliding_window": 8}),
+        ("gemma3_text", {"sliding_window": 8}),
+        ("llama4_text", {"attention_chunk_size": 8, "intermediate_size_mlp": 48, "num_local_experts": 2}),
+        ("gpt_neo", {"attention_types": [[["global", "local"], 1]], "window_size": 8}),
+        ("bloom", {}),
+        ("mpt", {}),
+    ],
+)
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_cache_where_the_tree_does_not_hold(model_type, changes, attention):
+    llm = build(model_type, attention, **changes)
+    if llm is None:
+        pytest.skip(f"{model_type} has no {attention}")
+    batch = make_batch(llm)
+    expected = reference(llm, batch)
+    assert scoring.choose_scorer(llm, 13)[0] == "cache"
+    for method in ("auto", "cache", "separate"):
+        torch.testing.assert_close(score(llm, batch, method), expected, atol=1e-4, rtol=0)
+
+
+def test_a_window_that_no_path_leaves_keeps_the_tree():
+    llm = build("mistral", sliding_window=13)  # the packed sequence is longer than that
+    batch = make_batch(llm)
+    assert scoring.choose_scorer(llm, 13)[0] == "tree"
+    assert scoring.choose_scorer(llm, 14)[0] == "cache"
+    torch.testing.assert_close(score(llm, batch, "tree"), reference(llm, batch), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "model_type, changes",
+    [("mamba", {}), ("recurrent_gemma", {}), ("lfm2", {"layer_types": ["conv", "full_attention"]})],
+)
+def test_separate_forwards_for_running_states(model_type, changes):
+    llm = build(model_type, "eager", **changes)
+    batch = make_batch(llm)
+    assert scoring.choose_scorer(llm, 13)[0] == "separate"
+    torch.testing.assert_close(score(llm, batch, "auto"), reference(llm, batch), atol=1e-3, rtol=0)
+
+
+def test_choice_by_attention_implementation_and_origin(caplog):
+    llm = build("llama")
+    llm.config._attn_implementation = "flash_attention_2"
+    method, reason = scoring.choose_scorer(llm)
+    assert method == "cache" and "flash_attention_2" in reason
+    remote = type("Remote", (type(llm),), {"__module__": "transformers_modules.custom"})
+    llm.__class__ = remote
+    assert scoring.choose_scorer(llm)[0] == "separate"
+    llm = build("bloom", "eager")
+    with caplog.at_level(logging.WARNING):
+        scoring._log_choice.cache_clear()
+        score(llm, make_batch(llm), "auto")
+        score(llm, make_batch(llm), "auto")
+    assert len([r for r in caplog.records if "position_ids" in r.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("method", scoring.METHODS)
+def test_gate_by_batch_row_and_peft(method):
+    """An adapter that scales its output by a gate [B] of the batch row, repeated where rows are."""
+    llm, gate = build("llama"), torch.tensor([0.2, -1.0, 3.0])
+    llm = get_peft_model(llm, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")).eval()
+    for name, weight in llm.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(1))
+
+    def scale(module, args, out):
+        return out * gate.repeat_interleave(out.shape[0] // len(gate))[:, None, None]
+
+    hooks = [m.register_forward_hook(scale) for n, m in llm.named_modules() if n.endswith("lora_B.default")]
+    batch = make_batch(llm)
+    embeds, mask, branches, branch_mask = batch.inputs
+    for size in (None, 2):
+        scores = score(llm, batch, method, candidates_per_forward=size)
+        for row in range(3):
+            one = slice(row, row + 1)
+            whole, gate = gate, gate[one]
+            alone = SimpleNamespace(
+                inputs=(embeds[one], mask[one], branches[one], branch_mask[one]), ids=batch.ids[one]
+            )
+            expected = reference(llm, alone)
+            gate = whole
+            torch.testing.assert_close(scores[one], expected, atol=1e-4, rtol=0)
+    assert hooks
+
+
+def test_gradients_agree():
+    llm = build("llama")
+    embeds, mask, branches, branch_mask = make_batch(llm, garbage=0.0).inputs
+    gradients = []
+    for method in scoring.METHODS:
+        leaf = embeds.clone().requires_grad_()
+        scoring.score_candidates(llm, leaf, mask, branches, branch_mask, method)[:, 1].sum().backward()
+        gradients.append(leaf.grad)
+    assert gradients[0].abs().max() > 0.1
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("half", ["weights", "autocast"])
+def test_half_precision_stays_close_and_scores_are_float32(half, attention):
+    llm = build("llama", attention)
+    batch = make_batch(llm)
+    expected = reference(llm, batch)
+    if half == "weights":
+        llm = llm.bfloat16()
+    for method in scoring.METHODS:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half == "autocast"):
+            scores = score(llm, batch, method)
+        assert scores.dtype == torch.float32
+        assert (scores - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
+def test_log_probabilities_in_blocks(monkeypatch):
+    logits, labels = torch.randn(2, 7, 11), torch.randint(11, (2, 7))
+    expected = logits.log_softmax(-1).gather(2, labels[..., None])[..., 0]
+    for block in (1, 50, 2**24):
+        monkeypatch.setattr(scoring, "_BLOCK", block)
+        torch.testing.assert_close(scoring._label_log_probs(logits, labels), expected)
+
+
+@pytest.mark.parametrize("method", scoring.METHODS)
+def test_non_finite_scores_name_their_rows(method):
+    llm = build("llama")
+    embeds, mask, branches, branch_mask = make_batch(llm).inputs
+    embeds[1, -1, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"rows \[1\]"):
+        scoring.score_candidates(llm, embeds, mask, branches, branch_mask, method)
+    with pytest.raises(FloatingPointError, match=r"rows \[1\]"):
+        scoring.yes_no_scores(llm, embeds, mask, 5, 6)
+
+
+def test_bad_input_is_refused():
+    llm = build("llama")
+    embeds, mask, branches, branch_mask = make_batch(llm).inputs
+    with pytest.raises(ValueError, match="'trees' is unknown"):
+        scoring.score_candidates(llm, embeds, mask, branches, branch_mask, "trees")
+    with pytest.raises(ValueError, match="left only"):
+        scoring.score_candidates(llm, embeds, mask.flip(1), branches, branch_mask)
+    with pytest.raises(ValueError, match="left only"):
+        scoring.score_candidates(llm, embeds, torch.zeros_like(mask), branches, branch_mask)
+    with pytest.raises(ValueError, match="right only"):
+        scoring.score_candidates(llm, embeds, mask, branches, branch_mask.flip(2))
+    with pytest.raises(ValueError, match="prompt_mask"):
+        scoring.score_candidates(llm, embeds[:, 1:], mask, branches, branch_mask)
+    with pytest.raises(ValueError, match="B = 3"):
+        scoring.score_candidates(llm, embeds, mask, branches[:2], branch_mask[:2])
+    empty = branch_mask.clone()
+    empty[1, 2] = False
+    with pytest.raises(ValueError, match="at least one token"):
+        scoring.score_candidates(llm, embeds, mask, branches, empty)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2", "bloom"])
+@pytest.mark.parametrize("peft", [False, True])
+def test_yes_no_scores(model_type, peft):
+    llm, widths = build(model_type, "eager"), []
+    batch = make_batch(llm)
+    embeds, mask = batch.inputs[:2]
+    expected = torch.stack(
+        [
+            llm(input_ids=ids[keep][None]).logits[0, -1, [17, 4]].softmax(-1)[0]
+            for ids, keep in zip(batch.ids, mask, strict=True)
+        ]
+    )
+    if peft:
+        llm = get_peft_model(llm, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")).eval()
+    head = llm.get_output_embeddings()
+    before = head.weight
+    head.register_forward_hook(lambda module, args, out: widths.append(tuple(out.shape)))
+    torch.testing.assert_close(scoring.yes_no_scores(llm, embeds, mask, 17, 4), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(scoring.yes_no_scores(llm, embeds, mask, 4, 17), 1 - expected, atol=1e-5, rtol=1e-4)
+    assert set(widths) == {(3, 1, 2)}
+    assert head.weight is before and len(before) == 300
+
+
+def bpe(vocabulary):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(["Answer: Yes Answer: No Answer: Yes Answer: No Never"] * 9, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def test_first_tokens_of_answers_follow_the_prompt():
+    tokenizer = bpe(300)
+    yes, no = scoring.first_token_ids(tokenizer)
+    assert (tokenizer.decode([yes]), tokenizer.decode([no])) == (" Yes", " No")
+    assert scoring.first_token_ids(tokenizer, context="", separator="") == tuple(
+        tokenizer(word)["input_ids"][0] for word in ("Yes", "No")
+    )
+    with pytest.raises(ValueError, match="same token"):
+        scoring.first_token_ids(bpe(256))  # no merges: both begin with the space
+    with pytest.raises(ValueError, match="no token"):
+        scoring.first_token_ids(tokenizer, yes="", separator="")
+
+
+@torch.no_grad()
+def greedy(llm, ids, steps, eos):
+    new = []
+    for _ in range(steps):
+        new.append(
+            int(llm(input_ids=torch.cat([ids, torch.tensor(new, dtype=torch.long)])[None]).logits[0, -1].argmax())
+        )
+        if new[-1] == eos:
+            break
+    return new
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma2", "bloom"])
+def test_generate_is_greedy_and_ends_at_the_end_token(model_type):
+    llm = build(model_type, "eager")
+    llm.generation_config = GenerationConfig(do_sample=True, temperature=9.0, repetition_penalty=3.0, top_k=2)
+    batch = make_batch(llm)
+    embeds, mask = batch.inputs[:2]
+    first = greedy(llm, batch.ids[0][mask[0]], 6, eos=-1)
+    eos = first[2]
+    out = scoring.generate(llm, embeds, mask, max_new_tokens=6, eos_token_id=eos, pad_token_id=0)
+    assert out.shape[0] == 3 and out.shape[1] <= 6
+    for row in range(3):
+        new = greedy(llm, batch.ids[row][mask[row]], 6, eos)
+        assert out[row].tolist() == new + [0] * (out.shape[1] - len(new))
