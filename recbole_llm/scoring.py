@@ -232,11 +232,13 @@ def first_token_ids(tokenizer, yes="Yes", no="No", context="Answer:", separator=
     found = []
     for word in (yes, no):
         ids = tokenizer(context + separator + word, add_special_tokens=False)["input_ids"]
-        if ids[: len(base)] != base:  # the tokenizer merges across the border: take the answer as fed by itself
-            base, ids = [], tokenizer(separator + word, add_special_tokens=False)["input_ids"]
-        if len(ids) <= len(base):
+        if ids[: len(base)] == base:
+            ids = ids[len(base) :]
+        else:  # the tokenizer merges across the border: take the answer as fed by itself
+            ids = tokenizer(separator + word, add_special_tokens=False)["input_ids"]
+        if not ids:
             raise ValueError(f"the tokenizer gives {word!r} no token after {context!r}; choose another answer word")
-        found.append(ids[len(base)])
+        found.append(ids[0])
     if found[0] == found[1]:
         raise ValueError(
             f"{yes!r} and {no!r} begin with the same token ({found[0]}) in this tokenizer; choose other answer words"

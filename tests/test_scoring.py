@@ -312,13 +312,14 @@ def test_yes_no_scores(model_type, peft):
     assert head.weight is before and len(before) == 300
 
 
-def bpe(vocabulary):
+def bpe(vocabulary, space_first=False):
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space_first)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator(["Answer: Yes Answer: No Answer: Yes Answer: No Never"] * 9, trainer)
+    tokenizer.train_from_iterator(["Answer: Yes Answer: No Answer:(Yes Answer:(No Never"] * 9, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
@@ -329,6 +330,14 @@ def test_first_tokens_of_answers_follow_the_prompt():
     assert scoring.first_token_ids(tokenizer, context="", separator="") == tuple(
         tokenizer(word)["input_ids"][0] for word in ("Yes", "No")
     )
+    spaced = bpe(300, space_first=True)  # puts a space before a text that has none
+    assert spaced.decode(spaced("Yes")["input_ids"]) == " Yes"
+    yes, no = scoring.first_token_ids(spaced, context="Answer:(", separator="")
+    assert (spaced.decode([yes]), spaced.decode([no])) == ("Yes", "No")
+    merged = scoring.first_token_ids(
+        tokenizer, "es", "No", context="Answer: Y", separator=""
+    )  # "Y" + "es" is one token
+    assert merged == tuple(tokenizer(word)["input_ids"][0] for word in ("es", "No"))
     with pytest.raises(ValueError, match="same token"):
         scoring.first_token_ids(bpe(256))  # no merges: both begin with the space
     with pytest.raises(ValueError, match="no token"):
