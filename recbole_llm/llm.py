@@ -156,8 +156,11 @@ def is_causal(llm):
 
 def _options(config):
     """Keyword arguments of from_pretrained for the llm keys."""
+    dtype = DTYPES[_choice(config, "llm_dtype", DTYPES, default="auto")]
+    if dtype == "auto" and config["llm_path"] == "builtin":
+        dtype = torch.float32  # stored in bfloat16 to be small, which a CPU computes in many times more slowly
     options = {
-        "dtype": DTYPES[_choice(config, "llm_dtype", DTYPES, default="auto")],
+        "dtype": dtype,
         "trust_remote_code": bool(config["trust_remote_code"]),
     }
     attention = _choice(config, "attn_implementation", ATTENTION)

@@ -271,6 +271,10 @@ def test_merging_and_combining_are_refused():
     for refuse in (model.merge_and_unload, model.merge_adapter, layer.merge, lambda: layer.merge(safe_merge=True)):
         with pytest.raises(ValueError, match="differs from row to row"):
             refuse()
+    for module in model.modules():
+        getattr(module, "lora_variant", {}).clear()                      # a PEFT backend that knows no variants
+    with pytest.raises(ValueError, match="differs from row to row"):
+        model.merge_and_unload()
     with pytest.raises(ValueError, match="add_weighted_adapter"):
         model.add_weighted_adapter(["default"], [1.0], "x")
     with pytest.raises(ValueError, match="adapter_names"), use_gate(model, softmax_gate(3, 4)):
