@@ -5,7 +5,7 @@
 are split at the separator, nothing is interpreted, and titles are keyed by the external item token.
 
 The released LLaRA code moves ", A" before it looks for ", An", anywhere in a title, which gives "A American in
-Parisn"; `move_article` looks for a whole article at the end of the title, the longest first.
+Parisn"; `move_article` moves a whole article at the end of the title only.
 """
 
 import logging
@@ -14,9 +14,7 @@ import unicodedata
 from pathlib import Path
 
 _ARTICLES = "A An The Le La Les L' Un Une El Los Las Una Il Lo Gli Der Die Das Ein Eine Het Den Det".split()
-_AT_END = re.compile(
-    rf"^(?P<title>.*\S), (?P<article>{'|'.join(sorted(_ARTICLES, key=len, reverse=True))})(?P<rest>(?: \([^()]*\))*)$"
-)
+_AT_END = re.compile(rf"^(?P<title>.*\S), (?P<article>{'|'.join(_ARTICLES)})(?P<rest>(?: \([^()]*\))*)$")
 _BIDI_CONTROLS = dict.fromkeys([0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 _NAMED = 5  # ids shown in a warning
 

@@ -37,6 +37,7 @@ def toy_path(tmp_path_factory) -> Path:
 def make_config(toy_path, tmp_path, monkeypatch):
     """A function (model, **settings) -> RecBole Config under the candidate protocol, with its own checkpoint_dir."""
     monkeypatch.setattr("sys.argv", ["test"])  # RecBole reads settings from the command line
+    monkeypatch.chdir(tmp_path)  # its trainers write log_tensorboard/ where they run
     from recbole.config import Config
 
     def make(model="SASRec", dataset="toy", **settings):

@@ -358,3 +358,19 @@ def test_a_full_disk_leaves_the_target_as_it_was(tmp_path, monkeypatch):
         atomic.write_dataset(tmp_path, "toy", {"toy.item": ["new"], "toy.inter": lines()}, force=True)
     assert [file.name for file in tmp_path.iterdir()] == ["toy"]
     assert (tmp_path / "toy/toy.item").read_text() == "old\n"
+
+
+def test_a_failed_replacement_puts_the_old_files_back(tmp_path, monkeypatch):
+    folder = atomic.write_dataset(tmp_path, "toy", {"toy.item": ["old"]})
+    rename = type(folder).rename
+
+    def fail_for_new(path, target):
+        if path.name == "new":
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(type(folder), "rename", fail_for_new)
+    with pytest.raises(OSError, match="Input/output error"):
+        atomic.write_dataset(tmp_path, "toy", {"toy.item": ["new"]}, force=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["toy"]
+    assert (folder / "toy.item").read_text() == "old\n"

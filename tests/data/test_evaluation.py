@@ -249,6 +249,19 @@ def test_scores_of_whole_rows_can_be_given_directly(make_config):
     assert (hits[:, -1] == 1).all() and hits[:, :-1].sum() == n
 
 
+def test_a_refused_batch_takes_the_earlier_ones_with_it(make_config):
+    collector = CandidateCollector(make_config())
+    collector.collect_candidate_scores(torch.rand(2, 8), [0, 1], "valid")
+    with pytest.raises(ValueError, match="8 non-finite candidate scores in 1 valid rows: row 2 "):
+        collector.collect_candidate_scores(torch.full((1, 8), float("nan")), [2], "valid")
+    collector.collect_candidate_scores(torch.rand(2, 8), [5, 3], "valid")
+    collector.get_data_struct()
+    assert collector.rows().row.tolist() == [3, 5]
+    collector.collect_candidate_scores(torch.rand(1, 8), [4], "valid")  # the next evaluation starts empty
+    collector.get_data_struct()
+    assert collector.rows().row.tolist() == [4]
+
+
 def test_scores_of_another_shape_are_refused(make_config):
     collector = CandidateCollector(make_config())
     with pytest.raises(ValueError, match=r"scores must be \[2, 8\] \(rows, candidates\), not \[2, 7\]"):

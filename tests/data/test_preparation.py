@@ -34,6 +34,17 @@ def test_other_models_train_on_everything_but_the_rows(make_config, model, split
     assert interactions(train._dataset) == sorted(set(everything) - held_out)
 
 
+def test_users_without_a_row_are_trained_on_whole_by_every_model(make_config, tmp_path):
+    """RecBole's own split of a general dataset would hold out the last interaction of "two" as well."""
+    lines = ["user_id:token\titem_id:token\ttimestamp:float", "two\tp\t1", "two\tq\t2"]
+    lines += [f"five\t{item}\t{time}" for time, item in enumerate("rstuv")]
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short/short.inter").write_text("\n".join(lines) + "\n")
+    _, train, valid, test = prepare_data(make_config("BPR", dataset="short", data_path=str(tmp_path), n_candidates=3))
+    assert interactions(train._dataset) == [("five", "r"), ("five", "s"), ("five", "t"), ("two", "p"), ("two", "q")]
+    assert (interactions(valid._dataset), interactions(test._dataset)) == ([("five", "u")], [("five", "v")])
+
+
 def test_the_last_occurrence_of_a_repeated_pair_is_held_out(make_config, tmp_path):
     lines = ["user_id:token\titem_id:token\ttimestamp:float"]
     lines += [f"a\t{item}\t{time}" for time, item in ((5, "p"), (1, "p"), (2, "q"), (4, "p"), (3, "r"))]
@@ -117,9 +128,9 @@ def test_autoencoders_and_knowledge_models_have_their_training_loaders(make_conf
         assert type(train).__name__ == loader and type(test) is CandidateEvalDataLoader
 
 
-def test_other_protocols_keep_recboles_loaders(make_config):
+def test_without_a_protocol_the_loaders_are_recboles(make_config):
     split = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
-    _, _, _, test = prepare_data(make_config("BPR", protocol="full", eval_args=split))
+    _, _, _, test = prepare_data(make_config("BPR", protocol=None, eval_args=split))
     assert type(test) is FullSortEvalDataLoader
 
 
