@@ -178,7 +178,7 @@ BAD = {
     "behaviour_tokens": ["none "], "llm_eval": [None], "recipe": ["papers"], "curriculum": [1],
     "gate_form": ["softmax"], "gate_input": [None], "llm_dtype": ["fp16"], "attn_implementation": ["flash"],
     "protocol": ["rank"],
-    "n_candidates": [1, 2.0, True], "lora_r": [0, 8.0], "lora_alpha": [0, "16"], "lora_dropout": [1, -0.1],
+    "n_candidates": [1, 2.0, True], "lora_r": [0, 8.0, True], "lora_alpha": [0, "16"], "lora_dropout": [1, -0.1],
     "learning_rate": [0, -1, "fast"], "train_sample_size": [0, -5, 0.0, 1.5], "history_max_len": [0], "seed": [-1, 1.5],
     "user_token": ["yes", 1], "crm_config": [[1]], "llm_path": [3], "warmup_ratio": [1.1], "epochs": [-1, "3 "],
 }  # fmt: skip
