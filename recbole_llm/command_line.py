@@ -17,8 +17,8 @@ from recbole_llm.config_check import ConfigError
 
 WORDS = {"true": True, "false": False, "null": None, "~": None}
 # Settings that are strings whatever they look like: --result_dir=2024, --user_inter_num_interval=[5,10]
-STRINGS = {"data_path", "result_dir", "checkpoint_dir", "llm_path", "crm_path", "crm_model", "item_text_field", "resume"}
-STRINGS |= {"model", "dataset", "field_separator", "seq_separator"}
+STRINGS = {"data_path", "result_dir", "checkpoint_dir", "llm_path", "crm_path", "crm_model", "item_text_field"}
+STRINGS |= {"resume", "model", "dataset", "field_separator", "seq_separator"}
 
 
 @dataclass
@@ -103,7 +103,7 @@ def _parser():
     parser.add_argument("-d", "--dataset", help="name of a dataset, e.g. ml-100k")
     board = parser.add_argument_group("leaderboards: several models, datasets, protocols or seeds, separated by commas")
     board.add_argument("--seeds", help="3: three seeds; 1,2,3: these seeds")
-    board.add_argument("--leaderboard", help="a YAML with models, variants, datasets ...: properties/leaderboard/*.yaml")
+    board.add_argument("--leaderboard", help="a YAML of models and variants: properties/leaderboard/*.yaml")
     board.add_argument("--rerun", action="store_true", help="run again what is already on disk")
     board.add_argument("--reference", help="the row that all others are compared with")
     board.add_argument("--metric", help="what ranks the rows, e.g. hit@1")

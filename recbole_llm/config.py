@@ -192,7 +192,8 @@ def _check_and_complete(config, final):
     given = config.plugin_config_dict | config.external_config_dict
     known = known_keys(config.model, config.dataset, config.model_class) | also_known
     problems = config_check.unknown_problems(set_by_user, known)
-    problems += config_check.value_problems(final, config.model_class) + protocol_problems(final, given, config.model_class)
+    problems += config_check.value_problems(final, config.model_class)
+    problems += protocol_problems(final, given, config.model_class)
     if problems:
         raise ConfigError(problems)
     apply_protocol(final, given, config.model_class)

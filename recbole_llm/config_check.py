@@ -81,7 +81,7 @@ SAMPLE = optional(
     )
 )
 RULES = {
-    "protocol": optional(choice("candidates", "ctr")),
+    "protocol": optional(choice("candidates", "full", "ctr")),
     "calibration": choice("platt", "none"),
     "n_candidates": integer(2),
     "rerank_n": integer(2),
@@ -114,8 +114,24 @@ RULES = {
     "lora_target_modules": of_type("a string or a list of strings", str, list, tuple),
     "num_experts": POSITIVE,
     "gate_form": choice("linear", "mlp", "topk", "noisy"),
-    "gate_input": choice("sequence", "item_mean", "random", "uniform"),
-    "gate_top_k": POSITIVE,
+    "gate_input": choice("sequence", "item_mean", "random", "uniform", "auto", "target"),
+    "gate_top_k": optional(POSITIVE),
+    "gate_temperature": number(0, above=True),
+    "gate_hidden": POSITIVE,
+    "gate_dropout": number(0, 0.99),
+    "gate_shared": FLAG,
+    "lora_mixing": choice("weight", "output", "none"),
+    "crm_history_len": optional(POSITIVE),
+    "text_history_len": POSITIVE,
+    "crm_history": choice("recent", "relevant"),
+    "text_history": choice("recent", "relevant"),
+    "retrieval_encoder": TEXT,
+    "history_notes": optional(choice("likes", "ratings", "none")),
+    "train_sample_stratified": FLAG,
+    "answer_words": (
+        lambda value: isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value),
+        "must be two words, e.g. ['Yes', 'No']",
+    ),
     "recipe": choice("paper", "released"),
     "curriculum": choice("linear", "none"),
     "prompt_words": SETTINGS,
@@ -145,9 +161,6 @@ RULES = {
     "show_progress": FLAG,
     "data_path": TEXT,
     "result_dir": TEXT,
-    "variant": optional(TEXT),
-    "latency_rows": COUNT,
-    "permutations": COUNT,
     "checkpoint_dir": TEXT,
     "load_col": optional(SETTINGS),
     "eval_args": SETTINGS,
@@ -163,7 +176,8 @@ def value_problems(final, model_class=None):
     for key, (holds, text) in RULES.items():
         if key in final and not holds(final[key]):
             problems.append(f"{key}: {text}, got {final[key]!r}")
-    return problems + pickle_problems(final) + _expert_problems(final, model_class)
+    problems += pickle_problems(final) + _expert_problems(final, model_class)
+    return problems + _click_problems(final, model_class)
 
 
 def pickle_problems(final):
@@ -269,6 +283,21 @@ def _expert_problems(final, model_class):
         problems.append(f"num_experts: must divide lora_r, got num_experts={experts} and lora_r={rank}")
     if final.get("gate_form") == "topk" and type(experts) is type(top_k) is int and top_k > experts:
         problems.append(f"gate_top_k: must be at most num_experts={experts}, got {top_k}")
+    return problems
+
+
+def _click_problems(final, model_class):
+    """RecLoRA keeps at most all of its meta-LoRAs, has gates of its own, and does not generate."""
+    if getattr(model_class, "scoring", None) != "yes_no":
+        return []
+    experts, top_k, gate = (final.get(key) for key in ("num_experts", "gate_top_k", "gate_input"))
+    problems = []
+    if type(experts) is type(top_k) is int and top_k > experts:
+        problems.append(f"gate_top_k: must be at most num_experts={experts}, got {top_k}")
+    if gate not in ("auto", "target", "sequence"):
+        problems.append(f"gate_input: {model_class.__name__} takes auto, target or sequence, got {gate!r}")
+    if final.get("llm_eval") == "generate":
+        problems.append(f"llm_eval: generate has no meaning for {model_class.__name__}, whose answer is Yes or No")
     return problems
 
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from recbole_llm import __version__, recommender
+from recbole_llm import __version__, distributed, recommender
 from recbole_llm.config import LLMConfig
 from recbole_llm.data.rows import fingerprint
 
@@ -34,13 +34,18 @@ _SHARED = (
     "ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "MAX_ITEM_LIST_LENGTH", "load_col", "unload_col", "rm_dup_inter",
     "val_interval", "filter_inter_by_user_or_item", "user_inter_num_interval", "item_inter_num_interval",
     "alias_of_user_id", "alias_of_item_id", "benchmark_filename", "item_text_field",
+    "threshold", "LABEL_FIELD", "unused_col",
 )  # fmt: skip
+TARGET = "target"
+_FINAL_LAYERS = ("dnn_predict_layers", "dnn_predict_layer")  # of DIN, of DIEN
 _PLACES = ("show_progress", "state", "checkpoint_dir", "result_dir", "gpu_id", "use_gpu", "worker", "data_path")
 
 
 def crm_config(config) -> LLMConfig:
     """The CRM's own config: the shared data keys of ``config``, RecBole's defaults for the model, then ``crm_config``."""
     given = {key: config[key] for key in _SHARED if key in config and config[key] is not None}
+    if config["crm_history_len"]:
+        given["MAX_ITEM_LIST_LENGTH"] = config["crm_history_len"]
     given["data_path"] = os.path.dirname(config["data_path"].rstrip("/"))  # RecBole appends the dataset's name
     given.update({"epochs": config["crm_epochs"], **(config["crm_config"] or {})})
     return LLMConfig(model=config["crm_model"], dataset=config["dataset"], config_dict=given)
@@ -76,14 +81,11 @@ class CRM(nn.Module):
         self.name, self.sha256, self.seconds = type(model).__name__, sha256, seconds
         self.model = model.requires_grad_(False)
         self.eval()
-        if not isinstance(getattr(model, "item_embedding", None), nn.Embedding):
-            raise ValueError(
-                f"crm_model={self.name} has no `item_embedding` table to take behaviour tokens from; "
-                "choose SASRec, GRU4Rec, Caser, NARM, BERT4Rec or another sequential model that has one"
-            )
+        vectors = _item_vectors(model)
         n_items = model.n_items  # BERT4Rec's table has one more row, for its mask token
         known = {"item_seq": "ITEM_SEQ", "item_seq_len": "ITEM_SEQ_LEN", "user": "USER_ID"}
         known |= {"seq_item": "ITEM_SEQ", "seq_item_len": "ITEM_SEQ_LEN"}  # SHAN, HGN, NPE write it the other way round
+        known |= {"next_items": TARGET, "neg_item_seq": "ITEM_SEQ"}  # DIN, DIEN; DIEN's negatives serve its loss alone
         names = list(inspect.signature(model.forward).parameters)
         if unknown := [name for name in names if name not in known]:
             raise ValueError(
@@ -91,7 +93,8 @@ class CRM(nn.Module):
                 "with forward(item_seq, item_seq_len), such as SASRec, GRU4Rec or NARM"
             )
         self._forward_fields = [known[name] for name in names]
-        self.register_buffer("item_vectors", model.item_embedding.weight.detach()[:n_items].float(), persistent=False)
+        self.target_aware = TARGET in self._forward_fields
+        self.register_buffer("item_vectors", vectors.detach()[:n_items].float(), persistent=False)
 
     def train(self, mode: bool = True):
         """Stays in evaluation mode: dropout in a frozen model would only add noise to the gate."""
@@ -102,8 +105,14 @@ class CRM(nn.Module):
         return self.item_vectors.shape[1]
 
     @torch.no_grad()
-    def user_vectors(self, interaction) -> torch.Tensor:
-        """``[B, d_u]`` sequence representations of the histories in ``interaction``."""
+    def user_vectors(self, interaction, target: torch.Tensor | None = None) -> torch.Tensor:
+        """``[B, d_u]`` sequence representations of the histories in ``interaction``.
+
+        A target-aware CRM (DIN, DIEN) reads ``target`` [B] item ids as its query and gives the vector before its final
+        layer; without ``target`` the history's last item is the query, so that the vector depends on the user alone.
+        """
+        if self.target_aware:
+            return self._target_aware_vectors(interaction, target)
         if self.name == "BERT4Rec":  # reads the state of a mask token put behind the last item (the first item is cut off)
             lengths = interaction[self.model.ITEM_SEQ_LEN]
             sequences = self.model.reconstruct_test_data(interaction[self.model.ITEM_SEQ], lengths)
@@ -111,11 +120,45 @@ class CRM(nn.Module):
             return states[torch.arange(len(states), device=states.device), lengths - 1].float()
         return self.model.forward(*(interaction[getattr(self.model, field)] for field in self._forward_fields)).float()
 
+    def _target_aware_vectors(self, interaction, target) -> torch.Tensor:
+        model, sequences = self.model, interaction[self.model.ITEM_SEQ]
+        lengths = interaction[model.ITEM_SEQ_LEN].clamp_min(1)
+        if target is None:
+            target = sequences.gather(1, lengths[:, None] - 1).squeeze(1)
+        given = {"USER_ID": interaction[model.USER_ID], "ITEM_SEQ": sequences, "ITEM_SEQ_LEN": lengths, TARGET: target}
+        seen: list[torch.Tensor] = []
+        final = next(getattr(model, name) for name in _FINAL_LAYERS if hasattr(model, name))
+        hook = final.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            model.forward(*(given[field] for field in self._forward_fields))
+        finally:
+            hook.remove()
+        return seen[-1].float()
+
     @torch.no_grad()
     def user_dim(self, dataset) -> int:
         """Width of the user vector, found by asking for one."""
         row = dataset.inter_feat[:1].to(next(self.model.parameters()).device)
         return self.user_vectors(row).shape[1]
+
+
+def _item_vectors(model: nn.Module) -> torch.Tensor:
+    """The item id embedding table ``[>= item_num, d]`` of a sequential model.
+
+    Raises:
+        ValueError: the model has none.
+    """
+    if isinstance(getattr(model, "item_embedding", None), nn.Embedding):
+        return model.item_embedding.weight
+    features = getattr(model, "embedding_layer", None)
+    names = (getattr(features, "token_field_names", None) or {}).get("item", [])
+    if model.ITEM_ID in names:  # one table for all of an item's features; its id is one of them
+        start = int(features.token_field_offsets["item"][names.index(model.ITEM_ID)])
+        return features.token_embedding_table["item"].embedding.weight[start:]
+    raise ValueError(
+        f"crm_model={type(model).__name__} has no `item_embedding` table to take behaviour tokens from; "
+        "choose SASRec, GRU4Rec, Caser, NARM, BERT4Rec, DIN, DIEN or another sequential model that has one"
+    )
 
 
 def load_or_train(config, dataset) -> CRM:
@@ -139,6 +182,14 @@ def load_or_train(config, dataset) -> CRM:
         if path.suffix == ".pth":
             return _from_recbole_checkpoint(path, dataset)
         return _read(path, own, dataset)
+    with distributed.main_first():  # the others then read what it wrote
+        crm = _cached_or_trained(own, dataset, logger)
+    if len(set(distributed.gather(crm.sha256))) > 1:
+        raise ValueError("the processes hold different CRMs: checkpoint_dir must be one folder that all machines see")
+    return crm
+
+
+def _cached_or_trained(own: LLMConfig, dataset, logger) -> CRM:
     path = Path(own["checkpoint_dir"]) / "crm" / f"{own['dataset']}-{own['model']}-{crm_hash(own)[:16]}.safetensors"
     if path.is_file():
         try:

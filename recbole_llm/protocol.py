@@ -23,32 +23,45 @@ def apply_protocol(final, given, model_class):
 
     final: the merged configuration, changed in place; given: the keys set by the plugin's properties and the user.
     """
+    if final.get("recipe") == "released":
+        final.update(getattr(model_class, "released_settings", {}))
     if final.get("protocol") == "candidates":
         _candidates(final, given, model_class)
+    elif final.get("protocol") == "full":
+        _candidates(final, given, model_class)
+        final["eval_args"] = final["eval_args"] | {"mode": "full"}
+        if "topk" not in given:
+            final["topk"] = [1, 5, 10, 20]
     elif final.get("protocol") == "ctr":
         apply_ctr(final, given, model_class, training_negatives)
+    if final.get("crm_history_len"):  # the dataset's rows are as long as what the CRM reads
+        final["MAX_ITEM_LIST_LENGTH"] = final["crm_history_len"]
 
 
 def protocol_problems(final, given, model_class=None):
     """Lines for settings that contradict the protocol; read before `apply_protocol`."""
     if final.get("protocol") == "ctr":
         return ctr_problems(final, given, model_class)
-    if final.get("protocol") != "candidates":
+    if final.get("protocol") not in ("candidates", "full"):
         return []
     problems = []
     eval_args = given.get("eval_args") or {}
     mode = eval_args.get("mode") if isinstance(eval_args, dict) else None
     expected = f"uni{final['n_candidates'] - 1}" if isinstance(final.get("n_candidates"), int) else None
     modes = set(mode.values()) if isinstance(mode, dict) else {mode} - {None}
+    protocol = final["protocol"]
+    if protocol == "full":
+        expected, ranked = "full", "the whole catalogue"
+        if final.get("llm_eval") == "generate":
+            problems.append("llm_eval: 'generate' names one of n_candidates; with protocol 'full' use likelihood")
+    else:
+        ranked = f"n_candidates={final.get('n_candidates')} items"
     if expected and modes - {expected}:
-        problems.append(
-            f"eval_args: mode {mode!r} contradicts protocol 'candidates', which ranks n_candidates="
-            f"{final['n_candidates']} items; leave mode out"
-        )
+        problems.append(f"eval_args: mode {mode!r} contradicts protocol {protocol!r}, which ranks {ranked}; leave mode out")
     metrics = given.get("metrics") or []
     for metric in [metrics] if isinstance(metrics, str) else metrics:
         if metric_types.get(str(metric).lower()) == EvaluatorType.VALUE:
-            problems.append(f"metrics: {metric} needs labelled rows, protocol 'candidates' ranks; use Hit, NDCG or MRR")
+            problems.append(f"metrics: {metric} needs labelled rows, protocol {protocol!r} ranks; use Hit, NDCG or MRR")
     return problems
 
 
@@ -69,8 +82,6 @@ def _candidates(final, given, model_class):
         "MAX_ITEM_LIST_LENGTH": 10,  # as LLaRA and iLoRA
         "train_neg_sample_args": training_negatives(model_class, final),
     }
-    if model_class.type == ModelType.SEQUENTIAL:
-        defaults["repeatable"] = True  # RecBole refuses sequential models otherwise; others keep their own sampler
     final.update({key: value for key, value in defaults.items() if key not in given})
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
+import traceback
 from logging import getLogger
 
+import numpy as np
 from recbole.utils import get_environment, init_logger, set_color
 from tabulate import tabulate
 
-from recbole_llm.data.rows import candidate_sets
-from recbole_llm import recommender, registry, result
+from recbole_llm import cost, distributed, measured, provenance, recommender, registry, result
 from recbole_llm.command_line import parse_command_line
 from recbole_llm.config import ConfigError, LLMConfig, plain_values
+from recbole_llm.data.labelled import calibrate
+from recbole_llm.data.rows import candidate_sets
 
 
 def run_recbole_llm(
@@ -43,18 +47,39 @@ def run_recbole_llm(
         ValueError: unknown model; data that cannot give candidate sets; and so on, each with its remedy.
     """
     config = LLMConfig(model, dataset, config_file_list, config_dict, command_line)
-    init_logger(config)
-    logger = getLogger()
-    logger.info(config)
+    distributed.start(config["device"])
+    init_logger(config) if distributed.is_main() else distributed.quiet_others()
+    getLogger().info(config)
+    if not registry.is_plugin_model(config["model"]):  # RecBole's own train in seconds: one process is enough
+        return distributed.on_main(lambda: _report(config, *_train_and_test(config, saved)))
+    if config["protocol"] == "candidates":
+        with distributed.main_first():
+            candidate_sets(config)
+    trained = _train_and_test(config, saved)
+    return distributed.on_main(_report, config, *trained)
+
+
+def _train_and_test(config, saved) -> tuple:
+    """(what `recommender.fit` gives, test result, seconds); several processes do it together."""
+    result.reset_peak_memory()
     fitted = recommender.fit(config, saved=saved)
     _, _, _, test = fitted.data
     trainer = fitted.trainer
     start = time.perf_counter()
+    if config["protocol"] == "ctr":
+        calibrate(trainer, fitted.data[2], config, saved)
     test_result = trainer.evaluate(test, load_best_model=saved, show_progress=config["show_progress"])
     seconds = {"train": fitted.seconds, "evaluate": time.perf_counter() - start}
+    return fitted, test_result, seconds
+
+
+def _report(config, fitted, test_result, seconds) -> dict:
+    """Write the result file, print the table; what `run_recbole_llm` returns."""
+    logger = getLogger()
     logger.info("The running environment of this training is as follows:\n" + get_environment(config).draw())
-    record, rows = _record(config, trainer, test_result, seconds)
-    path = result.write_result(result.result_path(config), record, rows)
+    record, columns, rows = _record(config, fitted.trainer, fitted.data[1], test_result, seconds)
+    record |= _beside_quality(config, fitted.trainer, fitted.data[3], record, rows)
+    path = result.write_result(result.result_path(config), record, rows, columns)
     logger.info(set_color("best valid ", "yellow") + f": {fitted.best_valid_result}")
     logger.info(set_color("test result", "yellow") + f": {test_result}")
     print(_table(record, len(rows), path))
@@ -67,20 +92,23 @@ def run_recbole_llm(
     }
 
 
-def _record(config, trainer, test_result, seconds) -> tuple[dict, list[tuple]]:
-    """The fields of schema 1, and one tuple per test row."""
+def _record(config, trainer, train, test_result, seconds) -> tuple[dict, tuple[str, ...], list[tuple]]:
+    """The fields of schema 1, the columns of the rows file, and one tuple per test row."""
     model = trainer.model
     plugin = registry.is_plugin_model(config["model"])
-    test_set = candidate_sets(config).test
     crm_seconds = model.crm.seconds if plugin else 0.0
     record = {
         "model": config["model"],
+        "variant": config["variant"],
         "dataset": config["dataset"],
         "protocol": config["protocol"],
         "seed": config["seed"],
         "metrics": {name.lower(): float(value) for name, value in test_result.items()},
         "generation": getattr(trainer, "generation", None),
-        "candidates": {"count": config["n_candidates"], "sha256": test_set.sha256},
+        "calibrated": getattr(getattr(trainer.eval_collector, "calibration", None), "name", None),
+        "train_sample": measured.train_sample(train) if plugin else None,
+        "candidates": measured.measured_on(config),
+        "retriever": measured.retriever(config, trainer),
         "llm": _llm_record(config, model) if plugin else None,
         "crm": {"model": model.crm.name, "sha256": model.crm.sha256} if plugin else None,
         "seconds": {"crm": round(crm_seconds, 2), **{name: round(value, 2) for name, value in seconds.items()}},
@@ -88,29 +116,50 @@ def _record(config, trainer, test_result, seconds) -> tuple[dict, list[tuple]]:
         "device": result.device_name(config["device"]),
         "versions": result.versions(),
         "commit": result.commit(),
+        "code": provenance.code_hash(plugin),
+        "data": provenance.data_hash(config),
         "config": plain_values(config),
     }
-    collected = trainer.eval_collector.rows()
-    rows = list(
-        zip(
-            test_set.user_ids.tolist(), test_set.item_ids.tolist(), collected.rank.tolist(),
-            collected.target_position.tolist(), strict=True,
-        )
-    )  # fmt: skip
-    return record, rows
+    return record, *measured.tested_rows(config, trainer.eval_collector)
 
 
 def _llm_record(config, model) -> dict:
     total = sum(weight.numel() for weight in model.llm.parameters())
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     adapter = sum(weight.numel() for weight in model.llm.parameters() if weight.requires_grad)
-    return {"name": config["llm_path"], "parameters": total - adapter, "trainable_parameters": trainable}
+    return {
+        "name": config["llm_path"],
+        "parameters": total - adapter,
+        "trainable_parameters": trainable,
+        "sha256": provenance.weights_hash(config["llm_path"]),
+    }
+
+
+def _beside_quality(config, trainer, test, record, rows) -> dict:
+    """What a leaderboard shows beside the metrics: cost, and checks that the score is not an artefact."""
+    costs = cost.describe(trainer, test, record["seconds"]["evaluate"], len(rows), config["latency_rows"] or 0)
+    if config["protocol"] == "ctr":
+        return {"cost": costs, "checks": None}
+    from recbole_llm.leaderboard import bias
+
+    rank, position = (np.array([row[column] for row in rows]) for column in (2, 3))
+    ranked = config["protocol"] == "candidates"
+    checks = bias.row_checks(candidate_sets(config), rank, position if ranked else None)
+    plugin = ranked and record["llm"] is not None and isinstance(test.batch_sampler, list)
+    checks["leaks"] = bias.leak_check(test, trainer.model.tokens) if plugin else None
+    k = config["permutations"] or 0
+    checks["permutations"] = bias.permutation_spread(trainer, test, k, config["candidate_seed"]) if plugin and k else None
+    return {"cost": costs, "checks": checks}
 
 
 def _table(record: dict, n_rows: int, path) -> str:
     """What the user reads last."""
     metrics = record["metrics"]
-    head = f"{record['model']} on {record['dataset']}, {record['candidates']['count']} candidates, {n_rows} test rows"
+    asked = {"ctr": "labelled rows", "full": "the whole catalogue"}
+    what = asked.get(record["protocol"], f"{record['candidates']['count']} candidates")
+    head = f"{record['model']} on {record['dataset']}, {what}, {n_rows} test rows"
+    if record["calibrated"]:
+        head += f"; probabilities calibrated on validation ({record['calibrated']})"
     table = [[name, f"{value:.4f}"] for name, value in metrics.items()]
     for name, value in (record["generation"] or {}).items():
         table.append([f"generate {name}", f"{value:.4f}" if isinstance(value, float) else value])
@@ -120,13 +169,45 @@ def _table(record: dict, n_rows: int, path) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code. A bad setting or bad data is a message, not a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        options = parse_command_line(sys.argv[1:] if arguments is None else arguments)
+        options = parse_command_line(arguments)
+        if options.nproc > 1 or options.world_size > 1:
+            if "RANK" not in os.environ:  # neither torchrun nor accelerate started this process
+                return _launch(options, arguments)
+        from recbole_llm.leaderboard.command import is_leaderboard, run_command_line
+
+        if is_leaderboard(options):
+            if distributed.world_size() > 1:
+                raise ValueError("several models are compared in one process: train each by several processes first, "
+                                 "then compare, which reads their result files")  # fmt: skip
+            return run_command_line(options)
         run_recbole_llm(options.model, options.dataset, options.config_files, None, options.options)
-    except (ConfigError, ValueError, FileNotFoundError, FloatingPointError, OSError) as error:
+    except (ConfigError, ValueError, FileNotFoundError, FloatingPointError, ImportError, OSError) as error:
         getLogger().debug("", exc_info=True)
+        if distributed.world_size() > 1:
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
         logging.shutdown()
     return 0
+
+
+def _launch(options, arguments, method: str = "spawn") -> int:
+    """``--nproc`` processes of this machine, each of them the command itself; the exit code of the first that fails."""
+    from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+    places = (options.ip, options.port, options.world_size, options.group_offset, method)
+    try:
+        distributed.launch(_process, (arguments,), options.nproc, *places)
+    except (ProcessExitedException, ProcessRaisedException) as error:
+        print(f"error: {error}\nthe other processes were ended; go on with --resume=auto", file=sys.stderr)
+        return getattr(error, "exit_code", None) or 1
+    return 0
+
+
+def _process(arguments) -> None:
+    """One process of `_launch`."""
+    if code := main(arguments):
+        sys.exit(code)

@@ -10,10 +10,15 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_llm.data.collector import CandidateCollector
+from recbole_llm.data.full import FullCollector
+from recbole_llm.data.labelled import use_labelled_rows
 from recbole_llm.data.preparation import prepare_data
+from recbole_llm.data.rerank import attach_retriever
+from recbole_llm.registry import is_plugin_model
 
 
 @dataclass
@@ -39,10 +44,22 @@ def build(config):
     data = prepare_data(config)
     init_seed(config["seed"], config["reproducibility"])
     model = get_model(config["model"])(config, data[1]._dataset).to(config["device"])
+    torch.autograd.set_detect_anomaly(False)  # importing RecBole's SINE turns it on: 2-3x slower
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     if config["protocol"] == "candidates":
         trainer.eval_collector = CandidateCollector(config)
+    elif config["protocol"] == "ctr":
+        use_labelled_rows(trainer, config)
+    elif config["protocol"] == "full":
+        rank_catalogue(trainer, data, config)
     return trainer, data
+
+
+def rank_catalogue(trainer, data, config) -> None:
+    """Ranks in the whole catalogue; an LLM recommender's loaders get what its CRM retrieves."""
+    trainer.eval_collector = FullCollector(config, data[0])
+    if is_plugin_model(config["model"]):
+        attach_retriever(trainer, data[2:])
 
 
 def fit(config, saved: bool = True) -> Fitted:

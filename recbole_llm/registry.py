@@ -18,10 +18,17 @@ from pathlib import Path
 PLUGIN_MODELS = {
     "LLaRA": "recbole_llm.model.llara:LLaRA",
     "iLoRA": "recbole_llm.model.ilora:iLoRA",
+    "RecLoRA": "recbole_llm.model.reclora:RecLoRA",
 }
 TRAINER = "recbole_llm.trainer:LLMTrainer"
 DATASET = "recbole_llm.data.dataset:PromptDataset"
 DATALOADER = "recbole_llm.data.dataloader:prompt_dataloader"
+CLICK = {  # of models that answer Yes or No
+    "trainer": "recbole_llm.click_trainer:ClickTrainer",
+    "dataset": "recbole_llm.data.click_dataset:ClickDataset",
+    "dataloader": "recbole_llm.data.click:click_dataloader",
+}
+OPTIONS = {"RecLoRA": CLICK}
 PACKAGE = "recbole.model.sequential_recommender"
 KINDS = ("general", "context_aware", "sequential", "knowledge_aware", "exlib")
 _entries = {}
@@ -114,8 +121,8 @@ def check_model(name):
 
 def install():
     """Register the plugin's models and hook RecBole's look-ups; called once by `import recbole_llm`."""
-    for target in PLUGIN_MODELS.values():
-        register(target)
+    for name, target in PLUGIN_MODELS.items():
+        register(target, **OPTIONS.get(name, {}))
     _serve("recbole.trainer", "Trainer", "trainer")
     _serve("recbole.data.dataset", "Dataset", "dataset")
     from recbole_llm.compat import rebind

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import subprocess
 from importlib import metadata
@@ -21,14 +22,20 @@ import torch
 
 SCHEMA = 1
 ROW_COLUMNS = ("user_id", "item_id", "rank", "target_position")
+_STATUS = Path("/proc/self/status")
 _PACKAGES = ("recbole_llm", "recbole", "torch", "transformers", "peft", "accelerate", "numpy", "pandas", "scipy")
 
 
 def result_path(config, name: str | None = None) -> Path:
-    """Where the JSON of this run goes."""
-    name = name or config["model"]
-    file = f"{config['dataset']}.{config['protocol']}.{name}.seed{config['seed']}.json"
+    """Where the JSON of this run goes; a run with a ``variant`` is filed under that name instead of its model's."""
+    name = name or ("variant" in config and config["variant"]) or config["model"]
+    file = f"{config['dataset']}.{config['protocol']}.{file_name(name)}.seed{config['seed']}.json"
     return Path(config["result_dir"]) / file
+
+
+def file_name(name: str) -> str:
+    """A row's name with what file systems refuse (``/``, blanks ...) replaced by ``_``."""
+    return re.sub(r"[^\w@=+,.\-\[\]]", "_", name)
 
 
 def versions() -> dict[str, str | None]:
@@ -61,8 +68,22 @@ def peak_memory_mb() -> float:
     """Peak memory of this process: the GPU's where one was used, else the resident set's."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    if _STATUS.exists():  # Linux: the mark that reset_peak_memory lowers
+        mark = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
+        if mark:
+            return round(int(mark.group(1)) / 2**10, 1)
     unit = 2**20 if platform.system() == "Darwin" else 2**10
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+def reset_peak_memory() -> None:
+    """Start the peak afresh, so that a run's figure is its own and not that of an earlier run in this process."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        _STATUS.with_name("clear_refs").write_text("5")  # Linux: VmHWM becomes the present resident set
+    except OSError:
+        return  # no such file here: the figure stays that of the whole process
 
 
 def device_name(device) -> str:
@@ -72,13 +93,15 @@ def device_name(device) -> str:
     return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
-def write_result(path: str | os.PathLike, record: dict, rows: list[tuple]) -> Path:
+def write_result(
+    path: str | os.PathLike, record: dict, rows: list[tuple], columns: tuple[str, ...] = ROW_COLUMNS
+) -> Path:
     """Write the JSON and its rows, each whole or not at all.
 
     Args:
         path: the JSON's place; its folder is made.
         record: the fields of schema 1 less ``schema``, ``n_rows`` and ``rows``.
-        rows: one tuple per test row, in the order of :data:`ROW_COLUMNS`.
+        rows: one tuple per test row, in the order of ``columns``.
 
     Raises:
         ValueError: a metric is not finite.
@@ -95,7 +118,7 @@ def write_result(path: str | os.PathLike, record: dict, rows: list[tuple]) -> Pa
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside[csv_path], "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(ROW_COLUMNS)
+            writer.writerow(columns)
             writer.writerows(rows)
         aside[path].write_text(json.dumps(full, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         for target, temporary in aside.items():

@@ -1,8 +1,9 @@
-"""The trainer hook: RecBole's Trainer with an LLM's training step and candidate-set evaluation.
+"""The trainer hook: RecBole's Trainer with an LLM's training loop and candidate-set evaluation.
 
-RecBole's ``fit`` (epochs, validation, early stopping, logging) stays as it is. What changes is the step: parameter
-groups with their own rates, warm-up and cosine, accumulation weighted by answer tokens, clipping, mixed precision, and
-a loss that must be finite. Validation and test score whole candidate sets.
+`fit` goes over (epoch, optimizer step); early stopping, log lines, TensorBoard and wandb objects are RecBole's own.
+Everything random is a function of (seed, step): a run that was killed and resumed ends where an uninterrupted one does,
+and several processes only share the rows of a step. training_step.py makes the steps, evaluate.py ranks the candidates,
+training_state.py keeps where a run stands.
 """
 
 from __future__ import annotations
@@ -10,161 +11,219 @@ from __future__ import annotations
 import math
 import os
 import time
-from itertools import islice
 
-import torch
 from recbole.trainer import Trainer
-from recbole.utils import get_local_time, set_color
-from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
+from recbole.utils import dict2str, early_stopping, get_local_time, set_color
 
-from recbole_llm import metrics
-from recbole_llm.data.collector import ROW_FIELD, CandidateCollector
-from recbole_llm.model.saving import load_checkpoint_into, save_checkpoint
+from recbole_llm import distributed
+from recbole_llm.data.collector import CandidateCollector
+from recbole_llm.data.steps import Prefetch, step_loader
+from recbole_llm.evaluate import CandidateEvaluation
+from recbole_llm.meter import Meter, closing_line
+from recbole_llm.model.saving import OPTIMIZER, RNG, load_checkpoint_into, read_tensors, save_checkpoint
+from recbole_llm.training_log import TrainingLog
+from recbole_llm.training_state import (
+    Position,
+    load_optimizer,
+    open_run,
+    optimizer_tensors,
+    restore_rng,
+    rng_tensors,
+)
+from recbole_llm.training_step import OptimizerSteps, precision
 
 __all__ = ["LLMTrainer", "load_checkpoint_into"]
 
 
-def warmup_cosine(step: int, total: int, warmup_ratio: float, floor: float) -> float:
-    """Share of the peak rate at ``step``: linear rise over ``warmup_ratio * total`` steps, then a cosine to ``floor``."""
-    warmup = max(1, round(warmup_ratio * total))
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, total - warmup)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-class LLMTrainer(Trainer):
+class LLMTrainer(OptimizerSteps, CandidateEvaluation, Trainer):
     """Trains and evaluates an :class:`~recbole_llm.model.base.LLMRecommender`.
 
     Attributes:
-        generation: after a test with ``llm_eval: generate``, the report of :func:`recbole_llm.metrics.generation_report`.
-        seconds: wall time of training and of the last evaluation.
+        position: how far training has come (:class:`~recbole_llm.training_state.Position`).
+        speed: after ``fit``, what :meth:`recbole_llm.meter.Meter.report` gives.
+        generation: after a test with ``llm_eval: generate``, :func:`recbole_llm.metrics.generation_report`'s.
+        saved_model_file: the run's folder; after ``fit`` that of its best weights.
     """
 
     def __init__(self, config, model):
+        distributed.start(config["device"])
         super().__init__(config, model)
         self.eval_collector = CandidateCollector(config)
-        name = f"{config['model']}-{config['dataset']}-{get_local_time()}-{os.getpid()}"
+        name = distributed.broadcast(f"{config['model']}-{config['dataset']}-{get_local_time()}-{os.getpid()}")
         self.saved_model_file = os.path.join(self.checkpoint_dir, name)
         self.accumulation_steps = config["accumulation_steps"]
-        self.schedule = None
-        self.generation = None
+        self.precision = precision(config["mixed_precision"] or "auto", self.device)
+        self.position, self.run, self.saving = Position(), None, False
+        self.accelerator = self.wrapped = self.dataset = None
+        self.generation = self.speed = None
 
     # ---- training ------------------------------------------------------------------------------------------------
 
-    def _build_optimizer(self, **kwargs):
-        """AdamW over the model's parameter groups, each at ``learning_rate * lr_scale``."""
-        groups = self.model.parameter_groups()
-        for group in groups:
-            group["lr"] = self.learning_rate * group.pop("lr_scale")
-        return torch.optim.AdamW(groups)
+    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
+        """Train to the end, from the start or from where ``resume`` says; returns (best score, best result).
 
-    def _autocast(self):
-        on = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
+        Raises:
+            FloatingPointError: a loss or gradient is not finite; nothing of that step is kept.
+            OutOfMemory: a batch does not fit; the message names its size and the settings that help.
+            OSError: a checkpoint cannot be written; earlier ones are untouched.
+            ValueError: ``resume`` names a run of other settings, or one that cannot be read.
+        """
+        self.eval_collector.data_collect(train_data)
+        self.dataset, self.verbose, self.show_progress = train_data._dataset, verbose, show_progress
+        self.saving = saved
+        try:
+            found = self._open_run() if saved else None
+            self._start_schedule(train_data)
+            if not self.position.finished:
+                self._prepare()
+                self._restore(found)
+                self._choose_micro_batch(train_data)
+                self._loop(train_data, valid_data, callback_fn)
+        finally:
+            if self.run is not None:
+                self.run.close()
+        if saved:
+            self.saved_model_file = os.path.join(self.saved_model_file, self.position.best)
+        self._add_hparam_to_tensorboard(self.best_valid_score)
+        return self.best_valid_score, self.best_valid_result
 
-    def _start_schedule(self, train_data) -> None:
-        steps = math.ceil(len(train_data) / self.accumulation_steps) * self.epochs
-        ratio, floor = self.config["warmup_ratio"], self.config["min_lr_ratio"]
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: warmup_cosine(step, steps, ratio, floor)
+    def _loop(self, train_data, valid_data, callback_fn) -> None:
+        """Epochs until the last step, or until early stopping."""
+        position = self.position
+        self.meter = Meter(self.model, self.device, self.config["peak_tflops"])
+        self.log = TrainingLog(
+            self.tensorboard, self.wandblogger, self.meter, self.total_steps, position.step, self.show_progress
         )
+        with self.log:
+            while not position.finished:
+                epoch, start = position.epoch, time.perf_counter()
+                if position.step < self.total_steps:
+                    loss = self.train_loss_dict[epoch] = self._train_epoch(train_data, epoch)
+                    if self.verbose:
+                        self.logger.info(self._generate_train_loss_output(epoch, start, time.perf_counter(), loss))
+                    self._add_train_loss_to_tensorboard(epoch, loss)
+                with self.meter.pause():
+                    self._end_epoch(epoch, valid_data, callback_fn)
+        self.speed = self.meter.report()
+        if self.verbose:
+            self.logger.info(set_color(closing_line(self.speed), "green"))
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
-        """One pass over the sample; returns the mean loss per answer token."""
+        """The steps that are left of an epoch; returns the epoch's mean loss per answer token."""
+        position, every = self.position, self.config["save_steps"]
         self.model.train()
-        train_data.set_epoch(epoch_idx)
-        if self.schedule is None:
-            self._start_schedule(train_data)
-        if self.config["gradient_checkpointing"]:
-            self.model.enable_gradient_checkpointing()
-        total_loss = total_tokens = 0.0
-        batches = iter(train_data)
-        bar = tqdm(total=len(train_data), desc=set_color(f"Train {epoch_idx:>5}", "pink"), disable=not show_progress)
-        seen, start = 0, time.perf_counter()
-        with bar:
-            while group := list(islice(batches, self.accumulation_steps)):
-                loss, n_tokens = self._step(group)
-                total_loss, total_tokens = total_loss + loss, total_tokens + n_tokens
-                seen += sum(int(b["prompt_mask"].sum()) for b in group)
-                bar.update(len(group))
-                bar.set_postfix_str(f"loss {loss / n_tokens:.3f}, {seen / (time.perf_counter() - start):,.0f} tok/s")
-        return total_loss / total_tokens
-
-    def _step(self, group: list) -> tuple[float, int]:
-        """One optimizer step over ``group`` micro-batches; returns (summed loss, answer tokens)."""
-        n_tokens = int(sum(batch["answer_mask"].sum() for batch in group))
-        summed = 0.0
-        self.optimizer.zero_grad(set_to_none=True)
-        for batch in group:
-            batch = batch.to(self.device)
-            with self._autocast():
-                log_likelihood, _ = self.model(batch)
-            loss = -log_likelihood.sum()
-            if not torch.isfinite(loss):
-                self._stop_at_non_finite(log_likelihood, batch)
-            (loss / n_tokens).backward()  # every answer token of the step weighs the same, however rows are dealt out
-            summed += loss.item()
-        if self.clip_grad_norm:
-            weights = [w for g in self.optimizer.param_groups for w in g["params"]]
-            clip_grad_norm_(weights, **self.clip_grad_norm)
-        self.optimizer.step()
-        self.schedule.step()
-        return summed, n_tokens
-
-    def _stop_at_non_finite(self, log_likelihood, batch) -> None:
-        rows = torch.nonzero(~torch.isfinite(log_likelihood)).flatten().tolist() or range(len(batch))
-        users = batch[self.config["USER_ID_FIELD"]]
-        items = batch[self.config["ITEM_ID_FIELD"]]
-        pairs = [(int(users[i]), int(items[i])) for i in list(rows)[:8]]
-        raise FloatingPointError(
-            f"the training loss is not finite at (user, item) rows {pairs} (internal ids); lower learning_rate, set "
-            "clip_grad_norm, or use llm_dtype float32 or bfloat16"
+        train_data.set_epoch(epoch_idx, position.epoch_step * self.accumulation_steps)
+        steps = step_loader(
+            train_data, self.accumulation_steps, distributed.rank(), distributed.world_size(), position.micro_batch
         )
+        with Prefetch(steps, self.config["prefetch_steps"] or 0, pin=self.device.type == "cuda") as ahead:
+            for group in ahead:
+                loss, n_tokens = self._step(group)
+                position.epoch_step += 1
+                position.loss_sum, position.token_sum = position.loss_sum + loss, position.token_sum + n_tokens
+                self.meter.count(group)
+                rate = self.optimizer.param_groups[0]["lr"]
+                self.log.step(position.step, epoch_idx, loss / n_tokens, rate, self.grad_norm)
+                if position.step == self.total_steps:
+                    break
+                if every and position.step % every == 0 and position.epoch_step < self.steps_per_epoch:
+                    with self.meter.pause():
+                        self._save_step()
+        self.meter.waited += ahead.waited
+        return position.loss_sum / position.token_sum
+
+    def _end_epoch(self, epoch, valid_data, callback_fn) -> None:
+        """Validate where it is due, move on to the next epoch, and save where training stands."""
+        position = self.position
+        last = position.step >= self.total_steps
+        position.epoch, position.epoch_step, position.loss_sum, position.token_sum = epoch + 1, 0, 0.0, 0.0
+        stop = False
+        if not (valid_data and self.eval_step > 0 and self.total_steps):
+            self._save_checkpoint(epoch, self.verbose)
+        elif last or (epoch + 1) % self.eval_step == 0:
+            stop = self._validate(epoch, valid_data, callback_fn)
+        position.finished = last or stop
+        self._save_step()
+
+    def _validate(self, epoch, valid_data, callback_fn) -> bool:
+        """One validation, with RecBole's early stopping and log lines; whether training stops."""
+        start = time.perf_counter()
+        score, result = self._valid_epoch(valid_data, show_progress=self.show_progress)
+        self.best_valid_score, self.cur_step, stop, better = early_stopping(
+            score, self.best_valid_score, self.cur_step, max_step=self.stopping_step, bigger=self.valid_metric_bigger
+        )
+        if self.verbose:
+            head = set_color(f"epoch {epoch} evaluating", "green") + f" [{set_color('time', 'blue')}: "
+            seconds = f"{time.perf_counter() - start:.2f}s, {set_color('valid_score', 'blue')}: {score:f}]"
+            self.logger.info(head + seconds)
+            self.logger.info(set_color("valid result", "blue") + ": \n" + dict2str(result))
+        self.tensorboard.add_scalar("Vaild_score", score, epoch)  # RecBole's name for it
+        self.wandblogger.log_metrics({**result, "valid_step": self.position.valid_step}, head="valid")
+        self.position.valid_step += 1
+        if better:
+            self.best_valid_result = result
+            self._save_checkpoint(epoch, self.verbose)
+        if callback_fn:
+            callback_fn(epoch, score)
+        if stop and self.verbose:
+            best = epoch - self.cur_step * self.eval_step
+            self.logger.info(f"Finished training, best eval result in epoch {best}")
+        return stop
 
     # ---- checkpoints ---------------------------------------------------------------------------------------------
 
+    def _open_run(self):
+        """Begin the run's folder, or go on with one; the step folder to go on from, or None."""
+        self.run, folder, found = open_run(self.config, self.saved_model_file)
+        self.saved_model_file = str(folder)
+        if found is None:
+            return None
+        self.position = position = Position.of(load_checkpoint_into(self.model, found))
+        self.cur_step, self.best_valid_result = position.cur_step, position.best_valid_result
+        if position.best_valid_score is not None:
+            self.best_valid_score = position.best_valid_score
+        end = ", which had finished" if position.finished else ""
+        self.logger.info(set_color("Resuming", "blue") + f" at step {position.step} from {found}{end}")
+        return found
+
+    def _restore(self, found) -> None:
+        """The optimizer's state, the float16 scaler's and the generators' of step folder ``found``, if any."""
+        if found is None:
+            return
+        load_optimizer(self._names(), self.optimizer, read_tensors(found / OPTIMIZER))
+        restore_rng(read_tensors(found / RNG))
+        if self.position.scaler and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(self.position.scaler)
+
+    def _names(self) -> dict:
+        return {weight: name for name, weight in self.model.named_parameters()}
+
+    def _record(self) -> dict:
+        """The position with what RecBole's early stopping knows, as plain values."""
+        position, best = self.position, float(self.best_valid_score)
+        position.cur_step = self.cur_step
+        position.best_valid_score = best if math.isfinite(best) else None
+        position.best_valid_result = self.best_valid_result and {k: float(v) for k, v in self.best_valid_result.items()}
+        scaler = getattr(self.accelerator, "scaler", None)
+        position.scaler = scaler.state_dict() if scaler is not None else None
+        return position.record()
+
+    def _save_step(self) -> None:
+        """Save where training stands, then drop what ``save_total_limit`` does not keep."""
+        if not self.saving:
+            return
+        tensors = {OPTIMIZER: optimizer_tensors(self._names(), self.optimizer), RNG: rng_tensors()}
+        folder = os.path.join(self.saved_model_file, f"step-{self.position.step:08d}")
+        save_checkpoint(self.model, folder, self._record(), tensors)
+        if self.run is not None:
+            self.run.prune(self.config["save_total_limit"], self.position.best)
+
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
-        folder = kwargs.pop("saved_model_file", self.saved_model_file)
-        best = float(self.best_valid_score)
-        state = {"epoch": epoch, "cur_step": self.cur_step, "best_valid_score": best if math.isfinite(best) else None}
-        save_checkpoint(self.model, folder, state)
+        """Save the weights as the best so far."""
+        if not self.saving:
+            return
+        self.position.best = f"best-{self.position.step:08d}"
+        folder = os.path.join(self.saved_model_file, self.position.best)
+        save_checkpoint(self.model, folder, self._record())
         if verbose:
             self.logger.info(set_color("Saving current", "blue") + f": {folder}")
-
-    # ---- evaluation ----------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
-        """Rank every row's candidates; RecBole's metrics come back, per-row ranks stay in ``eval_collector``."""
-        if not eval_data:
-            return None
-        if load_best_model:
-            folder = model_file or self.saved_model_file
-            load_checkpoint_into(self.model, folder)
-            self.logger.info(f"Loading adapter, projector and router from {folder}")
-        self.model.eval()
-        self.eval_collector.reset()
-        generated = ([], [], []) if self.config["llm_eval"] == "generate" and eval_data.phase == "test" else None
-        bar = tqdm(eval_data, desc=set_color("Evaluate   ", "pink"), disable=not show_progress)
-        for batch in bar:
-            batch = batch.to(self.device)
-            with self._autocast():
-                scores = self.model.score_candidates(batch)
-                if generated is not None:
-                    self._collect_answers(batch, *generated)
-            self.eval_collector.collect_candidate_scores(scores, batch[ROW_FIELD], eval_data.phase, batch["candidates"])
-        if generated is not None:
-            self.generation = metrics.generation_report(*generated)
-        self.eval_collector.model_collect(self.model)
-        result = self.evaluator.evaluate(self.eval_collector.get_data_struct())
-        self.wandblogger.log_eval_metrics(result, head="eval")
-        return result
-
-    def _collect_answers(self, batch, texts: list, candidates: list, targets: list) -> None:
-        """Append each row's greedy answer, its candidates as (id, title), and its target's id."""
-        titles = self.model.tokens.titles
-        texts += self.model.generate(batch)
-        candidates += [[(item, titles[item]) for item in row] for row in batch["candidates"].tolist()]
-        targets += batch["candidates"].gather(1, batch["target_position"][:, None]).flatten().tolist()

@@ -23,7 +23,7 @@ def test_platt_finds_the_odds_that_scores_were_drawn_from():
 
 
 @pytest.mark.parametrize("scores, labels, complaint", [
-    ([0.1, np.nan], [0, 1], "a validation score is not finite"), ([0.1, 0.2], [1, 1], "all validation rows have one label"),
+    ([0.1, np.nan], [0, 1], "a validation score is not finite"), ([0.1, 0.2], [1, 1], "all validation rows have one"),
 ])  # fmt: skip
 def test_platt_refuses_what_it_cannot_fit(scores, labels, complaint):
     with pytest.raises(ValueError, match=complaint):

@@ -12,7 +12,7 @@ column for every row (scoring and decoding need that), and hold rows of like len
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -182,7 +182,16 @@ class TrainBatches(Sampler[list[Key]]):
 
     def progress(self, batch: int) -> float:
         """The share of all training steps done before this batch, in [0, 1)."""
-        return (self.epoch * len(self) + batch) / (self.epochs * len(self))
+        return (self.epoch * len(self) + batch) / self.total_batches
+
+    @property
+    def total_batches(self) -> int:
+        """Batches of the whole training; ``max_steps`` may end it within an epoch."""
+        total, steps, width = self.epochs * len(self), self.config["max_steps"], self.config["accumulation_steps"]
+        if steps is None:
+            return total
+        epochs, rest = divmod(steps, -(-len(self) // width))
+        return min(total, epochs * len(self) + min(rest * width, len(self)))
 
     def __iter__(self) -> Iterator[list[Key]]:
         rng = np.random.default_rng([self.seed, 2, self.epoch])
@@ -222,11 +231,51 @@ class TrainPromptDataLoader(DataLoader):
         rows = PromptRows(config, dataset)
         self.batches = TrainBatches(config, rows)
         super().__init__(
-            rows, batch_sampler=self.batches, collate_fn=Collate(rows, training=True), num_workers=config["worker"]
+            rows,
+            batch_sampler=self.batches,
+            collate_fn=Collate(rows, training=True),
+            num_workers=config["worker"],
+            generator=torch.Generator(),  # its own: iterating leaves torch's global generator alone
         )
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         self.batches.epoch, self.batches.start_batch = epoch, start_batch
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of an epoch."""
+        return len(self.batches.sample)
+
+    def batch(self, keys: list[Key]) -> Interaction:
+        """One batch of the rows that ``keys`` name."""
+        return self.collate_fn([self.dataset[key] for key in keys])
+
+    def longest(self, n: int) -> list[Key]:
+        """Keys of the ``n`` longest prompts of an epoch, whichever has the longest, with behaviour tokens.
+
+        What takes most memory. Epochs are looked at until they make 50,000 rows.
+        """
+        before = self.batches.epoch, self.batches.start_batch
+        found: list[tuple[int, list[Key]]] = []
+        for epoch in range(min(self.batches.epochs, 1 + 50_000 // self.n_rows)):
+            self.set_epoch(epoch)
+            keys = [replace(key, hybrid=True) for batch in self.batches for key in batch]
+            lengths = self._prompt_lengths(keys)
+            order = np.argsort(-lengths, kind="stable")[:n]
+            found.append((int(lengths[order[0]]), [keys[i] for i in order]))
+        self.set_epoch(*before)
+        return max(found, key=lambda pair: pair[0])[1]
+
+    def _prompt_lengths(self, keys: list[Key]) -> np.ndarray:
+        """Tokens of each key's prompt and answer ``[n]``, up to a constant."""
+        rows, candidates = np.array([key.row for key in keys]), np.array([key.candidates for key in keys])
+        titles = self.dataset.token_lengths(rows, candidates)
+        words = []
+        for template in range(len(self.dataset.templates)):
+            example = self.dataset[replace(keys[0], template=template)]
+            words.append(len(example["ids"]))
+        answers = self.dataset.tokens.lengths()[self.dataset.targets[rows]]
+        return titles + np.array(words)[[key.template for key in keys]] + answers
 
 
 class EvalPromptDataLoader(DataLoader):
@@ -246,6 +295,7 @@ class EvalPromptDataLoader(DataLoader):
             batch_sampler=batches,
             collate_fn=Collate(rows, training=False, canonical=canonical),
             num_workers=config["worker"],
+            generator=torch.Generator(),
         )
 
     def _keys(self, dataset, rows: PromptRows) -> tuple[list[Key], dict[int, int]]:

@@ -12,7 +12,9 @@ from recbole.utils import EvaluatorType, ModelType, get_model
 from recbole_llm.data.candidates import CandidateSet
 from recbole_llm.data.convert import CONVERTERS
 from recbole_llm.data.evaluation import CandidateEvalDataLoader, CandidateSequenceDataLoader
+from recbole_llm.data.full import FullRowsDataLoader
 from recbole_llm.data.interactions import interaction_files
+from recbole_llm.data.rerank import RerankDataLoader
 from recbole_llm.data.rows import candidate_sets
 from recbole_llm.registry import is_plugin_model
 
@@ -36,19 +38,21 @@ def prepare_data(config):
         from recbole_llm.data.labelled import prepare_labelled
 
         return prepare_labelled(config)
-    if config["protocol"] == "candidates" and config["MODEL_TYPE"] == ModelType.DECISIONTREE:
+    if config["protocol"] in ("candidates", "full") and config["MODEL_TYPE"] == ModelType.DECISIONTREE:
         raise ValueError(f"{config['model']}: decision trees do not rank candidates; choose another model or protocol")
     if config["dataset"] in CONVERTERS:  # RecBole would offer to download another edition of the data
         interaction_files(config)
     dataset = create_dataset(config)
     logging.getLogger().info(dataset)
     plugin = is_plugin_model(config["model"])
-    if config["protocol"] != "candidates" and not plugin:
+    if config["protocol"] not in ("candidates", "full") and not plugin:
         return dataset, *data_preparation(config, dataset)
     splits = build_splits(config, dataset)
     samplers = recbole_data.create_samplers(config, dataset, splits)
     train = _train_loader(config, dataset, splits[0], samplers[0])
-    if plugin:
+    if plugin and config["protocol"] == "full":
+        valid, test = (RerankDataLoader(config, split, phase) for phase, split in zip(("valid", "test"), splits[1:], strict=True))
+    elif plugin:
         valid, test = (
             recbole_data.get_dataloader(config, phase)(config, split, sampler, shuffle=False)
             for phase, split, sampler in zip(("valid", "test"), splits[1:], samplers[1:], strict=True)
@@ -61,6 +65,8 @@ def prepare_data(config):
 
 def evaluation_loader(config) -> type:
     """Return a baseline's candidate loader class: by sequence where the model scores a whole catalogue at once."""
+    if config["protocol"] == "full":
+        return FullRowsDataLoader
     model = get_model(config["model"])
     whole_catalogue = getattr(model, "full_sort_predict", None) is not AbstractRecommender.full_sort_predict
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL

@@ -16,9 +16,10 @@ from recbole.utils import InputType, ModelType, init_seed
 from torch import nn
 
 from recbole_llm import crm, scoring
+from recbole_llm.adapter import enable_gradient_checkpointing
 from recbole_llm.data import prompt
 from recbole_llm.data.tokens import USER_SLOT
-from recbole_llm.llm import context_length, load_llm
+from recbole_llm.llm import check_tokenizer, context_length, load_llm
 
 
 class Projector(nn.Sequential):
@@ -51,6 +52,7 @@ class LLMRecommender(SequentialRecommender):
     type = ModelType.SEQUENTIAL
     input_type = InputType.POINTWISE
     template_fields = ("history", "candidates")
+    scoring = "title"  # "yes_no": a click model, see model/reclora.py
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -59,6 +61,7 @@ class LLMRecommender(SequentialRecommender):
         self.crm = crm.load_or_train(config, dataset)
         init_seed(config["seed"], config["reproducibility"])  # the same start whether the CRM was trained now or read
         llm = load_llm(config)
+        check_tokenizer(llm, self.tokens.tokenizer)
         self.context_length = context_length(llm)
         embeddings = llm.get_input_embeddings()
         out_std = embeddings.weight.detach()[:4096].float().std().item()
@@ -68,6 +71,7 @@ class LLMRecommender(SequentialRecommender):
         if config["user_token"]:
             self.user_projector = Projector(self._user_sample(dataset), hidden, out_std)
         self.llm = self.adapt(llm)
+        _silence_dropout(self.llm)
 
     # ---- what a model may override -------------------------------------------------------------------------------
 
@@ -136,6 +140,16 @@ class LLMRecommender(SequentialRecommender):
         self.crm.eval()
         return self
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in the backward pass; a gated adapter's recomputation gets its batch's gate back.
+
+        Layers checkpoint in training mode only, so evaluation is as before.
+        """
+        if hasattr(self.llm, "gate_holder"):
+            enable_gradient_checkpointing(self.llm)
+        else:
+            self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
     def embed(self, interaction: Interaction) -> torch.Tensor:
         """Prompt embeddings ``[B, P, hidden]``: token embeddings with projected vectors in the slots."""
         ids, items = interaction["prompt_ids"], interaction["prompt_items"]
@@ -145,13 +159,15 @@ class LLMRecommender(SequentialRecommender):
         if slots.any():
             vectors = self.projector(self.crm.item_vectors[items[slots]])
             embeds = embeds.masked_scatter(slots.unsqueeze(-1), vectors.to(embeds.dtype))
-        elif self.training:  # a text-only batch still touches the projector: a distributed wrapper waits for its gradient
-            embeds = embeds + 0.0 * sum(weight.sum() for weight in self.projector.parameters()).to(embeds.dtype)
+        elif self.training:
+            embeds = embeds + _untouched(self.projector).to(embeds.dtype)
         users = items == USER_SLOT
         if users.any():
             rows = users.any(1)
             vectors = self.user_projector(self.crm.user_vectors(interaction)[rows])
             embeds = embeds.masked_scatter(users.unsqueeze(-1), vectors.to(embeds.dtype))
+        elif self.training and self.config["user_token"]:
+            embeds = embeds + _untouched(self.user_projector).to(embeds.dtype)
         return embeds
 
     def forward(self, interaction: Interaction) -> tuple[torch.Tensor, torch.Tensor]:
@@ -232,3 +248,19 @@ class LLMRecommender(SequentialRecommender):
     def trainable_state(self) -> dict[str, torch.Tensor]:
         """Weights that training changes, by name: what a checkpoint holds."""
         return {name: w.detach() for name, w in self.named_parameters() if w.requires_grad}
+
+
+def _silence_dropout(llm: nn.Module) -> None:
+    """Turn off the frozen LLM's own dropout for good: its layers must be in training mode to checkpoint activations."""
+    for name, module in llm.named_modules():
+        if "lora_" in name:
+            continue
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def _untouched(module: nn.Module) -> torch.Tensor:
+    """Zero, with a gradient (of zero) for weights that a batch does not use: a distributed wrapper waits for it."""
+    return 0.0 * sum(weight.sum() for weight in module.parameters())

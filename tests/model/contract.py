@@ -22,6 +22,7 @@ class ModelContract:
 
     name: str
     settings: dict = {}
+    branch_columns = ("branch_ids", "branch_mask")  # what describes a candidate beside the prompt
 
     def build(self, tiny_data, tiny_llm, out, **more):
         config = LLMConfig(
@@ -77,7 +78,7 @@ class ModelContract:
     def test_the_order_of_the_branches_does_not_change_scores(self, model, batch):
         order = torch.randperm(batch["candidates"].shape[1], generator=torch.Generator().manual_seed(0))
         shuffled = copy.deepcopy(batch)
-        for column in ("branch_ids", "branch_mask"):
+        for column in self.branch_columns:
             shuffled.interaction[column] = shuffled[column][:, order]
         torch.testing.assert_close(
             model.score_candidates(shuffled), model.score_candidates(batch)[:, order], rtol=1e-4, atol=1e-4
@@ -168,3 +169,32 @@ class ModelContract:
         torch.testing.assert_close(
             model.predict(batch), full.gather(1, batch["item_id"][:, None]).squeeze(1), rtol=0, atol=0
         )
+
+
+class PointwiseContract(ModelContract):
+    """The same for a model that answers Yes or No about each candidate."""
+
+    branch_columns = ("branch_ids", "branch_mask", "branch_items", "candidates")
+
+    def test_likelihood_of_the_answer_is_the_score_of_the_target(self, model, batch):
+        """Teacher forcing Yes and No behind the target's whole prompt gives the odds of its P(Yes)."""
+        place, rows = batch["target_position"], torch.arange(len(batch))
+        asked = copy.deepcopy(batch)
+        mask = torch.cat([batch["prompt_mask"], batch["branch_mask"][rows, place]], 1)
+        order = mask.long().argsort(dim=1, stable=True)  # left-padded, as in training
+        asked.interaction["prompt_mask"] = mask.gather(1, order)
+        for name in ("ids", "items"):
+            whole = torch.cat([batch[f"prompt_{name}"], batch[f"branch_{name}"][rows, place]], 1)
+            asked.interaction[f"prompt_{name}"] = whole.gather(1, order)
+        likelihood = []
+        for answer in model.yes_no:
+            asked.interaction["answer_ids"] = torch.full((len(batch), 1), answer)
+            asked.interaction["answer_mask"] = torch.ones(len(batch), 1, dtype=torch.bool)
+            with torch.no_grad():
+                likelihood.append(model(asked)[0])
+        expected = model.score_candidates(batch)[rows, place]
+        torch.testing.assert_close((likelihood[0] - likelihood[1]).sigmoid(), expected, rtol=1e-4, atol=1e-4)
+
+    def test_scores_are_probabilities(self, model, batch):
+        scores = model.score_candidates(batch)
+        assert ((scores > 0) & (scores < 1)).all()

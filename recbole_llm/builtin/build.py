@@ -1,0 +1,89 @@
+"""Builds the built-in Llama from a size name and writes it as a plain Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from recbole_llm.builtin import circuits, phrases
+
+ROPE_THETA = 1e10  # most rotary pairs stand still over a prompt: content is compared alike at every distance
+SIZES = {
+    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 5, "num_attention_heads": 4,
+             "head_dim": 64},
+    "small": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 5, "num_attention_heads": 4,
+              "head_dim": 64},
+    "base": {"hidden_size": 192, "intermediate_size": 384, "num_hidden_layers": 5, "num_attention_heads": 4,
+             "head_dim": 64},
+    "large": {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 5, "num_attention_heads": 4,
+              "head_dim": 64},
+}
+
+
+def flag_tokens(tokenizer) -> list[int]:
+    """Tokens of the phrases that open a candidate list and that no phrase before a history has."""
+    def tokens(texts):
+        return {token for ids in tokenizer(texts, add_special_tokens=False)["input_ids"] for token in ids}
+
+    before, ask = ([phrases.fill(frame[i], domain) for frame in phrases.FRAMES for domain in phrases.DOMAINS]
+                   for i in (0, 1))
+    words = [" " + word for word in ("candidates", "candidate", "choose", "Choose", "options", "Options", "options:")]
+    return sorted(tokens(ask + words) - tokens([*before, *phrases.USER_LEADS[:-1], ",", "."]))
+
+
+def build_model(size: str, tokenizer, seed: int, structured: bool = True) -> LlamaForCausalLM:
+    """A Llama of a named size with random weights, or with the structured start of ``circuits``.
+
+    Raises:
+        ValueError: ``size`` is not one of ``SIZES``.
+    """
+    if size not in SIZES:
+        raise ValueError(f"unknown size {size!r}; choose one of {sorted(SIZES)}")
+    torch.manual_seed(seed)
+    hidden = SIZES[size]["hidden_size"]
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=2048, tie_word_embeddings=True, attention_bias=True,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA}, initializer_range=0.02,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, **SIZES[size],
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.normal_(0.0, hidden**-0.5)  # rows of unit norm, as the projectors give
+    if structured:
+        marks = [tokenizer.convert_tokens_to_ids(mark) for mark in (",", ".", ":", "?", "Ġis", "Ġare", "Ġtitles")]
+        circuits.install(model, seed, flag_tokens(tokenizer), marks)
+    return model
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def export(model: LlamaForCausalLM, tokenizer, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Write config, generation config, weights and tokenizer; every file is replaced whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = folder / ".staging"
+    copy = LlamaForCausalLM(model.config)
+    copy.load_state_dict(model.state_dict())
+    copy.to(dtype)
+    copy.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        do_sample=False,
+    )
+    copy.save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
+    for file in sorted(staging.iterdir()):
+        os.replace(file, folder / file.name)
+    staging.rmdir()
+
+
+def write_json(path: Path, value) -> None:
+    """Write JSON whole or not at all."""
+    _replace(path, json.dumps(value, indent=1))

@@ -1,0 +1,219 @@
+"""Makes the built-in model from nothing: ``python -m recbole_llm.builtin.pretrain --out DIR --steps N --size base``.
+
+Generated prompts only (:mod:`recbole_llm.builtin.tasks`), in stages from short and exact to long and noisy. The loss
+is on answers alone, several per sequence. Every number of steps is a whole run: stages and learning rate are shares of
+it, so the same seed and steps give the same model, also over an interruption (``--minutes``, then ``--resume``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from recbole_llm.builtin import circuits, state
+from recbole_llm.builtin.build import build_model, export, write_json
+from recbole_llm.builtin.probe import HARD, forward, probe
+from recbole_llm.builtin.sequences import SKILLS
+from recbole_llm.builtin.slots import Projectors, save_projectors
+from recbole_llm.builtin.tasks import Generator, Plan
+from recbole_llm.builtin.tokenizer import train_tokenizer
+
+EASY = {"repeat": 0.5, "lookup": 1.5, "noisy": 1.0, "history": 1.0}
+MORE = EASY | {"repeat": 0.5, "user": 1.0, "number": 0.3, "user_real": 1.0, "words": 0.7, "history": 2.0}
+ALL = {"history": 3.0, "noisy": 1.0, "lookup": 0.7, "user": 0.7, "user_real": 0.7, "repeat": 0.3, "both": 0.3,
+       "words": 0.2, "conflict": 0.2, "yes_no": 0.2, "number": 0.1}
+# (share of the steps, share of fresh projectors, scale of the rate, plan)
+STAGES = (
+    (288 / 1800, 0.3, 1.0, Plan(items=(2, 5), history=(1, 3), questions=8, title_tokens=3, margin=1.2, weights=EASY)),
+    (112 / 1800, 0.4, 1.0, Plan(items=(4, 9), history=(1, 5), questions=5, title_tokens=5, weights=MORE)),
+    (400 / 1800, 0.2, 0.35, Plan(items=(4, 12), history=(2, 10), questions=4, title_tokens=8, noise=0.4, margin=0.8,
+                                 weights=ALL)),
+    (1000 / 1800, 0.2, 0.5, Plan(items=(6, 20), history=(3, 10), questions=3, title_tokens=14, noise=0.5, margin=0.7,
+                                 weights=ALL)),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One pretraining run."""
+
+    size: str = "base"
+    steps: int = 1800
+    tokens: int = 2500  # per step
+    learning_rate: float = 3e-4
+    warmup: int = 20
+    seed: int = 2020
+    titles: int = 20_000  # made-up titles in the pool
+    structured: bool = True
+    settle: int = 150  # steps in which the late layers' queries and keys stay as started: what they read must fit first
+    look_scale: float = 0.3  # their rate afterwards, as a share of the rate
+
+
+def stage_at(step: int, steps: int) -> int:
+    """The number of the stage that ``step`` belongs to."""
+    ends = np.cumsum([share for share, *_ in STAGES]) * steps
+    return min(int(np.searchsorted(ends - 1e-9, step, side="right")), len(STAGES) - 1)
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """Linear warm-up, level for the first half, cosine to a fiftieth."""
+    if step < settings.warmup:
+        return settings.learning_rate * (step + 1) / settings.warmup
+    late = max(0.0, step / settings.steps - 0.5) / 0.5
+    return settings.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * late)))
+
+
+class Pretraining:
+    """Model, projectors, optimizer and generator of one run; ``step`` counts what has been done."""
+
+    def __init__(self, settings: Settings, device: torch.device | str = "cpu", tokenizer=None):
+        self.settings, self.device = settings, torch.device(device)
+        self.tokenizer = tokenizer or train_tokenizer(settings.seed)
+        self.model = build_model(settings.size, self.tokenizer, settings.seed, settings.structured).to(self.device)
+        plan = circuits.layout(self.model.config, settings.seed)
+        self.projectors = Projectors(self.model.config.hidden_size, 0.7 * plan.slot, plan.vector).to(self.device)
+        self.parts = {"model": self.model, "projectors": self.projectors}
+        named = [pair for part in self.parts.values() for pair in part.named_parameters()]
+        late = [f"model.layers.{i}.self_attn.{which}_proj." for i in range(2, 99) for which in "qk"]
+        self.looking = [p for name, p in named if name.startswith(tuple(late))]
+        others = [p for name, p in named if not name.startswith(tuple(late))]
+        self.parameters = others + self.looking
+        self.optimizer = torch.optim.AdamW([{"params": others}, {"params": self.looking}], lr=settings.learning_rate,
+                                           betas=(0.9, 0.98), weight_decay=0.0)
+        self.generator = Generator(self.tokenizer, settings.seed, titles=settings.titles)
+        self.step, self.seen, self.seconds, self.curve = 0, 0, 0.0, []
+
+    def train_step(self) -> dict:
+        """One batch; returns step, skill, loss and the share of answers that are right."""
+        number = stage_at(self.step, self.settings.steps)
+        _, fresh, boost, plan = STAGES[number]
+        rng, copies = self.generator.rng, self.projectors.copies
+        which = copies if rng.random() < fresh else int(rng.integers(copies))
+        batch = self.generator.batch(plan, self.settings.tokens)
+        rate = boost * learning_rate(self.step, self.settings)
+        settled = not self.settings.structured or self.step >= self.settings.settle
+        for group, scale in zip(self.optimizer.param_groups, (1.0, self.settings.look_scale * settled), strict=True):
+            group["lr"] = rate * scale
+        logits, targets, numbers = forward(self.model, self.projectors, batch, which, self.device)
+        loss = functional.cross_entropy(logits, targets)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; lower --learning-rate")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        right = torch.ones(len(batch.skills), device=self.device)
+        right.scatter_reduce_(0, numbers, (logits.argmax(-1) == targets).float(), reduce="amin")
+        self.step += 1
+        self.seen += batch.tokens
+        row = {"step": self.step, "stage": number, "skill": SKILLS[batch.skills[0]], "fresh": int(which == copies),
+               "loss": round(loss.item(), 4), "right": round(right.mean().item(), 4), "tokens": self.seen}
+        self.curve.append(row)
+        return row
+
+    def save(self, folder: Path) -> None:
+        """Write everything that :meth:`resume` needs."""
+        state.save(folder, self.parts, self.optimizer, {
+            "step": self.step, "seen": self.seen, "seconds": self.seconds, "settings": self.settings.__dict__,
+            "generator": self.generator.state, "curve": self.curve,
+        })
+
+    def resume(self, folder: Path) -> None:
+        """Go on where :meth:`save` stopped; the settings must be the same."""
+        meta = state.load(folder, self.parts, self.optimizer)
+        if meta["settings"] != self.settings.__dict__:
+            raise ValueError(f"{folder} was written with {meta['settings']}, not {self.settings.__dict__}")
+        self.generator.state = meta["generator"]
+        self.step, self.seen = meta["step"], meta["seen"]
+        self.seconds, self.curve = meta["seconds"], meta["curve"]
+
+    def export(self, folder: Path) -> None:
+        """Write the Hugging Face folder and the loss curve."""
+        plan = circuits.layout(self.model.config, self.settings.seed)
+        with torch.no_grad():
+            marker = self.tokenizer.convert_tokens_to_ids("<|item|>")
+            self.model.model.embed_tokens.weight[marker] = 0.7 * plan.slot.to(self.device)
+        export(self.model, self.tokenizer, folder)
+        save_projectors(self.projectors, folder)
+        write_json(folder / "pretraining.json", {
+            "settings": self.settings.__dict__, "steps": self.step, "tokens": self.seen,
+            "minutes": round(self.seconds / 60, 1), "device": str(self.device), "torch": torch.__version__,
+        })
+
+
+def write_curve(path: Path, curve: list[dict]) -> None:
+    """The training curve as CSV."""
+    if not curve:
+        return
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(curve[0]))
+        writer.writeheader()
+        writer.writerows(curve)
+
+
+def _report(run: Pretraining, window: int = 60) -> str:
+    recent: dict[str, list[float]] = {}
+    for row in run.curve[-window:]:
+        recent.setdefault(row["skill"] + ("*" if row["fresh"] else ""), []).append(row["right"])
+    shares = " ".join(f"{name} {np.mean(values):.2f}" for name, values in sorted(recent.items()))
+    return (f"step {run.step} stage {run.curve[-1]['stage']} {run.seen / max(run.seconds, 1e-9):.0f} tokens/s "
+            f"{run.seconds / 60:.1f} min | {shares}")
+
+
+def _loop(run: Pretraining, out: Path, minutes: float | None, every: int) -> None:
+    started, before = time.perf_counter(), run.seconds
+    while run.step < run.settings.steps:
+        run.train_step()
+        run.seconds = before + time.perf_counter() - started
+        if run.step % every == 0:
+            print(_report(run), flush=True)
+        if run.step % (10 * every) == 0:
+            run.save(out / "state")
+            run.export(out)
+        if minutes is not None and time.perf_counter() - started > 60 * minutes:
+            print(f"stopped after {minutes} minutes; go on with --resume", flush=True)
+            break
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("builtin-model"))
+    parser.add_argument("--size", default=Settings.size)
+    parser.add_argument("--steps", type=int, default=Settings.steps)
+    parser.add_argument("--tokens", type=int, default=Settings.tokens)
+    parser.add_argument("--learning-rate", type=float, default=Settings.learning_rate)
+    parser.add_argument("--seed", type=int, default=Settings.seed)
+    parser.add_argument("--minutes", type=float, default=None, help="stop after this long; --resume goes on")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--random-start", action="store_true", help="without the structured start of circuits.py")
+    parser.add_argument("--log-every", type=int, default=50)
+    args = parser.parse_args(arguments)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = replace(Settings(), size=args.size, steps=args.steps, tokens=args.tokens, seed=args.seed,
+                       learning_rate=args.learning_rate, structured=not args.random_start)
+    run = Pretraining(settings, device)
+    if args.resume:
+        run.resume(args.out / "state")
+    count = sum(p.numel() for p in run.model.parameters())
+    print(f"{settings.size}: {count:,} parameters on {device}; {settings.steps} steps of {settings.tokens} tokens")
+    _loop(run, args.out, args.minutes, args.log_every)
+    run.save(args.out / "state")
+    skills = probe(run.model, run.projectors, run.tokenizer, HARD)
+    print("\n".join(f"{name:10s} {values}" for name, values in skills.items()))
+    run.export(args.out)
+    write_json(args.out / "skills.json", skills)
+    write_curve(args.out / "curve.csv", run.curve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

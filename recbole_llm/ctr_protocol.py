@@ -1,0 +1,104 @@
+"""What `protocol: ctr` fixes: labelled rows, split by global time, AUC, LogLoss, ACC and GAUC for every model.
+
+RecBole gives context models labelled rows in random order, DIN sampled negatives, and sequential models none of the
+two. Here all get the labelled rows of `data.ctr`. GAUC is always reported: RecBole calls it a ranking metric, and those
+cannot be named beside AUC.
+"""
+
+import inspect
+
+from recbole.evaluator import metric_types
+from recbole.utils import EvaluatorType, InputType, ModelType
+
+HISTORY = 60  # RecLoRA, section 5.1: the CRM reads 60 interactions; baselines read as many
+
+
+def reads_labels(model_class) -> bool:
+    """Whether the model's loss reads labels; others (SASRec, BPR ...) learn from the rows labelled 1."""
+    declared = getattr(model_class, "reads_labels", None)
+    if declared is not None:
+        return bool(declared)
+    if model_class.type in (ModelType.CONTEXT, ModelType.DECISIONTREE):
+        return True
+    pointwise = getattr(model_class, "input_type", None) == InputType.POINTWISE
+    return pointwise and "self.LABEL" in inspect.getsource(model_class.calculate_loss)
+
+
+def gives_probabilities(model_class) -> bool:
+    """Whether `predict` gives probabilities of label 1: trained on labels, and squashed by a sigmoid."""
+    if not reads_labels(model_class):
+        return False
+    declared = getattr(model_class, "gives_probabilities", None)
+    if declared is not None:
+        return bool(declared)
+    predict = inspect.getsource(model_class.predict)
+    if "return self.forward(interaction)" in predict:  # DCNV2 squashes there
+        predict = inspect.getsource(model_class.forward)
+    return "sigmoid" in predict
+
+
+def apply_ctr(final, given, model_class, training_negatives):
+    """Complete `final` for `protocol: ctr`; what the user or the plugin's properties set is kept."""
+    asked = dict(given.get("eval_args") or {})
+    leave_one_out = "LS" in (asked.get("split") or {})
+    default = {"split": {"RS": [8, 1, 1]}, "order": "TO", "group_by": "user" if leave_one_out else "none"}
+    final["eval_args"] = default | asked | {"mode": "labeled"}
+    labelled = final["LABEL_FIELD"] in ((final.get("load_col") or {}).get("inter") or ())
+    defaults = {
+        "metrics": ["AUC", "LogLoss", "ACC"],
+        "valid_metric": "AUC",
+        "threshold": None if labelled else {final["RATING_FIELD"]: 4},
+        "train_neg_sample_args": None if reads_labels(model_class) else training_negatives(model_class, final),
+        "MAX_ITEM_LIST_LENGTH": HISTORY,
+    }
+    if model_class.type == ModelType.SEQUENTIAL:
+        defaults["repeatable"] = True
+    final.update({key: value for key, value in defaults.items() if key not in given})
+    metrics = final["metrics"] if isinstance(final["metrics"], list) else [final["metrics"]]
+    final["metrics"] = [metric for metric in metrics if str(metric).lower() != "gauc"] or ["AUC"]
+    _load_what_is_needed(final)
+
+
+def _load_what_is_needed(final):
+    """Load the columns that rows and labels come from; keep the time and the rating itself away from the models."""
+    load = final.get("load_col")
+    if load is None:
+        return
+    source = next(iter(final["threshold"])) if final.get("threshold") else final["LABEL_FIELD"]
+    needed = (final["USER_ID_FIELD"], final["ITEM_ID_FIELD"], source, final["TIME_FIELD"])
+    inter = list(load.get("inter") or ())
+    final["load_col"] = {**load, "inter": inter + [name for name in needed if name not in inter]}
+    hidden = [final["TIME_FIELD"]]
+    if final["RATING_FIELD"] in inter and final["RATING_FIELD"] != source:
+        hidden.append(final["RATING_FIELD"])
+    unused = dict(final.get("unused_col") or {})
+    final["unused_col"] = {**unused, "inter": [*dict.fromkeys([*(unused.get("inter") or ()), *hidden])]}
+    if source != final["LABEL_FIELD"]:  # RecBole drops it when it makes the labels
+        final["unused_col"]["inter"] = [name for name in final["unused_col"]["inter"] if name != source]
+
+
+def ctr_problems(final, given, model_class=None):
+    """Lines for settings that contradict `protocol: ctr`."""
+    problems = []
+    metrics = given.get("metrics") or []
+    for metric in [metrics] if isinstance(metrics, str) else metrics:
+        if str(metric).lower() != "gauc" and metric_types.get(str(metric).lower()) == EvaluatorType.RANKING:
+            problems.append(
+                f"metrics: {metric} ranks, protocol 'ctr' has labelled rows; use AUC, LogLoss, ACC (GAUC comes along)"
+            )
+    eval_args = given.get("eval_args") or {}
+    mode = eval_args.get("mode") if isinstance(eval_args, dict) else None
+    if mode not in (None, "labeled") and set(mode.values() if isinstance(mode, dict) else [mode]) != {"labeled"}:
+        problems.append(f"eval_args: mode {mode!r} contradicts protocol 'ctr', whose rows are labelled; leave mode out")
+    if isinstance(eval_args, dict) and eval_args.get("order") not in (None, "TO"):
+        problems.append(f"eval_args: order {eval_args['order']!r}: rows of protocol 'ctr' are in order of time (TO)")
+    threshold = final.get("threshold")
+    if threshold and not (isinstance(threshold, dict) and len(threshold) == 1):
+        problems.append(
+            f"threshold: must name one column and its least liked value, e.g. {{rating: 4}}, got {threshold!r}"
+        )
+    if getattr(model_class, "scoring", "yes_no") == "title":
+        problems.append(
+            f"protocol: {model_class.__name__} ranks candidates and gives no click probability; use RecLoRA"
+        )
+    return problems

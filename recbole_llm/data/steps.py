@@ -1,0 +1,168 @@
+"""From a training loader's batches to the optimizer steps of one process, tokenised ahead of the device.
+
+The rows of a step are those of `accumulation_steps` batches of the loader, whatever the number of processes and the
+size of a micro-batch: rows are dealt out before they are tokenised, row i of a micro-batch to process i modulo the
+number of processes. A process without a row takes the micro-batch's first with weight 0, so that all of them run the
+same number of forward passes and wait for each other at the same places.
+"""
+
+import queue
+import threading
+import time
+from itertools import islice
+
+import torch
+from recbole.data.interaction import Interaction
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+WEIGHT_FIELD = "row_weight"
+
+
+class Steps(Sampler):
+    """Yields an optimizer step as a list of (keys of this process, weight) for its micro-batches.
+
+    batches: iterable of lists of keys; accumulation: batches per step; micro_batch: rows per forward pass and process,
+    None: the loader's own batches, shared out.
+    """
+
+    def __init__(self, batches, accumulation, rank=0, world=1, micro_batch=None):
+        self.batches, self.accumulation = batches, accumulation
+        self.rank, self.world, self.micro_batch = rank, world, micro_batch
+
+    def __iter__(self):
+        batches = iter(self.batches)
+        while group := list(islice(batches, self.accumulation)):
+            yield [self.share(keys) for keys in self.micro_batches(group)]
+
+    def micro_batches(self, group):
+        """The step's rows as the forward passes of all processes together: a list of lists of keys."""
+        if self.micro_batch is None:
+            return group
+        rows, size = [key for keys in group for key in keys], self.micro_batch * self.world
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+    def share(self, keys):
+        """This process's keys of one micro-batch, with their weight."""
+        mine = keys[self.rank :: self.world]
+        return (mine, 1.0) if mine else (keys[:1], 0.0)
+
+
+class _MicroBatches(Dataset):
+    """Makes the Interactions of a step from its keys, with `row_weight` [B] added."""
+
+    def __init__(self, rows, collate):
+        self.rows, self.collate = rows, collate
+
+    def __getitem__(self, share):
+        keys, weight = share
+        batch = self.collate([self.rows[key] for key in keys])
+        return Interaction({**batch.interaction, WEIGHT_FIELD: torch.full((len(keys),), weight)})
+
+
+def _as_list(step):
+    return step
+
+
+def step_loader(loader, accumulation, rank=0, world=1, micro_batch=None):
+    """A DataLoader whose items are optimizer steps, lists of Interactions; one pass is what `loader.set_epoch` set.
+
+    Its generator is its own: iterating draws nothing from torch's global one.
+    """
+    return DataLoader(
+        _MicroBatches(loader.dataset, loader.collate_fn),
+        batch_sampler=Steps(loader.batch_sampler, accumulation, rank, world, micro_batch),
+        collate_fn=_as_list,
+        num_workers=loader.num_workers,
+        generator=torch.Generator(),
+    )
+
+
+def evaluation_loader(loader, rank=0, world=1):
+    """`loader` with every `world`-th batch, from `rank` on; the batches stay whole.
+
+    Every process gets as many, since sharded models are put together by all of them: the last may be one of another's.
+    """
+    batches = list(loader.batch_sampler)
+    passes = -(-len(batches) // world)
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=[batches[(i * world + rank) % len(batches)] for i in range(passes)],
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        generator=torch.Generator(),
+    )
+
+
+class Prefetch:
+    """Iterates over `items` in a thread, `depth` of them ahead; `waited` sums the seconds the reader waited.
+
+    depth 0 iterates in the caller's thread. An error in the thread is raised to the reader. Use as a context manager:
+    leaving it ends the thread.
+    """
+
+    def __init__(self, items, depth, pin=False):
+        self.items, self.depth, self.pin = items, depth, pin
+        self.waited = 0.0
+        self._left = threading.Event()
+        self._queue = queue.Queue(max(1, depth))
+        self._thread = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._left.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def __iter__(self):
+        if not self.depth:
+            items = iter(self.items)
+            while (found := self._timed(next, items, self)) is not self:
+                yield found
+            return
+        self._thread = threading.Thread(target=self._fill, name="tokenise", daemon=True)
+        self._thread.start()
+        while True:
+            found, error = self._timed(self._queue.get)
+            if error is not None:
+                raise error
+            if found is self:
+                return
+            yield found
+
+    def _timed(self, function, *args):
+        start = time.perf_counter()
+        found = function(*args)
+        self.waited += time.perf_counter() - start
+        return found
+
+    def _fill(self):
+        try:
+            for item in self.items:
+                if not self._put((pinned(item) if self.pin else item, None)):
+                    return
+            self._put((self, None))
+        except BaseException as error:  # handed to the reader, whatever it is
+            self._put((None, error))
+
+    def _put(self, found):
+        while not self._left.is_set():
+            try:
+                self._queue.put(found, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+
+def pinned(item):
+    """A batch, or a list of batches, in page-locked memory: copies to a GPU then overlap with its work."""
+    if isinstance(item, list):
+        return [pinned(batch) for batch in item]
+    return Interaction({name: column.pin_memory() for name, column in item.interaction.items()})
+
+
+def to_device(batch, device):
+    """A batch on `device`; from page-locked memory without waiting."""
+    return Interaction({name: column.to(device, non_blocking=True) for name, column in batch.interaction.items()})

@@ -1,0 +1,70 @@
+"""Evaluation of an LLM recommender: whole candidate sets are scored, and processes share the batches."""
+
+from __future__ import annotations
+
+import torch
+from recbole.utils import set_color
+from tqdm import tqdm
+
+from recbole_llm import distributed, memory, metrics
+from recbole_llm.data.collector import ROW_FIELD
+from recbole_llm.data.steps import Prefetch, evaluation_loader, to_device
+from recbole_llm.model.saving import load_checkpoint_into
+
+
+class CandidateEvaluation:
+    """The part of the trainer that ranks candidates."""
+
+    @torch.no_grad()
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+        """Rank every row's candidates; RecBole's metrics come back, per-row ranks stay in ``eval_collector``.
+
+        Processes share the batches; each ends with all rows, every row once, and so with the same metrics.
+        """
+        if not eval_data:
+            return None
+        self._reshard()
+        if load_best_model:
+            folder = model_file or self.saved_model_file
+            load_checkpoint_into(self.model, folder)
+            self.logger.info(f"Loading adapter, projector and router from {folder}")
+        self.model.eval()
+        generates = self.config["llm_eval"] == "generate" and eval_data.phase == "test"
+        mine = len(range(distributed.rank(), len(eval_data), distributed.world_size()))
+        with torch.compiler.set_stance("force_eager"):  # shapes differ from training's: compiling them would not pay
+            collected = [self._score(batch, generates) for batch in self._batches(eval_data, show_progress)][:mine]
+        self._reshard()
+        self.eval_collector.reset()
+        generated = ([], [], [])
+        for part in distributed.gather(collected):
+            for scores, rows, items, *answers in part:
+                self.eval_collector.collect_candidate_scores(scores, rows, eval_data.phase, items)
+                for known, new in zip(generated, answers, strict=False):
+                    known.extend(new)
+        if generates:
+            self.generation = metrics.generation_report(*generated)
+        self.eval_collector.model_collect(self.model)
+        result = self.evaluator.evaluate(self.eval_collector.get_data_struct())
+        self.wandblogger.log_eval_metrics(result, head="eval")
+        return result
+
+    def _batches(self, eval_data, show_progress):
+        """This process's batches, rendered ahead of the device; as many in every process, the last may be another's."""
+        loader = evaluation_loader(eval_data, distributed.rank(), distributed.world_size())
+        with Prefetch(loader, self.config["prefetch_steps"] or 0, pin=self.device.type == "cuda") as ahead:
+            yield from tqdm(ahead, total=len(loader), desc=set_color("Evaluate   ", "pink"), disable=not show_progress)
+
+    def _score(self, batch, generates: bool) -> tuple:
+        """(scores [B, C], row numbers [B], candidate ids [B, C]) on the CPU; then, asked to generate, answers."""
+        with memory.explained(batch, training=False), self._autocast():
+            batch = to_device(batch, self.device)
+            scores = self.model.score_candidates(batch).float().cpu()
+            answers = self._answers(batch) if generates else ()
+        return scores, batch[ROW_FIELD].cpu(), batch["candidates"].cpu(), *answers
+
+    def _answers(self, batch) -> tuple[list, list, list]:
+        """Each row's greedy answer, its candidates as (id, title), and its target's id."""
+        titles = self.model.tokens.titles
+        candidates = [[(item, titles[item]) for item in row] for row in batch["candidates"].tolist()]
+        targets = batch["candidates"].gather(1, batch["target_position"][:, None]).flatten().tolist()
+        return self.model.generate(batch), candidates, targets

@@ -1,0 +1,272 @@
+"""A folder of result files -> one table as plain data: what every output format is written from.
+
+The same folder and options give the same board, bit for bit; options of an earlier board are kept beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from recbole_llm.leaderboard import statistics as st
+from recbole_llm.leaderboard import summary
+from recbole_llm.leaderboard.contents import Contents, load_board
+from recbole_llm.leaderboard.files import PER_RUN, Stored
+from recbole_llm.leaderboard.published import published
+from recbole_llm.leaderboard.table import (
+    ALPHA,
+    CONFIDENCE,
+    DEFAULT_METRICS,
+    MAIN,
+    Column,
+    Pairs,
+    all_pairs,
+    build_column,
+)
+
+FEW_ROWS = 1000
+FORMAT = 1
+
+
+@dataclass
+class Options:
+    """How a table is made.
+
+    Attributes:
+        metric: what ranks the rows; None: the protocol's usual one.
+        reference: name of the row that all others are compared with; None: the best RecBole model.
+        resamples, seed: of the bootstrap.
+        candidates: the candidate hash that the table is about, where a folder holds several.
+        prefer: file names of the plan that this table was made for.
+    """
+
+    metric: str | None = None
+    reference: str | None = None
+    resamples: int = st.RESAMPLES
+    seed: int = 0
+    candidates: str | None = None
+    prefer: list[str] = field(default_factory=list)
+
+
+def board_path(folder: str | Path, dataset: str, protocol: str, suffix: str = "json") -> Path:
+    return Path(folder) / f"{dataset}.{protocol}.leaderboard.{suffix}"
+
+
+def stored_options(folder: str | Path, dataset: str, protocol: str) -> Options:
+    """The options of the board in the folder, or the usual ones."""
+    path = board_path(folder, dataset, protocol)
+    if not path.is_file():
+        return Options()
+    try:
+        return Options(**json.loads(path.read_text(encoding="utf-8"))["options"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a leaderboard of this version ({error}); remove it and report again"
+        ) from error
+
+
+def build_board(folder: str | Path, dataset: str, protocol: str, options: Options | None = None) -> dict:
+    """The table of one dataset and protocol.
+
+    Raises:
+        FileNotFoundError: an empty folder.
+        ValueError: a file of another schema, different candidates with none chosen, an unknown metric or reference.
+    """
+    options = options or Options()
+    contents = load_board(folder, dataset, protocol, options.candidates, options.prefer)
+    if not contents.kept and not contents.failed:
+        raise ValueError(f"{folder} holds no result of dataset {dataset!r} and protocol {protocol!r}")
+    board = {
+        "leaderboard": FORMAT,
+        "dataset": dataset,
+        "protocol": protocol,
+        "options": asdict(options),
+        "confidence": CONFIDENCE,
+        "alpha": ALPHA,
+    }
+    if contents.kept:
+        board |= _measured(contents, protocol, options)
+    else:
+        board |= {
+            "metrics": [],
+            "main": None,
+            "reference": None,
+            "n_rows": 0,
+            "n_users": 0,
+            "candidates": None,
+            "rows": [],
+            "warnings": [],
+        }
+    board |= {"failed": contents.failed, "left_out": contents.left_out, "published": published(dataset, protocol)}
+    return _plain(board)
+
+
+def _measured(contents: Contents, protocol: str, options: Options) -> dict:
+    names = list(contents.kept)
+    groups = list(contents.kept.values())
+    metrics = _metrics(protocol, groups, options)
+    main = options.metric or (MAIN[protocol] if MAIN[protocol] in metrics else metrics[0])
+    columns = {name: build_column(name, protocol, groups, options.resamples, options.seed) for name in metrics}
+    value = np.nan_to_num(columns[main].values * columns[main].sign, nan=-np.inf)
+    order = sorted(range(len(names)), key=lambda i: (-value[i], names[i]))
+    pairs = {name: all_pairs(column) for name, column in columns.items()}
+    reference = _reference(options, names, groups, order)
+    ranks = st.shared_ranks(value, pairs[main].adjusted, ALPHA)
+    rows = []
+    for place, i in enumerate(order):
+        below = order[place + 1] if place + 1 < len(order) else None
+        rows.append(_row(i, names, groups, columns, pairs, main, reference, below) | {"rank": int(ranks[i])})
+    first = groups[0][0]
+    frame = first.rows
+    return {
+        "metrics": metrics,
+        "main": main,
+        "reference": names[reference],
+        "n_rows": len(frame),
+        "n_users": int(frame["user_id"].nunique()),
+        "candidates": first.record.get("candidates"),
+        "rows": rows,
+        "pairs": [
+            [i, j, pairs[main].against(order[i], order[j])["p_holm"]]
+            for i in range(len(order))
+            for j in range(i + 1, len(order))
+        ],
+        "warnings": _warnings(columns[main], order, len(frame), groups),
+    }
+
+
+def _metrics(protocol: str, groups: list[list[Stored]], options: Options) -> list[str]:
+    count = (groups[0][0].record.get("candidates") or {}).get("count") or math.inf
+    known = list(DEFAULT_METRICS[protocol])
+    if protocol != "ctr":
+        known = [name for name in known if int(name.split("@")[1]) < count or name == "hit@1"]
+    else:
+        known = [name for name in known if any(name in entry.record["metrics"] for group in groups for entry in group)]
+    if options.metric and options.metric not in known:
+        if protocol == "ctr":
+            raise ValueError(f"metric {options.metric!r} is in no result file; there are {', '.join(known)}")
+        st.ranking_values(np.array([1]), options.metric)  # raises where it is no ranking metric
+        known.insert(0, options.metric)
+    return known
+
+
+def _reference(options: Options, names: list[str], groups: list[list[Stored]], order: list[int]) -> int:
+    if options.reference is not None:
+        if options.reference not in names:
+            raise ValueError(f"reference {options.reference!r} is not a row of the table; there are {', '.join(names)}")
+        return names.index(options.reference)
+    classical = [i for i in order if groups[i][0].record.get("llm") is None]
+    return (classical or order)[0]
+
+
+def _row(i, names, groups, columns: dict[str, Column], pairs: dict[str, Pairs], main, reference, below) -> dict:
+    """All that is said of one row."""
+    group = groups[i]
+    first = group[0].record
+    others = [j for j in range(len(names)) if j != i]
+    beaten = [pairs[main].against(i, j) for j in others]
+    sign = columns[main].sign
+    wins = sum(t["p"] is not None and t["p_holm"] < ALPHA and sign * t["difference"] > 0 for t in beaten)
+    losses = sum(t["p"] is not None and t["p_holm"] < ALPHA and sign * t["difference"] < 0 for t in beaten)
+    return {
+        "name": names[i],
+        "model": first["model"],
+        "variant": first.get("variant"),
+        "seeds": [entry.record["seed"] for entry in group],
+        "files": [entry.path.name for entry in group],
+        "metrics": {name: _cell(column, i) for name, column in columns.items()},
+        "vs_reference": None if i == reference else {name: pairs[name].against(i, reference) for name in columns},
+        "vs_next": None if below is None else {"name": names[below]} | {n: pairs[n].against(i, below) for n in columns},
+        "wins": int(wins),
+        "ties": len(others) - int(wins) - int(losses),
+        "losses": int(losses),
+        "users_against_reference": None if i == reference else _users(columns[main], i, reference),
+        "cost": summary.cost(group),
+        "checks": summary.checks(group),
+        "tuning": first.get("tuning"),
+        "llm": first.get("llm"),
+        "crm": first.get("crm"),
+        "retriever": summary.retriever(group),
+        "generation": summary.generation(group),
+        "candidates_sha256": group[0].sha256,
+        "config_sha256": group[0].config_sha256,
+        "calibrated": first.get("calibrated"),
+        "commit": first.get("commit"),
+        "versions": first.get("versions"),
+        "device": first.get("device"),
+        "config": {k: v for k, v in (first.get("config") or {}).items() if k not in PER_RUN},
+    }
+
+
+def _cell(column: Column, i: int) -> dict:
+    low, high, how = column.interval(i)
+    seeds = column.per_seed[i]
+    return {
+        "mean": column.values[i],
+        "sd": float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None,
+        "low": low,
+        "high": high,
+        "interval": how,
+        "per_seed": seeds,
+    }
+
+
+def _users(column: Column, i: int, j: int) -> dict | None:
+    """On how many users row i does better than, as well as and worse than row j."""
+    if column.sums is None:
+        return None
+    difference = column.sign * (column.sums[:, i] - column.sums[:, j])
+    better, worse = int((difference > 1e-12).sum()), int((difference < -1e-12).sum())
+    return {"wins": better, "ties": len(difference) - better - worse, "losses": worse}
+
+
+def _warnings(column: Column, order: list[int], n_rows: int, groups) -> list[str]:
+    """What a reader must know before reading differences into the table."""
+    found = []
+    if n_rows < FEW_ROWS and len(order) > 1:
+        neighbours = [
+            (a, b) for a, b in zip(order, order[1:], strict=False) if not np.isnan(column.values[[a, b]]).any()
+        ]
+        deviations = [column.deviation(a, b) for a, b in neighbours]
+        units = len(column.sums) if column.sums is not None else len(column.auc[0].influence)
+        smallest = st.detectable_difference(float(np.median(deviations)), units, ALPHA) if deviations else math.nan
+        text = f"only {n_rows} test rows"
+        if not math.isnan(smallest):
+            text += (
+                f": a true difference in {column.name} below about {smallest:.3f} between two neighbouring rows "
+                "would be "
+                f"missed more often than in one of five tables (paired test, p < {ALPHA}, power 0.8, before Holm)"
+            )
+        found.append(text)
+    seeds = {tuple(entry.record["seed"] for entry in group) for group in groups}
+    if len(seeds) > 1:
+        found.append("rows have different seeds: " + "; ".join(sorted(str(list(s)) for s in seeds)))
+    devices = {entry.record.get("device") for group in groups for entry in group}
+    if len(devices) > 1:
+        found.append(
+            "rows ran on different devices, so their seconds do not compare: " + "; ".join(sorted(map(str, devices)))
+        )
+    return found
+
+
+def _plain(value):
+    """Numbers that JSON holds: nan becomes null, floats are kept to 10 digits so that files compare."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.10g}") if math.isfinite(value) else None
+    return value
+
+
+def board_sha256(board: dict) -> str:
+    """A digest of a board's content, to say that two are equal."""
+    return hashlib.sha256(json.dumps(board, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,88 @@
+"""Two runs on the rows they share: what RecBole's significance_test.py is for, with the same tests as the tables."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+
+from recbole_llm.leaderboard import statistics as st
+from recbole_llm.leaderboard.files import Stored, read_stored
+from recbole_llm.leaderboard.table import DEFAULT_METRICS, build_column
+
+
+def compare_files(a: str | Path, b: str | Path, resamples: int | None = None) -> str:
+    """The paired comparison of two result files as text.
+
+    Raises:
+        ValueError: different datasets, protocols or candidates, or no common test row.
+    """
+    one, other = read_stored(a), read_stored(b)
+    for key in ("dataset", "protocol"):
+        if one.record[key] != other.record[key]:
+            raise ValueError(f"{a} and {b} have different {key}s, {one.record[key]!r} and {other.record[key]!r}")
+    one, other, common = _common(one, other)
+    if one.sha256 != other.sha256:
+        raise ValueError(
+            f"{a} and {b} ranked different candidates (sha256 {str(one.sha256)[:12]} and {str(other.sha256)[:12]}): "
+            "no difference between them means anything; run one of them again"
+        )
+    lines = [
+        f"{one.name} (seed {one.record['seed']}) against {other.name} (seed {other.record['seed']}), {common} "
+        "common test rows",
+        "",
+    ]
+    protocol = one.record["protocol"]
+    table = []
+    for metric in DEFAULT_METRICS[protocol]:
+        if protocol == "ctr" and not all(metric in run.record["metrics"] for run in (one, other)):
+            continue
+        column = build_column(metric, protocol, [[one], [other]], resamples or st.RESAMPLES, 0)
+        test = column.compare(0, 1)
+        users = np.sign(column.sums[:, 0] - column.sums[:, 1]) * column.sign if column.sums is not None else None
+        counts = "" if users is None else f"{(users > 0).sum()}/{(users == 0).sum()}/{(users < 0).sum()}"
+        table.append(
+            [
+                metric,
+                *column.values,
+                test["difference"],
+                f"[{test['low']:+.4f}, {test['high']:+.4f}]",
+                test["p"],
+                test["test"],
+                counts,
+            ]
+        )
+    adjusted = st.holm(np.array([row[5] for row in table]))
+    for row, p in zip(table, adjusted, strict=True):
+        row.insert(6, p)
+    heads = ["metric", one.name, other.name, "difference", "95% interval", "p", "p (Holm)", "test", "users W/T/L"]
+    return "\n".join(lines) + tabulate(table, headers=heads, floatfmt=("", ".4f", ".4f", "+.4f", "", ".4g", ".4g"))
+
+
+def _common(one: Stored, other: Stored) -> tuple[Stored, Stored, int]:
+    """Both cut to the test rows they share, in the same order."""
+    keys = [
+        list(
+            zip(
+                run.rows["user_id"],
+                run.rows["item_id"],
+                run.rows.groupby(["user_id", "item_id"]).cumcount(),
+                strict=True,
+            )
+        )
+        for run in (one, other)
+    ]
+    shared = set(keys[0]) & set(keys[1])
+    if not shared:
+        raise ValueError(
+            f"{one.path} and {other.path} have no common test row; compare runs on the same dataset and split"
+        )
+    order = sorted(shared)
+    place = [{key: i for i, key in enumerate(found)} for found in keys]
+    cut = [
+        replace(run, rows=run.rows.iloc[[where[key] for key in order]].reset_index(drop=True))
+        for run, where in zip((one, other), place, strict=True)
+    ]
+    return cut[0], cut[1], len(order)

@@ -1,0 +1,139 @@
+"""Finds and reads result files with their rows, each file checked against itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from recbole_llm.leaderboard.statistics import ranking_values
+from recbole_llm.result import read_result
+
+COLUMNS = {
+    "candidates": ("user_id", "item_id", "rank"),
+    "full": ("user_id", "item_id", "rank"),
+    "ctr": ("user_id", "item_id", "label", "score"),
+}
+NOT_RESULTS = (".leaderboard.json", ".failed.json", ".tuning.json")
+ROUNDING = 1.01e-4  # RecBole rounds metrics to four places
+PER_RUN = {
+    "seed",
+    "result_dir",
+    "checkpoint_dir",
+    "show_progress",
+    "state",
+    "data_path",
+    "gpu_id",
+    "permutations",
+    "latency_rows",
+    "worker",
+    "config_files",
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One result file with its test rows.
+
+    Attributes:
+        name: the variant's name, or the model's.
+        rows: columns of the ``.rows.csv``, ids as strings.
+    """
+
+    path: Path
+    record: dict
+    rows: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        return self.record.get("variant") or self.record["model"]
+
+    @property
+    def sha256(self) -> str | None:
+        return (self.record.get("candidates") or {}).get("sha256")
+
+    @property
+    def config_sha256(self) -> str:
+        """sha256 of the configuration without the seed and what differs from run to run: what makes a row one row."""
+        config = {key: value for key, value in (self.record.get("config") or {}).items() if key not in PER_RUN}
+        return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def result_files(folder: str | Path) -> list[Path]:
+    """The result files in ``folder``, by name.
+
+    Raises:
+        FileNotFoundError: no such folder, or none in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder; give the result_dir of earlier runs")
+    names = [path for path in folder.glob("*.json") if not path.name.startswith(".")]
+    found = sorted(path for path in names if not path.name.endswith(NOT_RESULTS) and path.name != "leaderboard.json")
+    if not found and not list(folder.glob("*.failed.json")):
+        raise FileNotFoundError(
+            f"{folder} holds no result file (<dataset>.<protocol>.<model>.seed<seed>.json); run a model first"
+        )
+    return found
+
+
+def read_stored(path: str | Path) -> Stored:
+    """A result file and its rows, checked against each other.
+
+    Raises:
+        ValueError: another schema, missing fields, rows that are missing or do not give the file's own metrics.
+    """
+    path = Path(path)
+    record = read_result(path)
+    missing = [
+        key for key in ("model", "dataset", "protocol", "seed", "metrics", "n_rows", "rows") if key not in record
+    ]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; run the model again")
+    file = path.with_name(str(record["rows"]))
+    if not file.is_file():
+        raise ValueError(f"{path}: its rows {file.name} are not beside it; run the model again")
+    rows = pd.read_csv(file, dtype={"user_id": str, "item_id": str}, keep_default_na=False, encoding="utf-8")
+    needed = COLUMNS.get(record["protocol"])
+    if needed is None:
+        raise ValueError(f"{path}: protocol {record['protocol']!r} is unknown; known are {', '.join(COLUMNS)}")
+    if absent := [column for column in needed if column not in rows.columns]:
+        raise ValueError(f"{file} has no column {', '.join(absent)}; run the model again")
+    if len(rows) != record["n_rows"]:
+        raise ValueError(f"{file} holds {len(rows)} rows, {path.name} says {record['n_rows']}; run the model again")
+    _check_metrics(path, record, rows)
+    return Stored(path, record, rows)
+
+
+def _check_metrics(path: Path, record: dict, rows: pd.DataFrame) -> None:
+    """A file whose metrics do not follow from its rows was edited, or mixed from two runs."""
+    if record["protocol"] == "ctr":
+        return
+    rank = rows["rank"].to_numpy()
+    if len(rank) and rank.min() < 1:
+        raise ValueError(f"{path}: ranks count from 1; run the model again")
+    for name, value in record["metrics"].items():
+        kind = name.split("@")[0]
+        if "@" in name and kind in ("hit", "ndcg", "mrr"):
+            own = float(ranking_values(rank, name).mean()) if len(rank) else 0.0
+            if abs(own - value) > ROUNDING:
+                raise ValueError(f"{path}: {name} is {value} but its rows give {own:.4f}; run the model again")
+
+
+def boards(folder: str | Path) -> list[tuple[str, str]]:
+    """The (dataset, protocol) pairs for which a folder holds results or failures.
+
+    Raises:
+        ValueError: a file of another schema.
+    """
+    found = {}
+    for path in result_files(folder):
+        record = read_result(path)
+        found[record.get("dataset"), record.get("protocol")] = None
+    for path in sorted(Path(folder).glob("*.failed.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found[record["dataset"], record["protocol"]] = None
+    return sorted(found)

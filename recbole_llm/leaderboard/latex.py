@@ -1,0 +1,59 @@
+"""A board as a LaTeX table (booktabs): what RecBole's run_recbole_group.py writes, with ranks and tests."""
+
+from __future__ import annotations
+
+from recbole_llm.leaderboard.text import legend, p_text
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(character, character) for character in str(text))
+
+
+def latex(board: dict) -> str:
+    """A booktabs table; the best mean of each metric and what is tied with rank 1 in bold."""
+    metrics = board["metrics"]
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        r"\begin{tabular}{rl" + "r" * len(metrics) + "rr}",
+        r"\toprule",
+    ]
+    head = ["Rank", "Model", *(_tex(m) for m in metrics), r"$\Delta$ " + _tex(board["main"] or ""), "$p$ (Holm)"]
+    lines += [" & ".join(head) + r" \\", r"\midrule"]
+    for row in board["rows"]:
+        cells = [str(row["rank"]), _tex(row["name"])]
+        for name in metrics:
+            cell = row["metrics"][name]
+            text = (
+                "--"
+                if cell["mean"] is None
+                else f"{cell['mean']:.4f}" + (f"$\\pm${cell['sd']:.3f}" if cell["sd"] is not None else "")
+            )
+            cells.append(rf"\textbf{{{text}}}" if row["rank"] == 1 and name == board["main"] else text)
+        against = (row["vs_reference"] or {}).get(board["main"]) or {}
+        difference = against.get("difference")
+        cells += [
+            "--" if difference is None else f"${difference:+.4f}$",
+            p_text(against.get("p_holm")).replace("–", "--").replace("<", "$<$"),
+        ]
+        lines.append(" & ".join(cells) + r" \\")
+    for failure in board["failed"]:
+        lines.append(rf"-- & {_tex(failure['name'])} & \multicolumn{{{len(metrics) + 2}}}{{l}}{{failed}} \\")
+    caption = f"{_tex(board['dataset'])}, protocol {_tex(board['protocol'])}: {board['n_rows']} test rows."
+    caption += f" {_tex(legend(board))}" if board["rows"] else ""
+    lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,147 @@
+"""Writes a board as Markdown, CSV, JSON, LaTeX and HTML, each whole or not at all, and as a DataFrame."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from recbole_llm.leaderboard.board import Options, board_path, build_board, stored_options
+from recbole_llm.leaderboard.files import boards as boards_in
+from recbole_llm.leaderboard.latex import latex
+from recbole_llm.leaderboard.page import render_page
+from recbole_llm.leaderboard.text import markdown
+
+FORMATS = ("md", "csv", "json", "tex", "html")
+
+
+def write_report(folder: str | Path, selected=None, options: Options | None = None) -> list[dict]:
+    """Build and write every board of a folder from its result files.
+
+    Args:
+        selected: (dataset, protocol) pairs; None: all that the folder holds.
+        options: None: those of the board that is already there, else the usual ones.
+
+    Returns:
+        The boards. Several also make ``leaderboard.html`` with all of them.
+
+    Raises:
+        FileNotFoundError: no result file.
+        ValueError: files that cannot stand in one table (see :mod:`recbole_llm.leaderboard.files`).
+    """
+    folder = Path(folder)
+    made = []
+    for dataset, protocol in selected or boards_in(folder):
+        board = build_board(folder, dataset, protocol, options or stored_options(folder, dataset, protocol))
+        write_board(folder, board)
+        made.append(board)
+    if len(made) > 1:
+        write_pages(folder, made)
+    return made
+
+
+def write_pages(folder: str | Path, boards: list[dict]) -> None:
+    """``leaderboard.html``: several boards on one page."""
+    write_text(Path(folder) / "leaderboard.html", render_page(boards))
+
+
+def write_board(folder: str | Path, board: dict) -> dict[str, Path]:
+    """All formats of one board."""
+    texts = {"md": markdown(board), "csv": comma_separated(board), "tex": latex(board), "html": render_page([board])}
+    texts["json"] = json.dumps(board, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    paths = {}
+    for suffix in FORMATS:
+        paths[suffix] = board_path(folder, board["dataset"], board["protocol"], suffix)
+        write_text(paths[suffix], texts[suffix])
+    return paths
+
+
+def written_files(folder: str | Path, boards: list[dict]) -> list[Path]:
+    """What :func:`write_report` leaves for these boards."""
+    paths = [board_path(folder, board["dataset"], board["protocol"], suffix) for board in boards for suffix in FORMATS]
+    return paths + ([Path(folder) / "leaderboard.html"] if len(boards) > 1 else [])
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write to a temporary name in the same folder, then rename."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{error.strerror} while writing {path}; free space or choose another folder"
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def table_rows(board: dict) -> list[dict]:
+    """One flat dictionary per row of the table, failed runs last: what CSV and DataFrame hold."""
+    rows = []
+    for row in board["rows"]:
+        flat = {
+            "rank": row["rank"],
+            "name": row["name"],
+            "model": row["model"],
+            "seeds": len(row["seeds"]),
+            "n": board["n_rows"],
+        }
+        for name, cell in row["metrics"].items():
+            flat |= {
+                name: cell["mean"],
+                f"{name}_sd": cell["sd"],
+                f"{name}_low": cell["low"],
+                f"{name}_high": cell["high"],
+            }
+        main = (row["vs_reference"] or {}).get(board["main"]) or {}
+        below = row["vs_next"] or {}
+        flat |= {
+            "vs_reference": main.get("difference"),
+            "p_reference": main.get("p"),
+            "p_holm_reference": main.get("p_holm"),
+            "p_holm_next": (below.get(board["main"]) or {}).get("p_holm"),
+            "wins": row["wins"],
+            "ties": row["ties"],
+            "losses": row["losses"],
+            **row["cost"],
+        }
+        tuning = row["tuning"] or {}
+        flat |= {
+            "tuning_trials": tuning.get("trials"),
+            "candidates_sha256": row["candidates_sha256"],
+            "config_sha256": row["config_sha256"],
+            "commit": row["commit"],
+            "failed": None,
+        }
+        rows.append(flat)
+    for failure in board["failed"]:
+        rows.append(
+            {
+                "name": failure["name"],
+                "model": failure["model"],
+                "seeds": None,
+                "failed": f"seed {failure['seed']}: {failure['reason']}",
+            }
+        )
+    return rows
+
+
+def data_frame(boards: list[dict]) -> pd.DataFrame:
+    """All boards' rows, with ``dataset`` and ``protocol`` first."""
+    rows = [{"dataset": b["dataset"], "protocol": b["protocol"], **row} for b in boards for row in table_rows(b)]
+    return pd.DataFrame(rows)
+
+
+def comma_separated(board: dict) -> str:
+    rows = table_rows(board)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()

@@ -1,0 +1,123 @@
+"""Whether a stored result is what a run would give now. Each ingredient is compared by name, so that a run can say why
+it does not reuse a file: configuration, versions, code, data, candidates, LLM weights, CRM file, permutations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+
+from recbole_llm import provenance, registry, result
+from recbole_llm.config import plain_values, properties_dir
+from recbole_llm.config_check import recbole_keys
+from recbole_llm.measured import measured_on
+
+# Where things lie, what is shown, which machine: none of these changes a number
+IGNORED = {
+    "data_path",
+    "result_dir",
+    "checkpoint_dir",
+    "show_progress",
+    "state",
+    "gpu_id",
+    "use_gpu",
+    "worker",
+    "log_wandb",
+    "wandb_project",
+    "tensorboard",
+    "encoding",
+    "config_files",
+    "variant",
+    "permutations",
+    "latency_rows",
+    "crm_path",
+    "save_dataset",
+    "save_dataloaders",
+    "shuffle_seed",
+    "resume",
+    "checkpoint_steps",
+    "checkpoint_minutes",
+    "nproc",
+    "ip",
+    "port",
+    "world_size",
+    "offset",
+    "group_offset",
+    "reused_tuning",
+}
+
+
+def expected(config) -> dict:
+    """What a result file of ``config`` would hold for the ingredients that :func:`differences` compares."""
+    plugin = registry.is_plugin_model(config["model"])
+    packages = provenance.LLM_PACKAGES if plugin else provenance.PACKAGES
+    versions = result.versions()
+    return {
+        "config": comparable(plain_values(config), plugin),
+        "versions": {name: versions[name] for name in packages},
+        "code": provenance.code_hash(plugin),
+        "data": provenance.data_hash(config),
+        "candidates": rows_sha256(config),
+        "llm": provenance.weights_hash(config["llm_path"]) if plugin else None,
+        "crm": _sha256(config["crm_path"]) if plugin and config["crm_path"] else None,
+        "permutations": config["permutations"] or 0 if plugin else 0,
+    }
+
+
+def differences(record: dict, wanted: dict) -> list[str]:
+    """What of a stored ``record`` is not as ``wanted`` (from :func:`expected`); empty: it can be reused."""
+    found = []
+    plugin = record.get("llm") is not None
+    have = comparable(record.get("config") or {}, plugin)
+    for key in sorted(have.keys() | wanted["config"].keys()):
+        if have.get(key) != wanted["config"].get(key):
+            found.append(f"{key} was {have.get(key)!r}, is {wanted['config'].get(key)!r}")
+    for name, version in wanted["versions"].items():
+        if record.get("versions", {}).get(name) != version:
+            found.append(f"{name} was {record.get('versions', {}).get(name)}, is {version}")
+    if record.get("code") != wanted["code"]:
+        found.append("the package's code is another")
+    if record.get("data") != wanted["data"]:
+        found.append("the dataset's files are others")
+    if (record.get("candidates") or {}).get("sha256") != wanted["candidates"]:
+        found.append("the candidates (sha256) are others")
+    if (record.get("llm") or {}).get("sha256") != wanted["llm"]:
+        found.append("the LLM's weights are others")
+    if wanted["crm"] and (record.get("crm") or {}).get("sha256") != wanted["crm"]:
+        found.append("the file at crm_path is another")
+    done = ((record.get("checks") or {}).get("permutations") or {}).get("k", 0)
+    if done < wanted["permutations"]:
+        found.append(f"permutations: {done} done, {wanted['permutations']} wanted")
+    return found
+
+
+def comparable(values: dict, plugin: bool) -> dict:
+    """A configuration less what cannot change a result, as JSON would give it back."""
+    left_out = IGNORED if plugin else IGNORED | llm_keys()
+    kept = {key: value for key, value in values.items() if key not in left_out and value is not None}
+    return json.loads(json.dumps(kept, sort_keys=True))
+
+
+@lru_cache(maxsize=1)
+def llm_keys() -> frozenset:
+    """Keys that only LLM recommenders read: given for all rows, they change nothing in a RecBole model's row."""
+    root = properties_dir()
+    keys: set[str] = set()
+    for file in [root / "llm.yaml", *root.glob("model/*.yaml")]:
+        keys |= (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).keys()
+    overall = yaml.safe_load((root / "overall.yaml").read_text(encoding="utf-8")) or {}
+    return frozenset(keys - {key for key, _ in recbole_keys()} - overall.keys())
+
+
+def rows_sha256(config) -> str:
+    """The sha256 that a run's result file gives for its test rows and candidates."""
+    return measured_on(config)["sha256"]
+
+
+def _sha256(path: str) -> str | None:
+    file = Path(path)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None

@@ -1,0 +1,231 @@
+"""The runner: trains and tests every row on the same rows and candidates, or reuses what is already on disk.
+
+Each finished run is a result file, so a leaderboard that is killed goes on where it stopped. A row that fails leaves a
+``.failed.json`` with its reason; the others go on, and the exit code says so. The CRM is trained once per seed and
+shared through ``<checkpoint_dir>/crm``.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+import traceback
+from logging import getLogger
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+import recbole_llm
+from recbole_llm import result
+from recbole_llm.config_check import ConfigError
+from recbole_llm.leaderboard import reuse
+from recbole_llm.leaderboard.board import Options
+from recbole_llm.leaderboard.plan import Run, make_plan, read_spec
+from recbole_llm.leaderboard.progress import Progress
+from recbole_llm.leaderboard.report import data_frame, write_pages, write_report, write_text, written_files
+
+
+def run_leaderboard(
+    models=None,
+    datasets=None,
+    protocols=None,
+    seeds=None,
+    config_file_list=None,
+    settings: dict | None = None,
+    spec: str | Path | dict | None = None,
+    rerun: bool = False,
+    reference: str | None = None,
+    metric: str | None = None,
+    resamples: int | None = None,
+    tune: str | Path | None = None,
+) -> pd.DataFrame:
+    """Train, test and compare.
+
+    Args:
+        models: names and variants, a list or ``"Random,SASRec,iLoRA@K=8"``; mappings as in the YAML.
+        datasets, protocols: lists or comma-separated names. seeds: a number or a list.
+        config_file_list: YAML files with settings for every row; ``settings``: over them.
+        spec: a leaderboard's YAML (``properties/leaderboard/*.yaml``) or its content; arguments here go over it.
+        rerun: do not reuse result files. reference, metric, resamples: of the table.
+        tune: a search space (``properties/hyper/*.yaml``): every row is tuned on validation first, at equal budget.
+
+    Returns:
+        One line per row and board; ``attrs["boards"]`` holds the boards, ``attrs["failed"]`` the failed runs,
+        ``attrs["files"]`` what was written, ``attrs["seconds"]`` the time of the runs and of everything around them.
+
+    Raises:
+        ConfigError: anything wrong in names, variants or settings; nothing has been trained.
+    """
+    began = time.perf_counter()
+    chosen = _merge(
+        spec,
+        models=models,
+        datasets=datasets,
+        protocols=protocols,
+        seeds=seeds,
+        reference=reference,
+        metric=metric,
+        resamples=resamples,
+        tune=tune,
+    )
+    shared = _settings(chosen, config_file_list, settings)
+    arguments = (chosen.get("models"), chosen.get("datasets"), chosen.get("protocols"), chosen.get("seeds") or 1)
+    runs = make_plan(*arguments, shared, chosen.get("llm"), chosen.get("baselines"))
+    _check_reference(chosen, runs)
+    wanted = _expectations(runs)
+    tuned_seconds = 0.0
+    if chosen.get("tune"):
+        from recbole_llm.leaderboard.tune import tune_rows
+
+        start = time.perf_counter()
+        found = tune_rows(runs, chosen["tune"])
+        tuned_seconds = time.perf_counter() - start
+        runs = make_plan(*arguments, shared, chosen.get("llm"), chosen.get("baselines"), extra=found.settings)
+        wanted = _expectations(runs)
+        failed, model_seconds = _run_all(runs, wanted, rerun, found.records)
+    else:
+        failed, model_seconds = _run_all(runs, wanted, rerun, {})
+    boards = _write(runs, wanted, chosen)
+    frame = data_frame(boards)
+    total = time.perf_counter() - began
+    frame.attrs = {
+        "boards": boards,
+        "failed": failed,
+        "files": [str(path) for path in written_files(runs[0].config["result_dir"], boards)],
+        "seconds": {
+            "total": total,
+            "runs": model_seconds + tuned_seconds,
+            "around": total - model_seconds - tuned_seconds,
+        },
+    }
+    return frame
+
+
+def _merge(spec, **over) -> dict:
+    chosen = dict(spec) if isinstance(spec, dict) else read_spec(spec) if spec else {}
+    return chosen | {key: value for key, value in over.items() if value is not None}
+
+
+def _settings(chosen: dict, config_file_list, settings: dict | None) -> dict:
+    from recbole_llm.config import read_yaml
+
+    shared = dict(chosen.get("settings") or {})
+    for file in config_file_list or []:
+        shared |= read_yaml(file)
+    return shared | (settings or {})
+
+
+def _check_reference(chosen: dict, runs: list[Run]) -> None:
+    names = list(dict.fromkeys(run.entry.name for run in runs))
+    if chosen.get("reference") and chosen["reference"] not in names:
+        raise ConfigError([f"reference: {chosen['reference']!r} is not among the rows {', '.join(names)}"])
+
+
+def _expectations(runs: list[Run]) -> dict[Path, dict]:
+    """What each run's file would hold; one computation per row, since seeds differ in nothing but the seed."""
+    found, first = {}, {}
+    for run in runs:
+        key = (run.entry.name, run.dataset, run.protocol)
+        if key not in first:
+            first[key] = reuse.expected(run.config)
+        base = first[key]
+        found[run.path] = base | {"config": base["config"] | {"seed": run.seed}}
+    return found
+
+
+def _run_all(runs: list[Run], wanted: dict, rerun: bool, tuning: dict) -> tuple[list[dict], float]:
+    """Run or reuse everything; (failed runs, seconds spent in models)."""
+    logger = getLogger()
+    progress = Progress(runs)
+    failed, spent = [], 0.0
+    for run in runs:
+        stored, why = _stored(run, wanted[run.path], rerun)
+        if stored is not None:
+            progress.done(run, reused=sum((stored.get("seconds") or {}).values()))
+            continue
+        if why:
+            logger.info(f"{run.label} is run again: {'; '.join(why[:5])}")
+        progress.started(run)
+        start = time.perf_counter()
+        try:
+            _run_one(run, tuning.get((run.entry.name, run.dataset, run.protocol)))
+            _failure_path(run).unlink(missing_ok=True)
+            progress.done(run, time.perf_counter() - start)
+        except Exception as error:  # one row's failure must not cost the others: it is written down and shown
+            logger.error(f"{run.label} failed\n{traceback.format_exc()}")
+            failed.append(_write_failure(run, error))
+            progress.done(run, time.perf_counter() - start, failed=True)
+        spent += time.perf_counter() - start
+        _release()
+    return failed, spent
+
+
+def _stored(run: Run, wanted: dict, rerun: bool) -> tuple[dict | None, list[str]]:
+    """(the stored record if it can be reused, else None; why a stored one cannot)."""
+    if rerun or not run.path.is_file() or _failure_path(run).is_file():
+        return None, []
+    try:
+        record = result.read_result(run.path)
+    except ValueError as error:
+        return None, [str(error)]
+    if not run.path.with_name(str(record.get("rows"))).is_file():
+        return None, ["its rows are missing"]
+    why = reuse.differences(record, wanted)
+    return (None, why) if why else (record, [])
+
+
+def _run_one(run: Run, tuning: dict | None) -> None:
+    outcome = recbole_llm.run_recbole_llm(run.entry.model, run.dataset, command_line=run.settings)
+    if tuning:
+        path = Path(outcome["result_file"])
+        record = json.loads(path.read_text(encoding="utf-8")) | {"tuning": tuning}
+        write_text(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _failure_path(run: Run) -> Path:
+    return run.path.with_name(run.path.name.removesuffix(".json") + ".failed.json")
+
+
+def _write_failure(run: Run, error: Exception) -> dict:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    entry = {
+        "schema": result.SCHEMA,
+        "name": run.entry.name,
+        "model": run.entry.model,
+        "dataset": run.dataset,
+        "protocol": run.protocol,
+        "seed": run.seed,
+        "reason": reason,
+    }
+    path = _failure_path(run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(entry, indent=1, ensure_ascii=False) + "\n")
+    return entry
+
+
+def _release() -> None:
+    """Give a finished run's memory back before the next begins."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _write(runs: list[Run], wanted: dict, chosen: dict) -> list[dict]:
+    folder = Path(runs[0].config["result_dir"])
+    boards = []
+    for dataset, protocol in dict.fromkeys((run.dataset, run.protocol) for run in runs):
+        mine = [run for run in runs if (run.dataset, run.protocol) == (dataset, protocol)]
+        options = Options(
+            metric=chosen.get("metric"),
+            reference=chosen.get("reference"),
+            resamples=chosen.get("resamples") or Options.resamples,
+            candidates=wanted[mine[0].path]["candidates"],
+            prefer=[run.path.name for run in mine],
+        )
+        (board,) = write_report(folder, [(dataset, protocol)], options)
+        boards.append(board)
+    if len(boards) > 1:
+        write_pages(folder, boards)
+    return boards

@@ -1,0 +1,256 @@
+"""Hyper-parameter search of every row before it is ranked: the same number of trials each, judged on validation alone.
+
+The space is YAML, with RecBole's kinds (choice, uniform, quniform, loguniform):
+
+    algorithm: tpe            # tpe, random or exhaustive
+    budget: 10                # trials of every row
+    spaces:
+      SASRec: {choice: {n_layers: [1, 2]}, loguniform: {learning_rate: [1.0e-4, 1.0e-2]}}
+      LLM: {...}              # every LLM recommender without a space of its own
+      Pop: {}                 # has nothing to tune, and says so
+
+Bounds of loguniform are values, not their logarithms (RecBole's files hold exponents). A trial trains with the plan's
+first seed and never reads the test rows; it is kept in ``<result>.tuning.json``, so that a killed search goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from itertools import product
+from logging import getLogger
+from pathlib import Path
+
+from recbole_llm import LLMConfig, recommender, registry
+from recbole_llm.config import known_keys, read_yaml
+from recbole_llm.config_check import ConfigError
+from recbole_llm.leaderboard import reuse
+from recbole_llm.leaderboard.plan import Run
+from recbole_llm.leaderboard.report import write_text
+
+ALGORITHMS = ("tpe", "random", "exhaustive")
+BOUNDS = {"uniform": 2, "loguniform": 2, "quniform": 3}
+
+
+@dataclass
+class Tuned:
+    """What the search found: settings by row name, and by (row, dataset, protocol) the record shown in the table."""
+
+    settings: dict[str, dict] = field(default_factory=dict)
+    records: dict[tuple, dict] = field(default_factory=dict)
+
+
+def read_space(file: str | Path) -> dict:
+    """A search space.
+
+    Raises:
+        ConfigError: an unknown algorithm or kind, bad bounds, no budget.
+    """
+    space = read_yaml(file)
+    problems = [
+        f"{file}: unknown key {key!r}; a space has algorithm, budget, spaces"
+        for key in space.keys() - {"algorithm", "budget", "spaces"}
+    ]
+    if space.get("algorithm", "tpe") not in ALGORITHMS:
+        problems.append(f"{file}: algorithm must be one of {', '.join(ALGORITHMS)}, got {space.get('algorithm')!r}")
+    if type(space.get("budget")) is not int or space["budget"] < 1:
+        problems.append(f"{file}: budget must be an integer >= 1, the trials of every row, got {space.get('budget')!r}")
+    for name, kinds in (space.get("spaces") or {}).items():
+        for kind, keys in (kinds or {}).items():
+            for key, value in (keys or {}).items():
+                if problem := _bad(kind, value):
+                    problems.append(f"{file}: {name}: {key}: {problem}")
+    if problems:
+        raise ConfigError(problems)
+    return {"algorithm": "tpe", **space}
+
+
+def _bad(kind: str, value) -> str | None:
+    if kind == "choice":
+        return None if isinstance(value, list) and value else "choice needs a list of values"
+    if kind not in BOUNDS:
+        return f"unknown kind {kind!r}; use choice, {', '.join(BOUNDS)}"
+    numbers = isinstance(value, list) and len(value) == BOUNDS[kind] and all(isinstance(v, (int, float)) for v in value)
+    if not numbers or value[0] >= value[1] or (kind == "loguniform" and value[0] <= 0):
+        return (
+            f"{kind} needs {BOUNDS[kind]} numbers [low, high{', step' if kind == 'quniform' else ''}] with low < high"
+        )
+    return None
+
+
+def space_of(entry, space: dict) -> dict:
+    """The space of a row: by its name, its model, or ``LLM``.
+
+    Raises:
+        ConfigError: none of these is there.
+    """
+    spaces = space["spaces"] or {}
+    names = [entry.name, entry.model] + (["LLM"] if registry.is_plugin_model(entry.model) else [])
+    for name in names:
+        if name in spaces:
+            return spaces[name] or {}
+    raise ConfigError(
+        [f"tune: no space for {entry.name}; the budget is equal for all rows: add one, or '{entry.model}: {{}}'"]
+    )
+
+
+def tune_rows(runs: list[Run], file: str | Path) -> Tuned:
+    """Search for every row of a plan, on its first dataset, protocol and seed.
+
+    Raises:
+        ConfigError: before any trial: bad spaces, rows without one, keys that a model does not know, hyperopt missing.
+    """
+    space = read_space(file)
+    first: dict[str, Run] = {}
+    for run in runs:
+        first.setdefault(run.entry.name, run)
+    if len({(run.dataset, run.protocol) for run in runs}) > 1:
+        raise ConfigError(["tune: one dataset and one protocol at a time; best settings of one need not suit another"])
+    problems, spaces = [], {}
+    for name, run in first.items():
+        try:
+            spaces[name] = space_of(run.entry, space)
+            known = known_keys(run.entry.model, run.dataset)
+            keys = [key for kinds in spaces[name].values() for key in kinds]
+            problems += [f"tune: {name}: {key}: not a setting of {run.entry.model}" for key in keys if key not in known]
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    if space["algorithm"] != "exhaustive":
+        _hyperopt()
+    found = Tuned()
+    for name, run in first.items():
+        settings, record = _search(run, spaces[name], space["algorithm"], space["budget"])
+        found.settings[name] = settings
+        found.records[name, run.dataset, run.protocol] = record | {"file": Path(file).name}
+    return found
+
+
+def _search(run: Run, space: dict, algorithm: str, budget: int) -> tuple[dict, dict]:
+    """(best settings, record for the table) of one row."""
+    base = {"algorithm": algorithm, "budget": budget}
+    if not any(space.values()):
+        return {}, base | {"trials": 0, "settings": {}, "valid_score": None}
+    trials = Trials(run)
+    suggest = {"exhaustive": _grid}.get(algorithm, _hyperopt_search)
+    suggest(space, budget, trials, algorithm, run.seed)
+    scored = [trial for trial in trials.done if trial["score"] is not None]
+    if not scored:
+        raise ValueError(f"tune: every trial of {run.entry.name} failed, the last with: {trials.done[-1]['error']}")
+    best = max(scored, key=lambda trial: trial["score"] if trial["bigger"] else -trial["score"])
+    getLogger().info(
+        f"tuned {run.entry.name}: {best['settings']}, valid {best['score']} after {len(trials.done)} trials"
+    )
+    return best["settings"], base | {
+        "trials": len(trials.done),
+        "settings": best["settings"],
+        "valid_score": best["score"],
+    }
+
+
+class Trials:
+    """Trials of one row, each kept on disk as soon as it is done; one that was done is not done again."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.path = run.path.with_name(run.path.name.removesuffix(".json") + ".tuning.json")
+        identity = json.dumps(reuse.expected(run.config), sort_keys=True, default=str)
+        self.identity = hashlib.sha256(identity.encode()).hexdigest()
+        self.kept: list[dict] = []
+        if self.path.is_file():
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+            self.kept = stored["trials"] if stored.get("identity") == self.identity else []
+        self.done: list[dict] = []
+
+    def score(self, settings: dict) -> dict:
+        """Train with ``settings`` and return the trial: settings, validation score, whether bigger is better, error."""
+        known = next((trial for trial in self.kept if trial["settings"] == settings), None)
+        trial = known or self._train(settings)
+        self.done.append(trial)
+        if known is None:
+            self.kept.append(trial)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(
+                self.path, json.dumps({"schema": 1, "identity": self.identity, "trials": self.kept}, indent=1) + "\n"
+            )
+        return trial
+
+    def _train(self, settings: dict) -> dict:
+        try:
+            config = LLMConfig(self.run.entry.model, self.run.dataset, command_line={**self.run.settings, **settings})
+            fitted = recommender.fit(config)
+            score, bigger = float(fitted.best_valid_score), bool(config["valid_metric_bigger"])
+            return {
+                "settings": settings,
+                "score": score if math.isfinite(score) else None,
+                "bigger": bigger,
+                "error": None,
+            }
+        except (
+            ValueError,
+            FloatingPointError,
+            RuntimeError,
+        ) as error:  # a bad corner of the space ends its trial alone
+            getLogger().warning(f"a trial of {self.run.entry.name} with {settings} failed: {error}")
+            return {"settings": settings, "score": None, "bigger": True, "error": str(error)[:300]}
+
+
+def _grid(space: dict, budget: int, trials: Trials, algorithm: str, seed: int) -> None:
+    """Every combination of the choices, in order, up to the budget."""
+    if set(space) - {"choice"}:
+        raise ConfigError(
+            [f"tune: exhaustive search takes choices only, got {', '.join(space)} for {trials.run.entry.name}"]
+        )
+    keys = list(space["choice"])
+    for values in list(product(*space["choice"].values()))[:budget]:
+        trials.score(dict(zip(keys, values, strict=True)))
+
+
+def _hyperopt_search(space: dict, budget: int, trials: Trials, algorithm: str, seed: int) -> None:
+    """Hyperopt's TPE or random search; the same seed proposes the same first trials again."""
+    import numpy as np
+
+    hyperopt = _hyperopt()
+    expressions, steps = {}, {}
+    for kind, keys in space.items():
+        for key, value in (keys or {}).items():
+            arguments = [math.log(v) for v in value] if kind == "loguniform" else value
+            expressions[key] = (
+                hyperopt.hp.choice(key, value) if kind == "choice" else getattr(hyperopt.hp, kind)(key, *arguments)
+            )
+            if kind == "quniform" and all(float(v).is_integer() for v in value):
+                steps[key] = int
+
+    def objective(settings: dict) -> dict:
+        plain = {key: steps.get(key, lambda v: v)(getattr(v, "item", lambda v=v: v)()) for key, v in settings.items()}
+        trial = trials.score(plain)
+        if trial["score"] is None:
+            return {"status": hyperopt.STATUS_FAIL}
+        return {"status": hyperopt.STATUS_OK, "loss": -trial["score"] if trial["bigger"] else trial["score"]}
+
+    algorithms = {"tpe": hyperopt.tpe.suggest, "random": hyperopt.rand.suggest}
+    try:
+        hyperopt.fmin(
+            objective,
+            expressions,
+            algo=algorithms[algorithm],
+            max_evals=budget,
+            rstate=np.random.default_rng(seed),
+            show_progressbar=False,
+            verbose=False,
+        )
+    except hyperopt.exceptions.AllTrialsFailed:
+        getLogger().warning(f"all trials of {trials.run.entry.name} failed")
+
+
+def _hyperopt():
+    try:
+        import hyperopt
+    except ImportError as error:
+        raise ConfigError(
+            [f"tune: needs hyperopt ({error}); pip install 'recbole_llm[tune]', or algorithm: exhaustive"]
+        ) from error
+    return hyperopt

@@ -1,0 +1,116 @@
+"""What a result was made of, as hashes: code, data, LLM weights. Two runs that agree in these, in their resolved
+configuration, their packages' versions and their candidates would give the same numbers.
+
+The code hash reads the syntax trees of the modules that a run goes through, without comments and docstrings: rewording
+a comment does not make a stored result stale, changing a line does. RecBole's own models do not pass through prompts,
+adapters or LLMs, so those modules do not count for them.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+from recbole_llm.data.rows import fingerprint
+
+PACKAGES = ("recbole_llm", "recbole", "torch", "numpy", "pandas", "scipy")
+LLM_PACKAGES = (*PACKAGES, "transformers", "peft")
+_BASELINE = (
+    "compat.py",
+    "protocol.py",
+    "recommender.py",
+    "data/candidates.py",
+    "data/rows.py",
+    "data/collector.py",
+    "data/evaluation.py",
+    "data/preparation.py",
+    "data/interactions.py",
+)
+_OPTIONAL = (
+    "data/full.py",
+    "data/ctr.py",
+    "data/labelled.py",
+    "ctr_protocol.py",
+    "click_metrics.py",
+)  # protocols of their own
+_NOT_RUN = ("leaderboard/", "data/convert/", "builtin/")  # the built-in LLM counts by its weights
+_DISPLAY = ("command_line.py", "config_check.py", "result.py", "cost.py", "provenance.py", "quick_start.py")
+_WHOLE = 2**26  # files up to this size are hashed whole
+_PART = 2**20
+
+
+@lru_cache(maxsize=2)
+def code_hash(plugin: bool) -> str:
+    """sha256 of the source that a run of an LLM recommender (``plugin``) or of a RecBole model goes through."""
+    root = Path(__file__).resolve().parent
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
+    if plugin:
+        names = [name for name in names if not name.startswith(_NOT_RUN) and name not in _DISPLAY]
+    else:
+        names = [name for name in names if name in _BASELINE + _OPTIONAL]
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(f"{name}\n{source_hash((root / name).read_text(encoding='utf-8'))}\n".encode())
+    return digest.hexdigest()
+
+
+def source_hash(source: str) -> str:
+    """sha256 of a module's syntax tree without docstrings, comments and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and body:
+            first = body[0]
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def data_hash(config) -> str:
+    """sha256 over the dataset's atomic files (titles and features too) and all that its rows and candidates "
+    "depend on."""
+    digest = hashlib.sha256(fingerprint(config).encode())
+    folder = Path(config["data_path"])
+    for path in sorted(folder.glob(f"{config['dataset']}.*")):
+        if path.suffix in (".item", ".user", ".link", ".kg"):
+            stat = path.stat()
+            digest.update(f"{path.name} {_file_hash(str(path), stat.st_size, stat.st_mtime_ns)}".encode())
+    return digest.hexdigest()
+
+
+def weights_hash(llm_path: str) -> str | None:
+    """sha256 of a local LLM's configuration, tokenizer and weights; None for a hub name, whose name must do.
+
+    Of a file over 64 MiB only the first and last MiB and the size count: hashing 13 GB would take longer than
+    reading it.
+    """
+    folder = Path(__file__).resolve().parent / "builtin" if llm_path == "builtin" else Path(llm_path)
+    if not folder.is_dir():
+        return None
+    kinds = (
+        (".safetensors", ".json", ".model")
+        if llm_path != "builtin"
+        else (".safetensors", ".json", ".xz", ".gz", ".npz")
+    )
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in kinds):
+        stat = path.stat()
+        digest.update(f"{path.name} {_file_hash(str(path), stat.st_size, stat.st_mtime_ns)}".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _file_hash(path: str, size: int, modified: int) -> str:
+    with open(path, "rb") as file:
+        if size <= _WHOLE:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256(str(size).encode() + file.read(_PART))
+        file.seek(-_PART, 2)
+        digest.update(file.read(_PART))
+        return digest.hexdigest()

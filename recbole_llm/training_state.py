@@ -1,0 +1,334 @@
+"""Where training stands, and the folder of a run that keeps it.
+
+    <checkpoint_dir>/<model>-<dataset>-<time>-<pid>/
+        run.json          the settings that shape the weights, and their hash
+        lock              held by the process that writes here
+        step-00000120/    the last `save_total_limit` positions: weights, optimizer, state (model/saving.py)
+        best-00000100/    the weights of the best validation
+
+Everything random is a function of (seed, step), so a position, the weights and the optimizer's moments are all that a
+resumed run needs to end bitwise where an uninterrupted one does. Files are safetensors, JSON and YAML.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import random
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recbole_llm import distributed
+from recbole_llm.config import plain_values
+from recbole_llm.model.saving import STATE, DamagedCheckpoint, read_state, whole
+
+RUN, LOCK = "run.json", "lock"
+# Settings that say where and how a run goes on, not which numbers it computes
+PLACES = (
+    "show_progress", "state", "checkpoint_dir", "result_dir", "data_path", "gpu_id", "use_gpu", "worker", "resume",
+    "save_steps", "save_total_limit", "log_wandb", "wandb_project", "nproc", "ip", "port", "world_size", "offset",
+    "prefetch_steps", "peak_tflops", "config_files", "loss_decimal_place", "verbose",
+)  # fmt: skip
+
+
+@dataclass
+class Position:
+    """How far training has come; what `state.json` holds besides hashes.
+
+    step: optimizer steps done; epoch, epoch_step: the next step is step `epoch_step` of `epoch`. loss_sum, token_sum:
+    of this epoch so far. best: name of the best folder. micro_batch: rows per forward pass that auto_batch_size chose.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    epoch_step: int = 0
+    loss_sum: float = 0.0
+    token_sum: float = 0.0
+    cur_step: int = 0
+    valid_step: int = 0
+    best_valid_score: float | None = None
+    best_valid_result: dict | None = None
+    best: str | None = None
+    micro_batch: int | None = None
+    scaler: dict | None = None
+    finished: bool = False
+
+    @classmethod
+    def of(cls, state):
+        """The position in a checkpoint's state."""
+        return cls(**{name: state[name] for name in cls.__dataclass_fields__})
+
+    def record(self):
+        return asdict(self)
+
+
+def shaping(config):
+    """The settings that shape a run's numbers: all but `PLACES`."""
+    return {key: value for key, value in plain_values(config).items() if key not in PLACES}
+
+
+def settings_hash(config):
+    """sha256 of `shaping`."""
+    return hashlib.sha256(json.dumps(shaping(config), sort_keys=True).encode()).hexdigest()
+
+
+def step_seed(seed, step, rank):
+    """Seed of torch's generators for one optimizer step of one process."""
+    digest = hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Run:
+    """The folder of one run, locked while it is open.
+
+    Raises BlockingIOError where another process is writing there.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self._lock = None
+
+    @classmethod
+    def create(cls, folder, config):
+        """Make a new run's folder."""
+        run = cls(folder)
+        run.folder.mkdir(parents=True)
+        run.lock()
+        record = {"started": time.time_ns(), "hash": settings_hash(config), "settings": shaping(config)}
+        part = run.folder / f".{RUN}"
+        part.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
+        os.replace(part, run.folder / RUN)
+        return run
+
+    def lock(self):
+        self._lock = open(self.folder / LOCK, "a+")  # noqa: SIM115  (closed with the run)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "another process"
+            self.close()
+            raise BlockingIOError(f"{self.folder} is being written by {owner}; let it end or start a new run") from None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+        self._lock.flush()
+
+    def close(self):
+        """Give the lock back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def record(self):
+        """run.json; an empty record where it cannot be read."""
+        try:
+            record = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def steps(self):
+        """Step folders, newest first."""
+        return sorted((p for p in self.folder.glob("step-*") if p.is_dir()), reverse=True)
+
+    def readable(self):
+        """(folder, state) of the newest whole step folder; None where there are no step folders at all.
+
+        Damaged ones are named in a warning and skipped. Raises DamagedCheckpoint where none is whole.
+        """
+        damaged = []
+        for folder in self.steps():
+            try:
+                return folder, read_state(folder)
+            except DamagedCheckpoint as error:
+                logging.getLogger().warning(f"{error}; the checkpoint before it is used")
+                damaged.append(str(error))
+        if damaged:
+            raise DamagedCheckpoint(
+                f"no checkpoint of {self.folder} can be read: {'; '.join(damaged)}. Start again without --resume"
+            )
+        return None
+
+    def restore_best(self, step):
+        """Make sure that the best weights which a step folder names can be read.
+
+        Where they cannot, they are put back from the step folder of the same step; DamagedCheckpoint if there is none.
+        """
+        name = json.loads((step / STATE).read_text(encoding="utf-8"))["best"]
+        if name is None:
+            return
+        try:
+            read_state(self.folder / name)
+        except DamagedCheckpoint as error:
+            twin = self.folder / name.replace("best-", "step-")
+            try:
+                read_state(twin)
+            except DamagedCheckpoint:
+                raise DamagedCheckpoint(f"{error}. The best weights are lost: start again without --resume") from None
+            logging.getLogger().warning(f"{error}; the best weights are put back from {twin}")
+            aside = self.folder / f".{name}.{os.getpid()}"
+            shutil.copytree(twin, aside)
+            if (self.folder / name).exists():
+                _remove(self.folder / name)
+            os.replace(aside, self.folder / name)
+
+    def sweep(self):
+        """Remove what a killed process left half-written; only with the lock."""
+        for left in self.folder.glob(".*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+    def prune(self, limit, best):
+        """Keep the newest `limit` step folders, and of the best ones that called `best`."""
+        for folder in self.steps()[limit:]:
+            _remove(folder)
+        for folder in self.folder.glob("best-*"):
+            if folder.name != best:
+                _remove(folder)
+
+
+def _remove(folder):
+    """Remove a checkpoint so that no half of it bears its name."""
+    away = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(away, ignore_errors=True)
+    os.replace(folder, away)
+    shutil.rmtree(away, ignore_errors=True)
+
+
+def open_run(config, folder):
+    """Begin a run in `folder`, or go on with the one that `resume` names; every process must call it.
+
+    Returns (the locked `Run` in the main process, None elsewhere; its folder; the step folder to go on from or None).
+    Raises as `find_run` does, in every process.
+    """
+    opened = []
+
+    def begin():
+        run, step = find_run(config, config["resume"]) if config["resume"] else (None, None)
+        if config["resume"] and run is None:
+            logging.getLogger().info("--resume=auto finds no run with these settings: a new one begins")
+        opened.append(run := run or Run.create(folder, config))
+        if step is not None:
+            read_state(step)
+        elif found := run.readable():
+            step, state = found
+            run.prune(config["save_total_limit"], state["best"])  # a kill may have come before that
+        if step is not None:
+            run.restore_best(step)
+        return run.folder, step
+
+    try:
+        where, step = distributed.on_main(begin)
+    except BaseException:
+        for run in opened:
+            run.close()
+        raise
+    return (opened[0] if opened else None), where, step
+
+
+def find_run(config, resume):
+    """(run, step folder or None) that `resume` names; (None, None) where `auto` finds nothing to go on with.
+
+    resume: "auto", the newest run under checkpoint_dir with these settings that no process is writing to; or the path
+    of a run or of one of its step folders. The run comes back locked and swept.
+
+    Raises FileNotFoundError for a path without checkpoints, ValueError where its settings differ (each key is named
+    with both values), DamagedCheckpoint, and BlockingIOError where the run named is being written to.
+    """
+    if resume == "auto":
+        return _newest(config), None
+    path = Path(resume)
+    step = path if path.name.startswith("step-") else None
+    run = Run(path.parent if step else path)
+    if not (run.folder / RUN).is_file() or (step and not (step / STATE).is_file()):
+        raise FileNotFoundError(f"resume={resume!r}: no run of recbole_llm and no step folder of one; give auto, or "
+                                f"a folder of {config['checkpoint_dir']} that holds {RUN}")  # fmt: skip
+    there, here = run.record().get("settings", {}), json.loads(json.dumps(shaping(config)))
+    differ = [f"{key}: run {there.get(key)!r}, here {here.get(key)!r}" for key in sorted(there.keys() | here.keys())
+              if there.get(key) != here.get(key)]  # fmt: skip
+    if differ:
+        raise ValueError(f"resume={resume!r}: a run goes on with the settings it began with, which differ "
+                         f"({'; '.join(differ)}); set them alike, or start a new run")  # fmt: skip
+    run.lock()
+    run.sweep()
+    return run, step
+
+
+def _newest(config):
+    digest = settings_hash(config)
+    runs = [Run(file.parent) for file in Path(config["checkpoint_dir"]).glob(f"*/{RUN}")]
+    dated = [(record["started"], run) for run in runs if (record := run.record()).get("hash") == digest]
+    for _, run in sorted(dated, key=lambda pair: pair[0], reverse=True):
+        try:
+            run.lock()
+        except BlockingIOError as error:
+            logging.getLogger().warning(f"--resume=auto passes over a run: {error}")
+            continue
+        run.sweep()
+        return run
+    return None
+
+
+def optimizer_tensors(names, optimizer):
+    """AdamW's state as {"<weight>|<what>": tensor on the CPU}; every process must call it (shards are gathered)."""
+    flat = {}
+    for weight, state in optimizer.state.items():
+        for key, value in state.items():
+            flat[f"{names[weight]}|{key}"] = whole(torch.as_tensor(value))
+    return flat
+
+
+def load_optimizer(names, optimizer, tensors):
+    """Put `optimizer_tensors` back; the optimizer's weights must be on their devices already."""
+    weights = {names[weight]: weight for group in optimizer.param_groups for weight in group["params"]}
+    states = {}
+    for flat, value in tensors.items():
+        name, key = flat.rsplit("|", 1)
+        states.setdefault(weights[name], {})[key] = _like(value, weights[name])
+    optimizer.state.update(states)
+
+
+def _like(value, weight):
+    """A moment on its weight's device, sharded as it is; AdamW's step counts stay scalars on the CPU."""
+    if value.dim() == 0 or value.shape != weight.shape:
+        return value.clone()
+    if hasattr(weight, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+
+        return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements)
+    return value.to(weight.device, copy=True)
+
+
+def rng_tensors():
+    """The states of Python's, numpy's and torch's generators in this process, as tensors."""
+    kind, keys, place, has_gauss, gauss = np.random.get_state()
+    version, python, gauss_next = random.getstate()
+    tensors = {
+        "python": torch.tensor([version, *python], dtype=torch.int64),
+        "python_gauss": torch.tensor([float("nan") if gauss_next is None else gauss_next], dtype=torch.float64),
+        "numpy_keys": torch.from_numpy(keys.astype(np.int64)),
+        "numpy_place": torch.tensor([place, has_gauss]),
+        "numpy_gauss": torch.tensor([gauss], dtype=torch.float64),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def restore_rng(tensors):
+    """Undo `rng_tensors`; a CUDA state is used where there is a CUDA device."""
+    version, *python = tensors["python"].tolist()
+    gauss = tensors["python_gauss"].item()
+    random.setstate((version, tuple(python), None if gauss != gauss else gauss))
+    place, has_gauss = tensors["numpy_place"].tolist()
+    keys = tensors["numpy_keys"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, place, has_gauss, tensors["numpy_gauss"].item()))
+    torch.set_rng_state(tensors["torch"])
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])

@@ -1,0 +1,117 @@
+"""Generated prompts: the same for the same seed, answers right by an independent computation, nobody's titles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import recbole
+
+from recbole_llm.builtin import titles
+from recbole_llm.builtin.sequences import SKILLS
+from recbole_llm.builtin.tasks import Generator, Plan
+from recbole_llm.builtin.tokenizer import train_tokenizer
+from recbole_llm.builtin.worlds import World
+
+PLAN = Plan(items=(3, 6), history=(2, 4), questions=3)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(seed=5, vocab_size=600)
+
+
+def _generator(tokenizer, seed=3) -> Generator:
+    return Generator(tokenizer, seed, world_items=120, titles=400)
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_same_seed_same_batch(tokenizer, skill):
+    first, second, other = (_generator(tokenizer, seed).batch(PLAN.only(skill), 400) for seed in (3, 3, 4))
+    for name in ("ids", "slots", "answers", "skills", "vectors"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    assert not np.array_equal(first.ids, other.ids)
+
+
+def test_state_is_restored(tokenizer):
+    generator = _generator(tokenizer)
+    generator.batch(PLAN, 300)
+    state = generator.state
+    expected = generator.batch(PLAN, 300)
+    generator.state = state
+    np.testing.assert_array_equal(generator.batch(PLAN, 300).ids, expected.ids)
+
+
+def _titles_before_slots(batch, row: int, start: int, stop: int, comma: int) -> list[tuple[list[int], int]]:
+    """``(title ids, vector row)`` of every slot in ``[start, stop)``, read back from the token sequence."""
+    found, begin = [], start
+    for position in range(start, stop):
+        if batch.slots[row, position]:
+            ids = batch.ids[row, begin:position].tolist()
+            found.append((ids, int(batch.slots[row, position]) - 1))
+            begin = position + 1
+            if batch.ids[row, begin] == comma:
+                begin += 1
+    return found
+
+
+@pytest.mark.parametrize("skill", ["lookup", "noisy", "user"])
+def test_answer_is_the_nearest_candidate(tokenizer, skill):
+    """One shown vector, one list: its answer stands before the slot with the largest inner product."""
+    batch = _generator(tokenizer).batch(Plan(items=(4, 4), questions=1).only(skill), 800)
+    comma = tokenizer(",", add_special_tokens=False)["input_ids"][0]
+    for row in range(len(batch.ids)):
+        answer = np.flatnonzero(batch.answers[row])
+        slots = np.flatnonzero(batch.slots[row, : answer[0]])
+        assert len(slots) == (5 if skill != "user" else 5)
+        query, candidates = batch.vectors[batch.slots[row, slots[0]] - 1], batch.slots[row, slots[1:]] - 1
+        best = int(np.argmax([float(np.dot(query, batch.vectors[c])) for c in candidates]))
+        if skill == "lookup":
+            np.testing.assert_array_equal(batch.vectors[candidates[best]], query)
+        listed = _titles_before_slots(batch, row, slots[0] + 1, answer[0], comma)
+        assert listed[best][0][-len(answer) + 1 :] == batch.ids[row, answer][:-1].tolist()
+        assert batch.ids[row, answer[-1]] == tokenizer.eos_token_id
+
+
+def test_history_answer_is_nearest_to_the_decayed_mean(tokenizer):
+    batch = _generator(tokenizer).batch(Plan(items=(5, 5), history=(3, 3), questions=1).only("history"), 800)
+    for row in range(len(batch.ids)):
+        answer = np.flatnonzero(batch.answers[row])
+        rows = batch.slots[row, np.flatnonzero(batch.slots[row, : answer[0]])] - 1
+        weights = np.array([0.9**2, 0.9, 1.0])
+        taste = (weights[:, None] * batch.vectors[rows[:3]]).sum(0)
+        best = int((batch.vectors[rows[3:]] @ taste).argmax())
+        slot = np.flatnonzero(batch.slots[row])[3 + best]
+        n = len(answer) - 1
+        assert batch.ids[row, slot - n : slot].tolist() == batch.ids[row, answer[:-1]].tolist()
+
+
+def test_choices_lead_by_the_margin():
+    world = World(np.random.default_rng(0), 32, 200)
+    query = world.vectors[7]
+    items, position = world.choices(query, [7], 6, margin=0.5)
+    scores = world.vectors @ query
+    assert 7 not in items and len(set(items.tolist())) == 6
+    others = np.delete(scores[items], position)
+    assert scores[items[position]] - others.max() >= 0.5 * scores.std() - 1e-5
+
+
+def test_answer_position_is_uniform():
+    world = World(np.random.default_rng(1), 32, 200)
+    positions = [world.choices(world.vectors[i % 200], [i % 200], 5, 0.3)[1] for i in range(1000)]
+    counts = np.bincount(positions, minlength=5)
+    assert ((counts - 200) ** 2 / 200).sum() < 20  # chi-square, 4 degrees of freedom: p < .001 beyond 18.5
+
+
+def test_no_title_of_a_dataset():
+    """No title of ml-100k with three words or more is made or kept here."""
+    file = Path(recbole.__file__).parent / "dataset_example" / "ml-100k" / "ml-100k.item"
+    rows = file.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+    real = {row.split("\t")[1].lower() for row in rows}
+    real = {title for title in real if len(title.split()) >= 3}
+    assert len(real) > 500
+    made = {title.lower() for seed in (11, 2020) for title in titles.make_titles(seed, 20_000)}
+    source = Path(titles.__file__).read_text(encoding="utf-8").lower().replace("\n", " ")
+    assert not real & made
+    assert not {title for title in real if title in source}

@@ -1,0 +1,13 @@
+"""Fixtures of the leaderboard's tests."""
+
+import gc
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_garbage():
+    """statsmodels' multipletests collects garbage at every call: let it find none of what was imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()

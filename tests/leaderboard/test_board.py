@@ -1,0 +1,256 @@
+"""Boards from files: what may stand in one table, planted differences found, outputs, rebuilding."""
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from recbole_llm.leaderboard import __main__ as command
+from recbole_llm.leaderboard.board import Options, build_board
+from recbole_llm.leaderboard.compare import compare_files
+from recbole_llm.leaderboard.contents import load_board
+from recbole_llm.leaderboard.files import boards, read_stored
+from recbole_llm.leaderboard.latex import latex
+from recbole_llm.leaderboard.report import FORMATS, data_frame, write_report
+from recbole_llm.leaderboard.text import markdown
+from tests.leaderboard import fake
+
+QUICK = Options(resamples=500)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("table")
+    fake.write_table(folder, n=600)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def board(table):
+    return build_board(table, "ml-100k", "candidates", QUICK)
+
+
+def test_a_planted_better_row_is_found_and_planted_equals_are_tied(board):
+    rank = {row["name"]: row["rank"] for row in board["rows"]}
+    assert rank["RecLoRA"] == 1 and rank["SASRec"] == rank["GRU4Rec"] == rank["LLaRA"] == 2
+    assert rank["Random"] == 10 and rank["Pop"] == 9
+    row = next(row for row in board["rows"] if row["name"] == "RecLoRA")
+    assert (row["wins"], row["ties"], row["losses"]) == (9, 0, 0)
+    assert row["vs_reference"]["hit@1"]["p_holm"] < 0.05 and row["vs_reference"]["hit@1"]["difference"] > 0
+    assert row["vs_next"]["hit@1"]["p_holm"] < 0.05 and sum(row["users_against_reference"].values()) == 600
+
+
+def test_means_are_over_seeds_with_their_deviation(board, table):
+    row = next(row for row in board["rows"] if row["name"] == "BPR")
+    seeds = [
+        json.loads((table / f"ml-100k.candidates.BPR.seed{s}.json").read_text())["metrics"]["hit@1"]
+        for s in row["seeds"]
+    ]
+    cell = row["metrics"]["hit@1"]
+    assert cell["mean"] == pytest.approx(np.mean(seeds), abs=1e-4) and cell["sd"] == pytest.approx(
+        np.std(seeds, ddof=1), abs=1e-4
+    )
+    assert cell["low"] < cell["mean"] < cell["high"] and cell["interval"] == "bootstrap"
+
+
+def test_one_seed_uses_mcnemar_and_wilson_for_hits_and_the_bootstrap_for_the_rest(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, skill in (("BPR", 1.0), ("SASRec", 1.5)):
+        fake.write_run(tmp_path, name, fake.ranks(rng, 300, skill))
+    (first, second) = build_board(tmp_path, "made-up", "candidates", QUICK)["rows"]
+    assert first["metrics"]["hit@1"]["interval"] == "wilson" and first["metrics"]["ndcg@5"]["interval"] == "bootstrap"
+    assert (
+        second["vs_reference"]["hit@1"]["test"] == "mcnemar" and second["vs_reference"]["ndcg@5"]["test"] == "bootstrap"
+    )
+
+
+def test_few_rows_are_warned_about_with_the_smallest_detectable_difference(board, tmp_path):
+    assert (
+        board["warnings"] and "only 600 test rows" in board["warnings"][0] and "below about 0.0" in board["warnings"][0]
+    )
+    rng = np.random.default_rng(0)
+    for name in ("BPR", "Pop"):
+        fake.write_run(tmp_path, name, fake.ranks(rng, 1000, 1.0))
+    assert build_board(tmp_path, "made-up", "candidates", QUICK)["warnings"] == []
+
+
+def test_another_candidate_hash_is_refused_not_mixed(tmp_path):
+    rng = np.random.default_rng(0)
+    fake.write_run(tmp_path, "BPR", fake.ranks(rng, 50, 1.0))
+    other = fake.write_run(tmp_path, "SASRec", fake.ranks(rng, 50, 1.0), sha256="f" * 64)
+    with pytest.raises(ValueError, match="different candidates.*BPR.*ffffffffffff: .*SASRec"):
+        build_board(tmp_path, "made-up", "candidates", QUICK)
+    board = build_board(tmp_path, "made-up", "candidates", Options(resamples=50, candidates=fake.SHA[:8]))
+    assert [row["name"] for row in board["rows"]] == ["BPR"]
+    assert board["left_out"] == [
+        {"file": other.name, "reason": f"other candidates: sha256 ffffffffffff, the table's is {fake.SHA[:8]}"}
+    ]
+    with pytest.raises(ValueError, match="no result file has candidates of sha256 123"):
+        build_board(tmp_path, "made-up", "candidates", Options(candidates="123"))
+
+
+def test_another_row_set_is_left_out(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("BPR", "Pop"):
+        fake.write_run(tmp_path, name, fake.ranks(rng, 50, 1.0))
+    fake.write_run(tmp_path, "SASRec", fake.ranks(rng, 50, 1.0), users=[f"v{i}" for i in range(50)])
+    board = build_board(tmp_path, "made-up", "candidates", QUICK)
+    assert [item["file"] for item in board["left_out"]] == ["made-up.candidates.SASRec.seed2020.json"]
+    assert "other test rows" in board["left_out"][0]["reason"] and len(board["rows"]) == 2
+
+
+def test_no_common_rows_is_an_error(tmp_path):
+    rng = np.random.default_rng(0)
+    a = fake.write_run(tmp_path, "BPR", fake.ranks(rng, 20, 1.0))
+    b = fake.write_run(tmp_path, "Pop", fake.ranks(rng, 20, 1.0), users=[f"v{i}" for i in range(20)])
+    with pytest.raises(ValueError, match="nothing to compare"):
+        build_board(tmp_path, "made-up", "candidates", QUICK)
+    with pytest.raises(ValueError, match="no common test row"):
+        compare_files(a, b)
+
+
+def test_seeds_of_a_row_must_agree_in_configuration(tmp_path):
+    rng = np.random.default_rng(0)
+    for seed, epochs in ((1, 1), (2, 1), (3, 5)):
+        fake.write_run(tmp_path, "BPR", fake.ranks(rng, 50, 1.0), seed, config={"epochs": epochs})
+    contents = load_board(tmp_path, "made-up", "candidates")
+    assert [entry.record["seed"] for entry in contents.kept["BPR"]] == [1, 2]
+    assert "epochs 5 against 1" in contents.left_out[0]["reason"]
+    preferred = load_board(tmp_path, "made-up", "candidates", prefer=["made-up.candidates.BPR.seed3.json"])
+    assert [entry.record["seed"] for entry in preferred.kept["BPR"]] == [3]
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        ({"schema": 2}, "schema 2"),
+        ({"n_rows": 9}, "50 rows, .* says 9"),
+        ({"metrics": {"hit@1": 0.99}}, "hit@1 is 0.99 but its rows give"),
+        ({"protocol": "other"}, "protocol 'other' is unknown"),
+        ({"rows": "gone.csv"}, "gone.csv are not beside it"),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path, change, complaint):
+    path = fake.write_run(tmp_path, "BPR", fake.ranks(np.random.default_rng(0), 50, 1.0))
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=complaint):
+        read_stored(path)
+
+
+def test_a_folder_without_results_says_so(tmp_path, capsys):
+    assert command.main(["report", str(tmp_path)]) == 2
+    assert "holds no result file" in capsys.readouterr().err
+    assert command.main(["report", str(tmp_path / "none")]) == 2
+    (tmp_path / "a.json").write_text('{"schema": 7}')
+    assert command.main(["report", str(tmp_path)]) == 2
+    assert "schema 7" in capsys.readouterr().err
+
+
+def test_a_report_rebuilt_from_files_alone_equals_the_first(table, tmp_path, capsys):
+    folder = tmp_path / "results"
+    shutil.copytree(table, folder)
+    write_report(folder, options=Options(resamples=200, metric="ndcg@10", reference="BPR"))
+    written = {suffix: (folder / f"ml-100k.candidates.leaderboard.{suffix}").read_bytes() for suffix in FORMATS}
+    for suffix in FORMATS:
+        if suffix != "json":
+            (folder / f"ml-100k.candidates.leaderboard.{suffix}").unlink()
+    assert command.main(["report", str(folder)]) == 0
+    assert "Δ ndcg@10 vs BPR" in capsys.readouterr().out
+    assert {s: (folder / f"ml-100k.candidates.leaderboard.{s}").read_bytes() for s in FORMATS} == written
+
+
+def test_several_boards_share_a_page(tmp_path):
+    rng = np.random.default_rng(0)
+    for dataset in ("one", "two"):
+        for name in ("BPR", "SASRec"):
+            fake.write_run(tmp_path, name, fake.ranks(rng, 40, 1.0), dataset=dataset)
+    fake.write_run(tmp_path, "SASRec", fake.ranks(rng, 40, 1.0, count=500), dataset="one", protocol="full", count=500)
+    assert boards(tmp_path) == [("one", "candidates"), ("one", "full"), ("two", "candidates")]
+    made = write_report(tmp_path, options=QUICK)
+    page = (tmp_path / "leaderboard.html").read_text()
+    assert page.count('<table class="board">') == 3 and len(data_frame(made)) == 5
+
+
+def test_ctr_boards_rank_by_auc_with_delong(tmp_path):
+    from recbole_llm.result import write_result
+
+    rng = np.random.default_rng(0)
+    users = [f"u{i // 10}" for i in range(800)]
+    label = rng.integers(0, 2, 800)
+    for name, signal in (("DIN", 1.0), ("DeepFM", 0.2), ("SASRec", 0.9)):
+        score = 1 / (1 + np.exp(-(signal * (2 * label - 1) + rng.normal(size=800))))
+        metrics = {"auc": 0.7, "gauc": 0.7} | ({} if name == "SASRec" else {"logloss": 0.5, "acc": 0.6})
+        record = {
+            "model": name,
+            "dataset": "d",
+            "protocol": "ctr",
+            "seed": 1,
+            "metrics": metrics,
+            "candidates": {"count": None, "sha256": "a"},
+        }
+        rows = list(zip(users, [f"i{i}" for i in range(800)], label.tolist(), score.tolist(), strict=True))
+        write_result(tmp_path / f"d.ctr.{name}.seed1.json", record, rows, ("user_id", "item_id", "label", "score"))
+    board = build_board(tmp_path, "d", "ctr", QUICK)
+    assert board["main"] == "auc" and [row["name"] for row in board["rows"]][-1] == "DeepFM"
+    rows = {row["name"]: row for row in board["rows"]}
+    assert rows["DeepFM"]["rank"] == 3 and rows["SASRec"]["metrics"]["logloss"]["mean"] is None
+    assert (
+        rows["DeepFM"]["vs_reference"]["auc"]["test"] == "delong"
+        and rows["DIN"]["metrics"]["auc"]["interval"] == "delong"
+    )
+    assert rows["DIN"]["metrics"]["logloss"]["mean"] > 0 and rows["DIN"]["metrics"]["gauc"]["mean"] > 0.5
+    assert "–" in markdown(board)
+
+
+def test_tables_hold_every_row_and_escape_what_they_print(table, tmp_path):
+    folder = tmp_path / "results"
+    shutil.copytree(table, folder)
+    fake.write_run(
+        folder, "iLoRA@a|b_&%<b>", fake.ranks(np.random.default_rng(0), 600, 1.0), dataset="ml-100k", llm=True
+    )
+    failure = {
+        "schema": 1,
+        "name": "FPMC",
+        "model": "FPMC",
+        "dataset": "ml-100k",
+        "protocol": "candidates",
+        "seed": 9,
+        "reason": "ValueError: a | b",
+    }
+    (folder / "ml-100k.candidates.FPMC.seed9.failed.json").write_text(json.dumps(failure))
+    board = build_board(folder, "ml-100k", "candidates", Options(resamples=50))
+    text = markdown(board)
+    lines = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| rank")]
+    table_lines = [line for line in lines if line.count(" | ") > 5]
+    assert len(table_lines) == 12 and "iLoRA@a\\|b_&%<b>" in text and "failed (seed 9): ValueError: a \\| b" in text
+    assert "not our protocol" in text and "0.4421" in text
+    tex = latex(board)
+    assert r"\toprule" in tex and r"iLoRA@a|b\_\&\%<b>" in tex and tex.count(r"\\") == 13
+    frame = data_frame([board])
+    assert len(frame) == 12 and frame["failed"].notna().sum() == 1 and frame.loc[0, "hit@1_low"] < frame.loc[0, "hit@1"]
+    from recbole_llm.leaderboard.report import comma_separated
+
+    rows = list(csv.DictReader(io.StringIO(comma_separated(board))))
+    assert len(rows) == 12 and rows[0]["name"] == "RecLoRA" and rows[0]["candidates_sha256"] == fake.SHA
+
+
+def test_compare_prints_paired_tests_and_refuses_other_candidates(table, tmp_path, capsys):
+    a, b = (str(table / f"ml-100k.candidates.{name}.seed2020.json") for name in ("RecLoRA", "BPR"))
+    assert command.main(["compare", a, b, "--resamples=200"]) == 0
+    out = capsys.readouterr().out
+    assert "600 common test rows" in out and "mcnemar" in out and "hit@1" in out
+    rng = np.random.default_rng(0)
+    other = fake.write_run(tmp_path, "BPR", fake.ranks(rng, 600, 1.0), dataset="ml-100k", sha256="e" * 64)
+    assert command.main(["compare", a, str(other)]) == 2
+    assert "ranked different candidates" in capsys.readouterr().err
+
+
+def test_an_unknown_metric_or_reference_is_an_error(table):
+    with pytest.raises(ValueError, match="'SASREC' is not a row"):
+        build_board(table, "ml-100k", "candidates", Options(resamples=50, reference="SASREC"))
+    with pytest.raises(ValueError, match="'auc' does not follow from ranks"):
+        build_board(table, "ml-100k", "candidates", Options(resamples=50, metric="auc"))
+    assert build_board(table, "ml-100k", "candidates", Options(resamples=50, metric="mrr@5"))["main"] == "mrr@5"

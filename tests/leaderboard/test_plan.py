@@ -1,0 +1,112 @@
+"""Names, variants and settings are checked to the last one before anything trains."""
+
+import pytest
+
+from recbole_llm.config_check import ConfigError
+from recbole_llm.leaderboard.plan import Entry, make_plan, parse_entries, read_spec, seed_list
+from tests import tiny
+
+
+@pytest.fixture
+def shared(tiny_data, tiny_llm, tmp_path):
+    return tiny.settings(tiny_data, tiny_llm, tmp_path)
+
+
+def test_variants_from_names_and_from_yaml():
+    entries = parse_entries(
+        [
+            "SASRec",
+            "iLoRA@K=8",
+            "LLaRA@behaviour_tokens=none+lora_r=4",
+            {"iLoRA@small": {"lora_r": 4}},
+            {"name": "LLaRA@other", "model": "LLaRA", "llm_path": "some/llm"},
+        ]
+    )
+    assert entries == [
+        Entry("SASRec", "SASRec"),
+        Entry("iLoRA@K=8", "iLoRA", {"num_experts": 8}),
+        Entry("LLaRA@behaviour_tokens=none+lora_r=4", "LLaRA", {"behaviour_tokens": "none", "lora_r": 4}),
+        Entry("iLoRA@small", "iLoRA", {"lora_r": 4}),
+        Entry("LLaRA@other", "LLaRA", {"llm_path": "some/llm"}),
+    ]
+
+
+def test_one_unknown_model_among_ten_is_named_with_the_duplicates_and_bad_variants():
+    names = "Random,Pop,ItemKNN,BPR,FPMC,GRU4Rec,SASRek,LLaRA,iLoRA@K,Pop".split(",")
+    with pytest.raises(ConfigError) as caught:
+        parse_entries(names)
+    text = str(caught.value)
+    assert (
+        "Unknown model 'SASRek'. Did you mean SASRec" in text
+        and "'Pop' is listed twice" in text
+        and "key=value" in text
+    )
+    assert len(caught.value.problems) == 3
+    with pytest.raises(ConfigError, match="listed twice"):
+        parse_entries(["iLoRA@llm_path=a/b", "iLoRA@llm_path=a_b"])  # one file name
+
+
+def test_a_plan_holds_every_run_and_settings_reach_the_models_that_know_them(shared):
+    runs = make_plan("Pop,SASRec,iLoRA@K=2", "tiny", None, 2, {**shared, "n_layers": 1}, llm={"lora_dropout": 0.0})
+    assert [(run.entry.name, run.seed) for run in runs] == [
+        ("Pop", 2020),
+        ("Pop", 2021),
+        ("SASRec", 2020),
+        ("SASRec", 2021),
+        ("iLoRA@K=2", 2020),
+        ("iLoRA@K=2", 2021),
+    ]
+    assert "n_layers" not in runs[0].settings and "crm_epochs" not in runs[0].settings
+    assert runs[2].config["n_layers"] == 1
+    assert (
+        runs[4].config["num_experts"] == 2 and runs[4].config["lora_dropout"] == 0.0 and runs[5].config["seed"] == 2021
+    )
+    assert (
+        runs[4].path.name == "tiny.candidates.iLoRA@K=2.seed2020.json"
+        and runs[0].path.name == "tiny.candidates.Pop.seed2020.json"
+    )
+    assert runs[0].config["candidate_seed"] == runs[1].config["candidate_seed"]
+
+
+def test_problems_of_all_rows_are_listed_at_once(shared):
+    with pytest.raises(ConfigError) as caught:
+        make_plan("Pop,iLoRA@K=3,LLaRA@lora_r=0", "tiny", None, 1, {**shared, "epoch": 3})
+    text = str(caught.value)
+    assert "epoch: unknown key; did you mean 'epochs'" in text
+    assert (
+        "iLoRA@K=3: num_experts: must divide lora_r" in text
+        and "LLaRA@lora_r=0: lora_r: must be an integer >= 1" in text
+    )
+    with pytest.raises(ConfigError, match=r"LLaRA: crm_config \(SASRec\): hiden_size: unknown key"):
+        make_plan("Pop,LLaRA", "tiny", None, 1, {**shared, "crm_config": {"hiden_size": 16}})
+    with pytest.raises(ConfigError, match="protocol: must be one of"):
+        make_plan("Pop", "tiny", "candidate", 1, shared)
+    with pytest.raises(ConfigError, match="datasets: none given"):
+        make_plan("Pop", None, None, 1, shared)
+
+
+@pytest.mark.parametrize("given, seeds", [(3, [2020, 2021, 2022]), ([5, 1], [5, 1]), ("7,8", [7, 8])])
+def test_seeds(given, seeds):
+    assert seed_list(given) == seeds
+
+
+@pytest.mark.parametrize("bad", [0, [1, 1], [-1], ["a"], []])
+def test_bad_seeds(bad):
+    with pytest.raises(ConfigError, match="seeds: must be"):
+        seed_list(bad)
+
+
+def test_a_spec_with_an_unknown_key_is_refused(tmp_path):
+    file = tmp_path / "board.yaml"
+    file.write_text("models: [Pop]\ndataset: ml-100k\n")
+    with pytest.raises(ConfigError, match="unknown key 'dataset'; a leaderboard has"):
+        read_spec(file)
+
+
+def test_the_shipped_specs_are_plans(tmp_path):
+    from recbole_llm.config import properties_dir
+
+    for file in sorted((properties_dir() / "leaderboard").glob("*.yaml")):
+        spec = read_spec(file)
+        entries = parse_entries(spec["models"])
+        assert entries and spec["datasets"]

@@ -1,0 +1,227 @@
+"""The runner with runs that are made up: reuse, failures, killing and going on, progress. One real board at the end."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import recbole_llm
+from recbole_llm import quick_start, result
+from recbole_llm.config_check import ConfigError
+from recbole_llm.leaderboard import reuse, run
+from tests import tiny
+from tests.leaderboard import fake
+
+NAMES = "Random,Pop,BPR"
+
+
+@pytest.fixture
+def shared(tiny_data, tiny_llm, tmp_path):
+    return tiny.settings(tiny_data, tiny_llm, tmp_path)
+
+
+class Runs:
+    """Stands in for `run_recbole_llm`: writes a plausible result file, counts, fails where told to."""
+
+    def __init__(self, fail=(), kill=None):
+        self.seen, self.fail, self.kill, self.seconds = [], set(fail), kill, 0.0
+
+    def __call__(self, model, dataset, command_line):
+        config = recbole_llm.LLMConfig(model, dataset, command_line=command_line)
+        start = time.perf_counter()
+        name = config["variant"] or model
+        if len(self.seen) == self.kill:
+            raise KeyboardInterrupt
+        self.seen.append((name, config["seed"]))
+        if name in self.fail:
+            raise FloatingPointError("the training loss is not finite")
+        wanted = reuse.expected(config)
+        from recbole_llm.data.rows import candidate_sets
+
+        test = candidate_sets(config).test
+        rank = fake.ranks(np.random.default_rng(config["seed"]), len(test), 1.0, count=8)
+        from recbole_llm.config import plain_values
+
+        fake.write_run(
+            config["result_dir"],
+            name,
+            rank,
+            config["seed"],
+            count=8,
+            sha256=wanted["candidates"],
+            dataset=dataset,
+            users=test.user_ids.tolist(),
+            items=test.item_ids.tolist(),
+            code=wanted["code"],
+            data=wanted["data"],
+            versions=result.versions(),
+            config=plain_values(config),
+            llm=False,
+            checks=None,
+        )
+        self.seconds += time.perf_counter() - start
+        return {"result_file": str(result.result_path(config))}
+
+
+def board(shared, runs, monkeypatch, models=NAMES, **more):
+    monkeypatch.setattr(recbole_llm, "run_recbole_llm", runs, raising=False)
+    return run.run_leaderboard(models, "tiny", settings=shared, resamples=200, **more)
+
+
+def test_finished_runs_are_reused_and_rerun_forces(shared, monkeypatch):
+    first = Runs()
+    frame = board(shared, first, monkeypatch, seeds=2)
+    assert len(first.seen) == 6 and len(frame) == 3 and frame.attrs["failed"] == []
+    second = Runs()
+    again = board(shared, second, monkeypatch, seeds=2)
+    assert second.seen == [] and again.equals(frame)
+    third = Runs()
+    board(shared, third, monkeypatch, seeds=3)
+    assert [seed for _, seed in third.seen] == [2022] * 3
+    forced = Runs()
+    board(shared, forced, monkeypatch, seeds=2, rerun=True)
+    assert len(forced.seen) == 6
+
+
+def test_a_killed_leaderboard_goes_on_where_it_stopped(shared, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        board(shared, Runs(kill=4), monkeypatch, seeds=2)
+    rest = Runs()
+    frame = board(shared, rest, monkeypatch, seeds=2)
+    assert rest.seen == [("BPR", 2020), ("BPR", 2021)] and len(frame) == 3
+
+
+def test_one_failing_row_is_shown_with_its_reason_while_the_others_go_on(shared, monkeypatch, capsys):
+    frame = board(shared, Runs(fail=["Pop"]), monkeypatch)
+    assert [entry["name"] for entry in frame.attrs["failed"]] == ["Pop"] and len(frame) == 3
+    (failed,) = frame[frame["failed"].notna()].to_dict("records")
+    assert (
+        failed["name"] == "Pop" and "seed 2020: FloatingPointError: the training loss is not finite" in failed["failed"]
+    )
+    text = Path(shared["result_dir"], "tiny.candidates.leaderboard.md").read_text()
+    assert "failed (seed 2020): FloatingPointError" in text
+    monkeypatch.setattr(recbole_llm, "run_recbole_llm", Runs(fail=["Pop"]), raising=False)
+    arguments = [f"--{k}={json.dumps(v) if not isinstance(v, str) else v}" for k, v in shared.items()]
+    assert quick_start.main([f"--model={NAMES}", "--dataset=tiny", "--resamples=50", *arguments]) == 1
+    assert "failed (seed 2020)" in capsys.readouterr().out
+    mended = Runs()
+    frame = board(shared, mended, monkeypatch)
+    assert mended.seen == [("Pop", 2020)] and frame["failed"].isna().all()
+
+
+def test_other_candidates_in_the_folder_are_refused(shared, monkeypatch):
+    board(shared, Runs(), monkeypatch)
+    fake.write_run(
+        shared["result_dir"], "FPMC", fake.ranks(np.random.default_rng(0), 40, 1.0, count=8), count=8, dataset="tiny"
+    )
+    frame = board(shared, Runs(), monkeypatch)
+    assert sorted(frame["name"]) == ["BPR", "Pop", "Random"]
+    (left_out,) = frame.attrs["boards"][0]["left_out"]
+    assert "FPMC" in left_out["file"] and "other candidates" in left_out["reason"]
+
+
+def test_nothing_runs_where_a_name_is_wrong(shared, monkeypatch):
+    runs = Runs()
+    with pytest.raises(ConfigError, match="Unknown model 'SASRek'"):
+        board(shared, runs, monkeypatch, models="Random,Pop,SASRek")
+    with pytest.raises(ConfigError, match="reference: 'SASRec' is not among the rows"):
+        board(shared, runs, monkeypatch, reference="SASRec")
+    assert runs.seen == [] and not Path(shared["result_dir"]).exists()
+
+
+def test_variants_are_rows_of_their_own(shared, monkeypatch):
+    frame = board(
+        shared, Runs(), monkeypatch, models=["BPR", "BPR@embedding_size=8", {"BPR@wide": {"embedding_size": 128}}]
+    )
+    assert sorted(frame["name"]) == ["BPR", "BPR@embedding_size=8", "BPR@wide"] and set(frame["model"]) == {"BPR"}
+
+
+def test_the_time_left_comes_from_like_runs(shared):
+    runs = run.make_plan(NAMES, "tiny", None, 2, shared)
+    progress = run.Progress(runs)
+    assert progress.left() is None
+    progress.done(runs[0], seconds=10.0)
+    assert progress.left() == 50.0
+    progress.done(runs[1], seconds=20.0)
+    progress.done(runs[2], seconds=100.0)
+    assert progress.left() == pytest.approx(100 + 2 * (130 / 3))
+
+
+CONFIG = {"model": "iLoRA", "epochs": 1, "seed": 1}
+WANTED = {
+    "config": CONFIG,
+    "versions": {"torch": "2"},
+    "code": "c",
+    "data": "d",
+    "candidates": "s",
+    "llm": "w",
+    "crm": "f",
+    "permutations": 2,
+}
+RECORD = {
+    "config": CONFIG | {"result_dir": "/elsewhere", "show_progress": True, "gpu_id": "3"},
+    "versions": {"torch": "2", "python": "3"},
+    "code": "c",
+    "data": "d",
+    "candidates": {"sha256": "s"},
+    "llm": {"sha256": "w"},
+    "crm": {"sha256": "f"},
+    "checks": {"permutations": {"k": 3}},
+}
+
+
+def test_a_record_that_agrees_in_everything_is_reused():
+    assert reuse.differences(RECORD, WANTED) == []
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"config": CONFIG | {"epochs": 2}}, "epochs was 2, is 1"),
+        ({"config": {"model": "iLoRA", "seed": 1}}, "epochs was None, is 1"),
+        ({"config": CONFIG | {"seed": 2}}, "seed was 2, is 1"),
+        ({"versions": {"torch": "1"}}, "torch was 1, is 2"),
+        ({"code": "other"}, "code is another"),
+        ({"data": "other"}, "dataset's files are others"),
+        ({"candidates": {"sha256": "other"}}, r"candidates \(sha256\) are others"),
+        ({"llm": {"sha256": "other"}}, "LLM's weights are others"),
+        ({"crm": {"sha256": "other"}}, "crm_path is another"),
+        ({"checks": {"permutations": {"k": 1}}}, "permutations: 1 done, 2 wanted"),
+        ({"checks": None}, "permutations: 0 done, 2 wanted"),
+    ],
+)
+def test_each_ingredient_that_differs_is_a_reason_to_run_again(change, reason):
+    (found,) = reuse.differences(RECORD | change, WANTED)
+    import re
+
+    assert re.search(reason, found)
+
+
+def test_what_a_baseline_never_reads_does_not_make_its_result_stale():
+    assert "lora_r" in reuse.llm_keys() and "epochs" not in reuse.llm_keys() and "n_candidates" not in reuse.llm_keys()
+    assert reuse.comparable({"epochs": 1, "lora_r": 4}, plugin=False) == {"epochs": 1}
+    assert reuse.comparable({"epochs": 1, "lora_r": 4, "variant": "x"}, plugin=True) == {"epochs": 1, "lora_r": 4}
+
+
+def test_a_real_board_of_a_baseline_and_an_llm_and_its_reuse(tiny_data, tiny_llm, tmp_path, capsys):
+    shared = tiny.settings(tiny_data, tiny_llm, tmp_path, train_sample_size=16, crm_epochs=1, permutations=2)
+    arguments = [f"--{k}={json.dumps(v) if not isinstance(v, str) else v}" for k, v in shared.items()]
+    command = ["--model=Pop,iLoRA@K=2", "--dataset=tiny", "--resamples=200", *arguments]
+    assert quick_start.main(command) == 0
+    record = json.loads((tmp_path / "results/tiny.candidates.iLoRA@K=2.seed2020.json").read_text())
+    assert record["variant"] == "iLoRA@K=2" and record["config"]["num_experts"] == 2
+    assert record["cost"]["latency_ms"]["p95"] >= record["cost"]["latency_ms"]["p50"] > 0
+    assert record["checks"]["permutations"]["k"] == 2 and record["checks"]["leaks"] == {
+        "rows": 40,
+        "id_outside": 0,
+        "title_outside": 0,
+        "examples": [],
+    }
+    assert sum(record["checks"]["position"]["rows"]) == 40
+    stamps = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "results").glob("*seed*")}
+    capsys.readouterr()
+    assert quick_start.main(command) == 0
+    assert stamps == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "results").glob("*seed*")}
+    assert "Bias checks" in capsys.readouterr().out

@@ -1,0 +1,141 @@
+"""Tuning: equal budgets, validation only, kept on disk, clear errors. Hyperopt's own search where it is installed."""
+
+import importlib.util
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from recbole_llm import recommender
+from recbole_llm.config_check import ConfigError
+from recbole_llm.leaderboard import tune
+from recbole_llm.leaderboard.plan import make_plan
+from tests import tiny
+
+SPACE = """
+algorithm: {algorithm}
+budget: 3
+spaces:
+  Pop: {{}}
+  BPR: {{choice: {{embedding_size: [8, 16, 32, 64]}}}}
+"""
+
+
+@pytest.fixture
+def runs(tiny_data, tiny_llm, tmp_path):
+    return make_plan("Pop,BPR", "tiny", None, 2, tiny.settings(tiny_data, tiny_llm, tmp_path))
+
+
+@pytest.fixture
+def space(tmp_path):
+    file = tmp_path / "space.yaml"
+    file.write_text(SPACE.format(algorithm="exhaustive"))
+    return file
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Stands in for training: the validation score is best at embedding_size 16; evaluating the test rows "
+    "would raise."""
+    seen = []
+
+    def fit(config, saved=True):
+        seen.append((config["model"], config["embedding_size"], config["seed"]))
+        return SimpleNamespace(best_valid_score=1 / (1 + abs(config["embedding_size"] - 16)))
+
+    monkeypatch.setattr(recommender, "fit", fit)
+    return seen
+
+
+def test_every_row_gets_its_budget_and_the_best_validation_score_wins(runs, space, trained):
+    found = tune.tune_rows(runs, space)
+    assert trained == [("BPR", 8, 2020), ("BPR", 16, 2020), ("BPR", 32, 2020)]
+    assert found.settings == {"Pop": {}, "BPR": {"embedding_size": 16}}
+    assert found.records["BPR", "tiny", "candidates"] == {
+        "algorithm": "exhaustive",
+        "budget": 3,
+        "trials": 3,
+        "settings": {"embedding_size": 16},
+        "valid_score": 1.0,
+        "file": "space.yaml",
+    }
+    assert found.records["Pop", "tiny", "candidates"]["trials"] == 0
+
+
+def test_a_killed_search_goes_on_with_the_trials_that_are_on_disk(runs, space, trained):
+    tune.tune_rows(runs, space)
+    trained.clear()
+    assert tune.tune_rows(runs, space).settings["BPR"] == {"embedding_size": 16} and trained == []
+    path = runs[-1].path.with_name("tiny.candidates.BPR.seed2020.tuning.json")
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"trials": stored["trials"][:1]}))
+    tune.tune_rows(runs, space)
+    assert [size for _, size, _ in trained] == [16, 32]
+    trained.clear()
+    path.write_text(json.dumps(stored | {"identity": "of another configuration"}))
+    tune.tune_rows(runs, space)
+    assert len(trained) == 3
+
+
+def test_a_trial_that_fails_ends_alone(runs, space, monkeypatch):
+    def fit(config, saved=True):
+        if config["embedding_size"] == 16:
+            raise FloatingPointError("not finite")
+        return SimpleNamespace(best_valid_score=float(config["embedding_size"]))
+
+    monkeypatch.setattr(recommender, "fit", fit)
+    assert tune.tune_rows(runs, space).settings["BPR"] == {"embedding_size": 32}
+
+
+def test_a_row_without_a_space_is_an_error_and_so_are_unknown_keys(runs, tmp_path, trained):
+    file = tmp_path / "bad.yaml"
+    file.write_text("algorithm: exhaustive\nbudget: 2\nspaces:\n  BPR: {choice: {embeding_size: [8]}}\n")
+    with pytest.raises(ConfigError) as caught:
+        tune.tune_rows(runs, file)
+    assert (
+        "no space for Pop" in str(caught.value)
+        and "embeding_size: not a setting of BPR" in str(caught.value)
+        and not trained
+    )
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("budget: 0\nspaces: {}", "budget must be"),
+        ("budget: 1\nalgorithm: bayes\nspaces: {}", "algorithm must be one of"),
+        ("budget: 1\nspaces: {BPR: {uniform: {a: [2, 1]}}}", "uniform needs 2 numbers"),
+        ("budget: 1\nspaces: {BPR: {normal: {a: [1]}}}", "unknown kind 'normal'"),
+        ("budget: 1\nspace: {}", "unknown key 'space'"),
+    ],
+)
+def test_bad_spaces(tmp_path, text, complaint):
+    file = tmp_path / "space.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=complaint):
+        tune.read_space(file)
+
+
+def test_the_shipped_space_is_readable():
+    from recbole_llm.config import properties_dir
+
+    for file in (properties_dir() / "hyper").glob("*.yaml"):
+        assert tune.read_space(file)["budget"] >= 1
+
+
+def test_hyperopt_searches_with_the_same_budget_or_is_named(runs, space, trained):
+    space.write_text(SPACE.format(algorithm="tpe"))
+    if importlib.util.find_spec("hyperopt") is None:
+        with pytest.raises(ConfigError, match="recbole_llm\\[tune\\]"):
+            tune.tune_rows(runs, space)
+        return
+    found = tune.tune_rows(runs, space)
+    assert found.records["BPR", "tiny", "candidates"]["trials"] == 3 and found.settings["BPR"]["embedding_size"] in (
+        8,
+        16,
+        32,
+        64,
+    )
+    first = list(trained)
+    trained.clear()
+    assert tune.tune_rows(runs, space).settings == found.settings and trained == [] and len(first) == 3

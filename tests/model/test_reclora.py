@@ -1,0 +1,280 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_llm import ConfigError, LLMConfig
+from recbole_llm.crm import load_or_train
+from recbole_llm.data.click import few_shot_sample
+from recbole_llm.data.preparation import prepare_data
+from recbole_llm.data.questions import ClickRows, Question
+from recbole_llm.model.reclora import RecLoRA
+from tests import tiny
+from tests.model.contract import PointwiseContract
+
+SMALL = {
+    "behaviour_tokens": "both",
+    "num_experts": 4,
+    "crm_history_len": 6,
+    "text_history_len": 4,
+    "crm_config": {"train_batch_size": 64, "embedding_size": 4, "mlp_hidden_size": [8, 8]},
+}
+
+
+class TestRecLoRA(PointwiseContract):
+    name = "RecLoRA"
+    settings = SMALL
+
+    def test_gates_are_distributions_for_each_projection_and_the_users_alone(self, model, batch):
+        gate = model.gate(batch).weights
+        assert gate.shape == (len(batch), 4, 4)  # two layers with q and v; four meta-LoRAs
+        torch.testing.assert_close(gate.sum(-1), torch.ones(gate.shape[:2]))
+        torch.testing.assert_close(model.gate(batch[[2]]).weights[0], gate[2])
+
+    def test_shared_prefixes_score_as_separate_prompts(self, model, batch):
+        """Items that share their history's forward pass get what each gets with a prompt of its own."""
+        apart = copy.deepcopy(batch)
+        for name in ("prompt_ids", "prompt_mask", "prompt_items"):
+            own = batch[name][:, None].expand(-1, batch["candidates"].shape[1], -1)
+            apart.interaction[name] = own.contiguous()
+        torch.testing.assert_close(model.score_candidates(apart), model.score_candidates(batch), rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        "more",
+        [
+            {"lora_mixing": "output"},
+            {"lora_mixing": "none"},
+            {"gate_shared": True},
+            {"gate_top_k": 1},
+            {"gate_input": "target"},
+            {"crm_model": "DIEN", "gate_input": "target"},
+            {"text_history": "relevant", "crm_history": "relevant"},
+            {"history_notes": "ratings", "user_token": True},
+        ],
+        ids=str,
+    )
+    def test_variants_train_and_score(self, more, tiny_data, tiny_llm, tmp_path):
+        _, data, model = self.build(tiny_data, tiny_llm, tmp_path, crm_epochs=0, **more)
+        data[1].set_epoch(0)
+        model.calculate_loss(next(iter(data[1]))).backward()
+        batch = next(iter(data[3]))
+        scores = model.eval().score_candidates(batch)
+        assert scores.shape == batch["candidates"].shape and torch.isfinite(scores).all()
+        alone = model.score_candidates(batch[[1]])[0]
+        torch.testing.assert_close(alone, scores[1], rtol=1e-4, atol=1e-5)
+        if more.get("gate_top_k"):
+            assert ((model.gate(batch).weights > 0).sum(-1) == 1).all()
+
+
+class TestRecLoRAWithATargetAwareGate(PointwiseContract):
+    name = "RecLoRA"
+    settings = {**SMALL, "gate_input": "target"}
+
+    def test_the_gate_reads_the_item_asked_about(self, model, batch):
+        other = copy.deepcopy(batch)
+        other.interaction["item_id"] = batch["candidates"][:, -1].where(
+            batch["candidates"][:, -1] != batch["item_id"], batch["candidates"][:, 0]
+        )
+        assert not torch.allclose(model.gate(other).weights, model.gate(batch).weights, atol=1e-9)
+
+
+def prepared(tiny_data, tiny_llm, out, **more):
+    settings = tiny.settings(tiny_data, tiny_llm, out, protocol="ctr", crm_epochs=0, **{**SMALL, **more})
+    config = LLMConfig("RecLoRA", "tiny", config_dict=settings)
+    return config, prepare_data(config)
+
+
+def write(folder, lines, name="tiny"):
+    """A copy of the tiny dataset whose interactions are `lines`."""
+    tiny.write_dataset(folder, name)
+    file = folder / name / f"{name}.inter"
+    head = file.read_text().splitlines()[0]
+    file.write_text("\n".join([head, *lines]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tied_lines():
+    """Interactions in pairs of one moment, shuffled."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for user in range(12):
+        items = rng.choice(60, size=10, replace=False)
+        lines += [f"u{user}\ti{item}\t{rng.integers(1, 6)}\t{1000 + step // 2}" for step, item in enumerate(items)]
+    return [lines[i] for i in rng.permutation(len(lines))]
+
+
+def prompts(config, split):
+    """{(user, item): (prompt ids, the CRM's history)} of all rows of a split, whatever phase it is."""
+    rows = ClickRows(config, split, training=True)
+    text, long = rows.histories(np.arange(len(rows)), rows.targets)
+    found = {}
+    for i, (target, shown, read) in enumerate(zip(rows.targets.tolist(), text, long, strict=True)):
+        pair = split.id2token("user_id", int(split.inter_feat["user_id"][i])), split.id2token("item_id", target)
+        ids, _ = rows[Question(i, (target,), 0, text=(shown,), long=(read,))]["prompts"][0]
+        found[pair] = ids, tuple(split.id2token("item_id", rows.timelines.items[list(read)]))
+    return found
+
+
+def asked(loader):
+    """{(user, item): (prompt ids with the branch, CRM history)} of an evaluation loader."""
+    split, found = loader._dataset, {}
+    for batch in loader:
+        for i in range(len(batch)):
+            user = split.id2token("user_id", int(batch["user_id"][i]))
+            for j, row in enumerate(batch["candidate_row"][i].tolist()):
+                if row >= 0:
+                    item = split.id2token("item_id", int(batch["candidates"][i, j]))
+                    ids = batch["prompt_ids"][i][batch["prompt_mask"][i]].tolist()
+                    ids += batch["branch_ids"][i, j][batch["branch_mask"][i, j]].tolist()
+                    history = split.id2token("item_id", batch["item_id_list"][i].numpy())
+                    found[user, item] = ids, tuple(history)
+    return found
+
+
+def test_later_rows_and_the_rows_own_label_change_neither_prompt_nor_gate_input(tied_lines, tiny_llm, tmp_path):
+    """Everything at or after a row's moment is altered: ratings turned round, other items put in."""
+    _, before = prepared(write(tmp_path / "a", tied_lines), tiny_llm, tmp_path)
+    moment = 1004  # the last of five; all test rows are there
+    altered = []
+    for line in tied_lines:
+        user, item, rating, time = line.split("\t")
+        altered.append(f"{user}\t{item}\t{6 - int(rating) if int(time) >= moment else rating}\t{time}")
+    taken = {tuple(line.split("\t")[:2]) for line in tied_lines}
+    for user in range(12):
+        new = [f"i{item}" for item in range(60) if (f"u{user}", f"i{item}") not in taken][:2]
+        altered += [f"u{user}\t{item}\t{1 + 4 * ((user + k) % 2)}\t{moment + 10 + k}" for k, item in enumerate(new)]
+    config, after = prepared(write(tmp_path / "b", altered), tiny_llm, tmp_path / "b")
+    known = {pair: shown for loader in before[1:] for pair, shown in prompts(config, loader._dataset).items()}
+    found = {pair: shown for loader in after[1:] for pair, shown in prompts(config, loader._dataset).items()}
+    assert len(known) == 12 * 9 and known.items() <= found.items()
+
+
+def test_the_answer_is_the_label_and_the_prompt_does_not_hold_it(tiny_data, tiny_llm, tmp_path):
+    config, (_, train, _, _) = prepared(tiny_data, tiny_llm, tmp_path, train_sample_size=None)
+    train.set_epoch(0)
+    yes, no = train.dataset.answers
+    seen = set()
+    for batch in train:
+        assert batch["answer_ids"].shape == (len(batch), 1)
+        assert torch.equal(batch["answer_ids"][:, 0] == yes, batch["label"] == 1)
+        seen |= set(batch["answer_ids"].flatten().tolist())
+    assert seen == {yes, no}
+
+
+def test_labelled_rows_of_one_moment_share_a_prompt_and_score_as_alone(tied_lines, tiny_llm, tmp_path):
+    data = write(tmp_path / "data", tied_lines)
+    options = {"gate_input": "sequence", "lora_mixing": "weight"}
+    config, (_, train, _, shared) = prepared(data, tiny_llm, tmp_path, **options)
+    model = RecLoRA(config, train._dataset).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.05)
+    assert len([k for b in shared.batch_sampler for k in b]) < len(shared._dataset)
+
+    def scores(batches):
+        found = {}
+        for batch in batches:
+            rows = batch["candidate_row"]
+            for row, score in zip(
+                rows.flatten().tolist(), model.score_candidates(batch).flatten().tolist(), strict=True
+            ):
+                found.setdefault(row, score)
+        found.pop(-1, None)
+        return found
+
+    together = scores(shared)
+    single = scores(
+        shared.collate_fn([shared.dataset[type(key)(**{**vars(key), "candidates": (item,), "rows": (row,)})]])
+        for keys in shared.batch_sampler
+        for key in keys
+        for item, row in zip(key.candidates, key.rows, strict=True)
+        if row >= 0
+    )
+    assert together.keys() == single.keys()
+    np.testing.assert_allclose([together[r] for r in sorted(together)], [single[r] for r in sorted(single)], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings, complaint",
+    [
+        ({"gate_temperature": 0}, "gate_temperature: must be a number > 0"),
+        ({"gate_temperature": -1.5}, "gate_temperature: must be a number > 0"),
+        ({"num_experts": 0}, "num_experts: must be an integer >= 1"),
+        ({"lora_r": 0}, "lora_r: must be an integer >= 1"),
+        ({"gate_top_k": 17}, "gate_top_k: must be at most num_experts=16"),
+        ({"lora_mixing": "both"}, "lora_mixing: must be one of 'weight', 'output', 'none'"),
+        ({"text_history": "best"}, "text_history: must be one of 'recent', 'relevant'"),
+        ({"llm_eval": "generate"}, "llm_eval: generate has no meaning for RecLoRA"),
+        ({"answer_words": ["Yes"]}, "answer_words: must be two words"),
+        ({"gate_input": "item_mean"}, "gate_input: RecLoRA takes auto, target or sequence"),
+    ],
+    ids=str,
+)
+def test_bad_settings_name_the_key_and_the_rule(settings, complaint, tiny_data):
+    with pytest.raises(ConfigError, match=complaint):
+        LLMConfig("RecLoRA", "tiny", config_dict={"data_path": str(tiny_data), **settings})
+
+
+def test_a_sample_larger_than_the_data_is_refused(tiny_data, tiny_llm, tmp_path):
+    with pytest.raises(ValueError, match=r"train_sample_size=9999 asks for 9999 of \d+ training rows"):
+        prepared(tiny_data, tiny_llm, tmp_path, train_sample_size=9999)
+
+
+def test_a_gate_that_reads_the_target_needs_a_crm_that_does(tiny_data, tiny_llm, tmp_path):
+    config, data = prepared(
+        tiny_data, tiny_llm, tmp_path, crm_model="SASRec", gate_input="target", crm_config={"hidden_size": 16}
+    )
+    with pytest.raises(ValueError, match="crm_model=SASRec does not; use DIN or DIEN"):
+        RecLoRA(config, data[1]._dataset)
+
+
+def test_the_released_recipe_selects_on_the_test_rows_after_one_epoch(tiny_data, tiny_llm, tmp_path):
+    config, (_, _, valid, test) = prepared(
+        tiny_data, tiny_llm, tmp_path, recipe="released", epochs=7, valid_sample_size=None
+    )
+    assert config["epochs"] == 1 and valid.phase == test.phase == "test"
+    assert asked(valid) == asked(test)
+
+
+def test_a_template_must_end_with_the_target(tiny_data, tiny_llm, tmp_path):
+    templates = {"ctr": ["Is {target} liked after{history}? Answer:"], "candidates": []}
+    with pytest.raises(ValueError, match=r"\{target\} must come last"):
+        prepared(tiny_data, tiny_llm, tmp_path, click_templates=templates)
+
+
+def test_history_notes_say_what_was_liked(tiny_data, tiny_llm, tmp_path):
+    config, (_, _, _, test) = prepared(tiny_data, tiny_llm, tmp_path)
+    text = test._dataset.prompt_tokenizer.tokenizer.decode(next(iter(test))["prompt_ids"][0])
+    assert "(liked)" in text or "(disliked)" in text
+    _, (_, _, _, rated) = prepared(tiny_data, tiny_llm, tmp_path, history_notes="ratings")
+    with_ratings = rated._dataset.prompt_tokenizer.tokenizer.decode(next(iter(rated))["prompt_ids"][0])
+    assert " of 5)" in with_ratings
+
+
+def test_the_few_shot_sample_is_seeded_and_keeps_the_labels_shares_on_request():
+    labels = (np.arange(1000) % 10 < 3).astype(float)
+    plain, again, other = (few_shot_sample(1000, 50, seed) for seed in (1, 1, 2))
+    assert np.array_equal(plain, again) and not np.array_equal(plain, other)
+    assert len(set(plain.tolist())) == 50 and (np.diff(plain) > 0).all()
+    assert {labels[few_shot_sample(1000, 50, seed, labels)].sum() for seed in range(20)} == {15.0}
+    assert len({labels[few_shot_sample(1000, 50, seed)].sum() for seed in range(20)}) > 1
+    assert len(few_shot_sample(1000, 0.25, 0)) == 250 and len(few_shot_sample(1000, None, 0)) == 1000
+    with pytest.raises(ValueError, match="use 1 to 10, a share, or null"):
+        few_shot_sample(10, 11, 0)
+
+
+@pytest.mark.parametrize("name", ["DIN", "DIEN"])
+def test_the_gate_reads_what_the_crms_final_layer_reads(name, tiny_data, tiny_llm, tmp_path):
+    config, (_, train, _, test) = prepared(tiny_data, tiny_llm, tmp_path, crm_model=name)
+    crm = load_or_train(config, train._dataset)
+    batch = next(iter(test))
+    final = crm.model.dnn_predict_layers if name == "DIN" else crm.model.dnn_predict_layer
+    vectors = crm.user_vectors(batch, batch["item_id"])
+    asked_for = {**batch.interaction, "neg_item_id_list": batch["item_id_list"]}
+    torch.testing.assert_close(final(vectors).squeeze(1).sigmoid(), crm.model.predict(asked_for))
+    assert not vectors.requires_grad and torch.equal(crm.train().user_vectors(batch, batch["item_id"]), vectors)
+    items = crm.model.embedding_layer.token_embedding_table["item"].embedding.weight
+    assert torch.equal(crm.item_vectors, items[: train._dataset.item_num])

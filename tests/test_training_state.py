@@ -1,0 +1,310 @@
+"""Checkpoints: what they hold, what is refused, what a damaged or missing one leads to."""
+
+import errno
+import json
+import os
+import pickle
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from recbole_llm import distributed
+from recbole_llm.model import saving
+from recbole_llm.training_state import Position, Run, find_run, restore_rng, rng_tensors, settings_hash, step_seed
+from tests import tiny, workers
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_data, tiny_llm, tmp_path_factory):
+    """(config, data, model, run's folder) after three epochs of one step."""
+    out = tmp_path_factory.mktemp("trained")
+    settings = tiny.settings(
+        tiny_data, tiny_llm, out, epochs=3, train_sample_size=8, valid_sample_size=8, eval_batch_size=40,
+        save_total_limit=3, lora_target_modules=["q_proj"], learning_rate=0.01,
+    )  # fmt: skip
+    built = workers.build("iLoRA", settings)
+    fitted = workers.train(built, out / "saved")
+    return (*built, Path(fitted.saved_model_file).parent)
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of the run's folder that a test may damage, and the model's settings pointing there."""
+    import shutil
+
+    config, data, model, folder = trained
+    shutil.copytree(folder, tmp_path / "saved" / folder.name)
+    config["checkpoint_dir"], config["resume"] = str(tmp_path / "saved"), "auto"
+    return tmp_path / "saved" / folder.name
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def edited(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def removed(path):
+    path.unlink()
+
+
+def test_a_folder_holds_what_going_on_needs_and_nothing_else(trained):
+    folder = trained[3] / "step-00000003"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors", "config.yaml", "modules.safetensors",
+        "optimizer.safetensors", "rng.safetensors", "state.json",
+    ]  # fmt: skip
+    state = saving.read_state(folder)
+    position = Position.of(state)
+    assert (position.step, position.epoch, position.epoch_step, position.finished) == (3, 3, 0, True)
+    assert set(state["files"]) == {p.name for p in folder.iterdir()} - {"state.json"}
+    weights = {n for n, w in trained[2].named_parameters() if w.requires_grad}
+    moments = load_file(folder / "optimizer.safetensors")
+    assert moments.keys() == {f"{n}|{key}" for n in weights for key in ("step", "exp_avg", "exp_avg_sq")}
+
+
+@pytest.mark.parametrize("damage", [cut, edited, emptied, removed])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.safetensors", "state.json", "config.yaml"])
+def test_a_damaged_file_is_named_and_the_checkpoint_before_it_used(run, trained, caplog, damage, name):
+    damage(run / "step-00000003" / name)
+    with pytest.raises(saving.DamagedCheckpoint, match=f"step-00000003/{name}"):
+        saving.read_state(run / "step-00000003")
+    folder, state = Run(run).readable()
+    assert folder.name == "step-00000002" and state["step"] == 2
+    assert f"step-00000003/{name}" in caplog.text and "the checkpoint before it is used" in caplog.text
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_says_so(run, trained):
+    for folder in run.glob("step-*"):
+        edited(folder / "modules.safetensors")
+    message = "no checkpoint of .* can be read: .*modules.safetensors.*Start again"
+    with pytest.raises(saving.DamagedCheckpoint, match=message):
+        workers.train(trained[:3], run.parent, resume="auto")
+
+
+def test_damaged_best_weights_are_put_back_from_the_same_step(run, trained, caplog):
+    best = next(run.glob("best-*"))
+    before = (best / "adapter_model.safetensors").read_bytes()
+    cut(best / "adapter_model.safetensors")
+    fitted = workers.train(trained[:3], run.parent, resume="auto")
+    assert (best / "adapter_model.safetensors").read_bytes() == before and fitted.saved_model_file == str(best)
+    assert f"put back from {run / best.name.replace('best', 'step')}" in caplog.text
+
+
+def test_damaged_weights_are_not_tested_with(run, trained):
+    best = next(run.glob("best-*"))
+    edited(best / "adapter_model.safetensors")
+    with pytest.raises(saving.DamagedCheckpoint, match=f"{best.name}/adapter_model.safetensors is damaged"):
+        saving.load_checkpoint_into(trained[2], run)
+
+
+def test_resume_finds_the_newest_run_of_the_same_settings(run, trained):
+    config = trained[0]
+    found, step = find_run(config, "auto")
+    found.close()
+    assert found.folder == run and step is None
+    before, config["learning_rate"] = config["learning_rate"], 0.5
+    try:
+        assert find_run(config, "auto") == (None, None)
+        with pytest.raises(ValueError, match="learning_rate: run 0.01, here 0.5"):
+            find_run(config, str(run))
+    finally:
+        config["learning_rate"] = before
+
+
+@pytest.mark.parametrize("where", ["", "step-00000001"])
+def test_resume_takes_a_run_or_a_step(run, trained, where):
+    found, step = find_run(trained[0], str(run / where) if where else str(run))
+    found.close()
+    assert found.folder == run and (step.name if step else "") == where
+
+
+def test_resume_of_nothing_names_the_path(trained, tmp_path):
+    with pytest.raises(FileNotFoundError, match="resume='.*nowhere'"):
+        find_run(trained[0], str(tmp_path / "nowhere"))
+
+
+def test_places_and_display_do_not_change_the_hash(trained):
+    config = trained[0]
+    before = settings_hash(config)
+    for key, value in {"show_progress": True, "checkpoint_dir": "x", "save_steps": 7, "resume": None}.items():
+        kept, config[key] = config[key], value
+        assert settings_hash(config) == before
+        config[key] = kept
+    kept, config["seed"] = config["seed"], 1
+    assert settings_hash(config) != before
+    config["seed"] = kept
+
+
+def test_a_run_that_is_being_written_is_left_alone(run, trained, caplog):
+    writer = Run(run)
+    writer.lock()
+    with pytest.raises(BlockingIOError, match=f"being written by process {os.getpid()}"):
+        find_run(trained[0], str(run))
+    assert find_run(trained[0], "auto") == (None, None) and "passes over" in caplog.text
+    writer.close()
+
+
+@pytest.mark.parametrize("key", ["dataset", "llm_path"])
+def test_another_datasets_or_llms_checkpoint_is_refused_with_both_values(run, trained, key):
+    config, _, model, _ = trained
+    before, config[key] = config[key], "elsewhere"
+    try:
+        with pytest.raises(ValueError, match=f"{key.removesuffix('_path')}: checkpoint '{before}', here 'elsewhere'"):
+            saving.load_checkpoint_into(model, run)
+    finally:
+        config[key] = before
+
+
+def reseal(folder):
+    """Make an edited folder's hashes right again."""
+    state = json.loads((folder / "state.json").read_text())
+    del state["sha256"]
+    state["files"] = {name: saving._sealed(folder / name) for name in state["files"]}
+    (folder / "state.json").write_text(json.dumps({**state, "sha256": saving._record_hash(state)}))
+
+
+@pytest.mark.parametrize("change", ["shape", "missing", "extra"])
+def test_weights_of_another_shape_or_name_are_refused(run, trained, change):
+    best = next(run.glob("best-*"))
+    weights = load_file(best / "modules.safetensors")
+    first = sorted(weights)[0]
+    expected = tuple(weights[first].shape)
+    if change == "shape":
+        weights[first] = torch.zeros(3, 5)
+    elif change == "missing":
+        del weights[first]
+    else:
+        weights["llm.more"] = torch.zeros(2)
+    save_file(weights, best / "modules.safetensors")
+    reseal(best)
+    message = {"shape": f"{first}: checkpoint (3, 5), here {expected}", "missing": f"{first} is missing",
+               "extra": "llm.more is unknown here"}[change]  # fmt: skip
+    with pytest.raises(ValueError) as raised:
+        saving.load_checkpoint_into(trained[2], best)
+    assert message in str(raised.value)
+
+
+class Evil:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["adapter_model.safetensors", "modules.safetensors", "optimizer.safetensors", "state.json", "config.yaml"],
+)
+@pytest.mark.parametrize("way", ["resume", "evaluate", "load_data_and_model"])
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_pickle_in_a_checkpoint_is_refused_and_does_nothing(run, trained, tmp_path, name, way, sealed):
+    from recbole.quick_start import load_data_and_model
+
+    config, data, model, _ = trained
+    mark = tmp_path / "mark"
+    for folder in [*run.glob("step-*"), *run.glob("best-*")]:
+        (folder / name).write_bytes(pickle.dumps(Evil(mark)))
+        if name == "config.yaml":
+            (folder / name).write_text(f"!!python/object/apply:os.mkdir ['{mark}']\n")
+        if sealed and name != "state.json" and name in json.loads((folder / "state.json").read_text())["files"]:
+            reseal(folder)
+    best = next(run.glob("best-*"))
+    reads = not (sealed and way != "load_data_and_model" and name == "config.yaml")
+    reads &= not (sealed and way == "resume")  # a finished run reads its weights again when it is tested
+    try:
+        if way == "resume":
+            fitted = workers.train(trained[:3], run.parent, resume="auto")
+            fitted.evaluate(data[3])
+        elif way == "evaluate":
+            workers.trainer.LLMTrainer(config, model).evaluate(data[3], model_file=str(best))
+        else:
+            load_data_and_model(str(best))
+    except (ValueError, FileNotFoundError) as error:
+        assert name in str(error) or "checkpoint" in str(error)
+    else:
+        assert not reads or name in ("optimizer.safetensors", "rng.safetensors")  # not read on this way
+    assert not mark.exists()
+
+
+def test_disk_full_stops_the_run_and_leaves_earlier_checkpoints(trained, tmp_path, monkeypatch):
+    config, data, model, _ = trained
+    write, seen = Path.write_bytes, []
+
+    def full(self, content):
+        seen.append(self)
+        if len(seen) == 12:  # in the second step folder
+            write(self, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left on device while writing the checkpoint .* free some space"):
+        workers.train((config, data, model), tmp_path / "full")
+    monkeypatch.undo()
+    (run,) = (tmp_path / "full").glob("iLoRA-*")
+    names = sorted(p.name for p in run.iterdir())
+    assert "step-00000001" in names and not any(name.startswith(".") for name in names)
+    for folder in [*run.glob("step-*"), *run.glob("best-*")]:
+        saving.read_state(folder)
+
+
+def test_only_the_newest_and_the_best_are_kept(trained):
+    names = sorted(p.name for p in trained[3].iterdir())
+    assert [n for n in names if n.startswith("step-")] == [f"step-{i:08d}" for i in (1, 2, 3)]
+    assert len([n for n in names if n.startswith("best-")]) == 1
+
+
+def test_a_finished_run_is_only_tested_again(run, trained, monkeypatch):
+    monkeypatch.setattr(workers.trainer.LLMTrainer, "_step", lambda *_: pytest.fail("it trained"))
+    fitted = workers.train(trained[:3], run.parent, resume="auto")
+    assert fitted.position.finished and fitted.position.step == 3
+
+
+def test_generator_states_come_back():
+    random.seed(3), np.random.seed(4), torch.manual_seed(5)
+    random.gauss(0, 1), np.random.randn()
+    kept = rng_tensors()
+    drawn = random.gauss(0, 1), random.random(), np.random.randn(3).tolist(), torch.rand(3).tolist()
+    restore_rng(kept)
+    assert drawn == (random.gauss(0, 1), random.random(), np.random.randn(3).tolist(), torch.rand(3).tolist())
+
+
+def test_step_seeds_differ_and_are_fixed():
+    seeds = {step_seed(*key) for key in [(1, 2, 3), (12, 3, 0), (1, 23, 0), (2020, 0, 0), (2020, 0, 1)]}
+    assert len(seeds) == 5 and step_seed(2020, 0, 0) == step_seed(2020, 0, 0) < 2**63
+
+
+def test_one_process_needs_no_group():
+    assert (distributed.rank(), distributed.world_size(), distributed.gather(3)) == (0, 1, [3])
+    assert distributed.broadcast("x") == "x" and distributed.total(1, 2.5) == [1.0, 2.5]
+    with distributed.main_first():
+        pass
+
+
+def test_plain_peft_loads_llaras_adapter(tiny_data, tiny_llm, tmp_path):
+    """No code of ours: transformers, peft and the folder."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    settings = tiny.settings(tiny_data, tiny_llm, tmp_path, train_sample_size=8, valid_sample_size=8)
+    config, data, model = workers.build("LLaRA", settings)
+    fitted = workers.train((config, data, model), tmp_path / "saved")
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llm), fitted.saved_model_file)
+    ids = torch.arange(20)[None] + 5
+    with torch.no_grad():
+        ours, theirs = model.llm(input_ids=ids).logits, plain(input_ids=ids).logits
+    torch.testing.assert_close(theirs, ours)
