@@ -39,6 +39,7 @@ _SHARED = (
 TARGET = "target"
 _FINAL_LAYERS = ("dnn_predict_layers", "dnn_predict_layer")  # of DIN, of DIEN
 _PLACES = ("show_progress", "state", "checkpoint_dir", "result_dir", "gpu_id", "use_gpu", "worker", "data_path")
+_BESIDE = ("variant", "latency_rows", "permutations", "calibration", "rerank_n")  # what is measured beside training
 
 
 def crm_config(config) -> LLMConfig:
@@ -55,7 +56,7 @@ def crm_hash(config: LLMConfig) -> str:
     """sha256 over the CRM's resolved config (less places and display), its data and the plugin's version."""
     from recbole_llm.config import plain_values
 
-    resolved = {k: v for k, v in plain_values(config).items() if k not in _PLACES and k != "device"}
+    resolved = {k: v for k, v in plain_values(config).items() if k not in (*_PLACES, *_BESIDE)}
     text = json.dumps([resolved, fingerprint(config), __version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -57,7 +57,9 @@ def protocol_problems(final, given, model_class=None):
     else:
         ranked = f"n_candidates={final.get('n_candidates')} items"
     if expected and modes - {expected}:
-        problems.append(f"eval_args: mode {mode!r} contradicts protocol {protocol!r}, which ranks {ranked}; leave mode out")
+        problems.append(
+            f"eval_args: mode {mode!r} contradicts protocol {protocol!r}, which ranks {ranked}; leave mode out"
+        )
     metrics = given.get("metrics") or []
     for metric in [metrics] if isinstance(metrics, str) else metrics:
         if metric_types.get(str(metric).lower()) == EvaluatorType.VALUE:

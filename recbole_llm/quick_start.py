@@ -148,7 +148,8 @@ def _beside_quality(config, trainer, test, record, rows) -> dict:
     plugin = ranked and record["llm"] is not None and isinstance(test.batch_sampler, list)
     checks["leaks"] = bias.leak_check(test, trainer.model.tokens) if plugin else None
     k = config["permutations"] or 0
-    checks["permutations"] = bias.permutation_spread(trainer, test, k, config["candidate_seed"]) if plugin and k else None
+    seed = config["candidate_seed"]
+    checks["permutations"] = bias.permutation_spread(trainer, test, k, seed) if plugin and k else None
     return {"cost": costs, "checks": checks}
 
 

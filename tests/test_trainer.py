@@ -117,6 +117,7 @@ def test_biases_and_norms_have_no_weight_decay_and_groups_their_rates(fresh):
     config, data, model = fresh
     config["weight_decay"], config["router_lr_scale"], config["projector_lr_scale"] = 0.1, 0.3, 0.5
     trainer = trainer_of(config, data, model)
+    assert sum(len(g["params"]) for g in trainer.optimizer.param_groups) == len(model.trainable_state())
     for group in trainer.optimizer.param_groups:
         assert all((w.ndim >= 2) == (group["weight_decay"] == 0.1) for w in group["params"])
         assert group["peak_lr"] == pytest.approx(0.01 * {"adapter": 1, "projector": 0.5, "router": 0.3}[group["name"]])

@@ -23,7 +23,7 @@ def prepare_data(config):
     """Create the dataset of a model and its loaders.
 
     Under `protocol: candidates` a baseline gets candidate loaders for valid and test; a model of this package gets
-    its own loaders, which read the same candidate sets. Under other protocols the loaders are RecBole's.
+    its own loaders, which read the same candidate sets. Under `full` the same rows rank the whole catalogue.
 
     Returns
     -------
@@ -51,7 +51,8 @@ def prepare_data(config):
     samplers = recbole_data.create_samplers(config, dataset, splits)
     train = _train_loader(config, dataset, splits[0], samplers[0])
     if plugin and config["protocol"] == "full":
-        valid, test = (RerankDataLoader(config, split, phase) for phase, split in zip(("valid", "test"), splits[1:], strict=True))
+        phases = zip(("valid", "test"), splits[1:], strict=True)
+        valid, test = (RerankDataLoader(config, split, phase) for phase, split in phases)
     elif plugin:
         valid, test = (
             recbole_data.get_dataloader(config, phase)(config, split, sampler, shuffle=False)

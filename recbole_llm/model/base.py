@@ -17,22 +17,36 @@ from torch import nn
 
 from recbole_llm import crm, scoring
 from recbole_llm.adapter import enable_gradient_checkpointing
+from recbole_llm.builtin.slots import pretrained_projector
 from recbole_llm.data import prompt
 from recbole_llm.data.tokens import USER_SLOT
-from recbole_llm.llm import check_tokenizer, context_length, load_llm
+from recbole_llm.llm import BUILTIN, check_tokenizer, context_length, load_llm
 
 
 class Projector(nn.Sequential):
     """CRM vectors ``[..., d]`` -> LLM embeddings ``[..., hidden]``: Linear-GELU-Linear (LLaRA, section 3.2).
 
     Inputs are standardised with the table's own mean and deviation (fixed), so that one learning rate suits every CRM.
-    The output starts at the scale of the LLM's token embeddings.
+    User vectors are scaled only: their inner product with an item vector is the CRM's score, which centring would change.
+    The output starts at the scale of the LLM's token embeddings, or at the weights in ``start``: those that the
+    built-in LLM was pretrained with, which suit any standardised vectors.
     """
 
-    def __init__(self, table: torch.Tensor, hidden: int, out_std: float):
+    def __init__(
+        self,
+        table: torch.Tensor,
+        hidden: int,
+        out_std: float,
+        start: dict[str, torch.Tensor] | None = None,
+        centred: bool = True,
+    ):
         super().__init__(nn.Linear(table.shape[1], hidden), nn.GELU(), nn.Linear(hidden, hidden))
-        self.register_buffer("mean", table[1:].mean(0), persistent=False)
-        self.register_buffer("std", table[1:].std().clamp_min(1e-6), persistent=False)
+        mean = table[1:].mean(0) if centred else torch.zeros(table.shape[1])
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", (table[1:] - mean).square().mean().sqrt().clamp_min(1e-6), persistent=False)
+        if start is not None:
+            self.load_state_dict(start)
+            return
         with torch.no_grad():
             sample = self(table[1:1025])
             self[2].weight.mul_(out_std / sample.std().clamp_min(1e-6))
@@ -66,10 +80,10 @@ class LLMRecommender(SequentialRecommender):
         embeddings = llm.get_input_embeddings()
         out_std = embeddings.weight.detach()[:4096].float().std().item()
         hidden = embeddings.embedding_dim
-        self.projector = Projector(self.crm.item_vectors, hidden, out_std)
+        self.projector = self._projector(self.crm.item_vectors, hidden, out_std)
         self.user_dim = self.crm.user_dim(dataset)
         if config["user_token"]:
-            self.user_projector = Projector(self._user_sample(dataset), hidden, out_std)
+            self.user_projector = self._projector(self._user_sample(dataset), hidden, out_std, centred=False)
         self.llm = self.adapt(llm)
         _silence_dropout(self.llm)
 
@@ -125,8 +139,8 @@ class LLMRecommender(SequentialRecommender):
         decay = self.config["weight_decay"]
         out = []
         for kind, members in groups.items():
-            plain = [w for n, w in members if w.ndim < 2]  # biases and norms: no weight decay
-            full = [w for n, w in members if w.ndim >= 2]
+            spared = {n for n, w in members if w.ndim < 2 or n.endswith("bias") or "norm" in n}  # no weight decay
+            plain, full = [w for n, w in members if n in spared], [w for n, w in members if n not in spared]
             for weights, wd in ((full, decay), (plain, 0.0)):
                 if weights:
                     out.append({"params": weights, "name": kind, "lr_scale": scales[kind], "weight_decay": wd})
@@ -239,6 +253,10 @@ class LLMRecommender(SequentialRecommender):
                 f"a prompt of {prompt_length} tokens does not fit the LLM's context of {self.context_length}; lower "
                 "history_max_len, n_candidates or title_max_tokens, or choose an LLM with a longer context"
             )
+
+    def _projector(self, table: torch.Tensor, hidden: int, out_std: float, centred: bool = True) -> Projector:
+        start = pretrained_projector(BUILTIN, table.shape[1]) if self.config["llm_path"] == "builtin" else None
+        return Projector(table, hidden, out_std, start, centred)
 
     @torch.no_grad()
     def _user_sample(self, dataset) -> torch.Tensor:

@@ -5,7 +5,7 @@ import gc
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def quick_garbage():
     """statsmodels' multipletests collects garbage at every call: let it find none of what was imported."""
     gc.freeze()

@@ -1,0 +1,62 @@
+"""The machinery that models share: what stands in a slot, how the projector starts, which weights learn how fast."""
+
+import pytest
+import torch
+
+from recbole_llm.model.base import Projector
+from tests.model.contract import ModelContract
+
+
+@pytest.fixture(scope="module")
+def built(tiny_data, tiny_llm, tmp_path_factory):
+    contract = ModelContract()
+    contract.name, contract.settings = "LLaRA", {"curriculum": "none", "user_token": True}
+    return contract.build(tiny_data, tiny_llm, tmp_path_factory.mktemp("base"))
+
+
+def test_a_slot_holds_its_items_projected_vector_and_other_places_their_token(built):
+    _, data, model = built
+    batch = next(iter(data[3]))
+    embeds = model.embed(batch)
+    tokens = model.llm.get_input_embeddings()(batch["prompt_ids"])
+    items = batch["prompt_items"]
+    expected = model.projector(model.crm.item_vectors)
+    torch.testing.assert_close(embeds[items > 0], expected[items[items > 0]])
+    assert torch.equal(embeds[items == 0], tokens[items == 0])
+    users = model.user_projector(model.crm.user_vectors(batch))
+    torch.testing.assert_close(embeds[items == -1], users)  # one user slot a row
+    assert (items == -1).sum(1).eq(1).all()
+
+
+def test_the_projector_starts_at_the_scale_of_the_token_embeddings():
+    torch.manual_seed(0)
+    table = torch.randn(500, 16) * 3 + 5
+    out = Projector(table, 64, out_std=0.02)(table[1:])
+    assert out.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_the_projector_standardises_items_and_only_scales_users():
+    table = torch.randn(500, 16, generator=torch.Generator().manual_seed(0)) * 3 + 5
+    items, users = Projector(table, 8, 1.0), Projector(table, 8, 1.0, centred=False)
+    standard = (table[1:] - items.mean) / items.std
+    torch.testing.assert_close(standard.square().mean(), torch.tensor(1.0))
+    torch.testing.assert_close(standard.mean(0), torch.zeros(16), atol=1e-5, rtol=0)
+    assert not users.mean.any()
+    torch.testing.assert_close((table[1:] / users.std).square().mean(), torch.tensor(1.0))
+
+
+def test_a_given_start_is_taken_as_it_is():
+    table = torch.randn(50, 16)
+    start = {n: w + 1 for n, w in Projector(table, 8, 1.0).state_dict().items()}
+    assert all(torch.equal(w, start[n]) for n, w in Projector(table, 8, 1.0, start).state_dict().items())
+
+
+def test_groups_have_their_own_rates_and_no_decay_on_biases(built):
+    config, _, model = built
+    config["weight_decay"] = 0.1
+    groups = model.parameter_groups()
+    config["weight_decay"] = 0.0
+    assert {group["name"] for group in groups} == {"adapter", "projector"}
+    for group in groups:
+        biases = all(w.ndim < 2 for w in group["params"])
+        assert group["weight_decay"] == (0.0 if biases else 0.1)
