@@ -58,6 +58,7 @@ setup(
     package_data={
         **{package: ["*.yaml"] for package in PROPERTIES},
         "recbole_llm.builtin": ["*.safetensors", "*.json", "*.md", "*.txt", "*.jinja"],
+        "recbole_llm.leaderboard.template": ["*.html", "*.css", "*.js"],
     },
     entry_points={"console_scripts": ["recbole-llm=recbole_llm.quick_start:main"]},
 )
