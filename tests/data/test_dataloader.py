@@ -4,7 +4,12 @@ import torch
 from recbole.data import create_dataset
 
 from recbole_llm import LLMConfig
-from recbole_llm.data.dataloader import TestPromptDataLoader, TrainPromptDataLoader, ValidPromptDataLoader, prompt_templates
+from recbole_llm.data.dataloader import (
+    TestPromptDataLoader,
+    TrainPromptDataLoader,
+    ValidPromptDataLoader,
+    prompt_templates,
+)
 from recbole_llm.data.rows import candidate_sets
 from tests import tiny
 
