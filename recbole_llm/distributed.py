@@ -178,7 +178,7 @@ def launch(function, args, nproc, ip="localhost", port="5678", total_processes=-
     context = torch.multiprocessing.start_processes(
         _process, (function, tuple(args), described, offset), nprocs=nproc, join=False, start_method=method
     )
-    while not context.join(grace_period=10):
+    while not context.join(grace_period=5):
         pass
 
 

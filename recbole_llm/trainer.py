@@ -22,15 +22,9 @@ from recbole_llm.evaluate import CandidateEvaluation
 from recbole_llm.meter import Meter, closing_line
 from recbole_llm.model.saving import OPTIMIZER, RNG, load_checkpoint_into, read_tensors, save_checkpoint
 from recbole_llm.training_log import TrainingLog
-from recbole_llm.training_state import (
-    Position,
-    load_optimizer,
-    open_run,
-    optimizer_tensors,
-    restore_rng,
-    rng_tensors,
-)
+from recbole_llm.training_state import Position, open_run
 from recbole_llm.training_step import OptimizerSteps, precision
+from recbole_llm.training_tensors import load_optimizer, optimizer_tensors, restore_rng, rng_tensors
 
 __all__ = ["LLMTrainer", "load_checkpoint_into"]
 

@@ -241,7 +241,7 @@ def test_auto_batch_size_finds_what_fits_and_keeps_the_effective_batch(fresh, mo
         if len(batch) > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
         sizes.append(len(batch))
-        longest.append(batch["prompt_ids"].shape[1])
+        longest.append(int((batch["prompt_mask"].sum(1) + batch["answer_mask"].sum(1)).max()))
         return forward(self, batch)
 
     monkeypatch.setattr(type(model), "forward", limited)

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from recbole_llm import distributed
 from recbole_llm.model import saving
-from recbole_llm.training_state import Position, Run, find_run, restore_rng, rng_tensors, settings_hash, step_seed
+from recbole_llm.training_state import Position, Run, find_run, settings_hash, step_seed
+from recbole_llm.training_tensors import restore_rng, rng_tensors
 from tests import tiny, workers
 
 

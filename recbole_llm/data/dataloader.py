@@ -260,22 +260,14 @@ class TrainPromptDataLoader(DataLoader):
         for epoch in range(min(self.batches.epochs, 1 + 50_000 // self.n_rows)):
             self.set_epoch(epoch)
             keys = [replace(key, hybrid=True) for batch in self.batches for key in batch]
-            lengths = self._prompt_lengths(keys)
-            order = np.argsort(-lengths, kind="stable")[:n]
-            found.append((int(lengths[order[0]]), [keys[i] for i in order]))
+            rows, candidates = np.array([key.row for key in keys]), np.array([key.candidates for key in keys])
+            likely = np.argsort(-self.dataset.token_lengths(rows, candidates), kind="stable")[: 4 * n + 64]
+            examples = {int(i): self.dataset[keys[i]] for i in likely}  # templates and separators differ too
+            lengths = {i: len(example["ids"]) + len(example["answer"]) for i, example in examples.items()}
+            order = sorted(lengths, key=lambda i: -lengths[i])[:n]
+            found.append((lengths[order[0]], [keys[i] for i in order]))
         self.set_epoch(*before)
         return max(found, key=lambda pair: pair[0])[1]
-
-    def _prompt_lengths(self, keys: list[Key]) -> np.ndarray:
-        """Tokens of each key's prompt and answer ``[n]``, up to a constant."""
-        rows, candidates = np.array([key.row for key in keys]), np.array([key.candidates for key in keys])
-        titles = self.dataset.token_lengths(rows, candidates)
-        words = []
-        for template in range(len(self.dataset.templates)):
-            example = self.dataset[replace(keys[0], template=template)]
-            words.append(len(example["ids"]))
-        answers = self.dataset.tokens.lengths()[self.dataset.targets[rows]]
-        return titles + np.array(words)[[key.template for key in keys]] + answers
 
 
 class EvalPromptDataLoader(DataLoader):

@@ -199,8 +199,8 @@ def check_identity(model, state: dict, folder: Path) -> None:
     ]
     if wrong:
         raise ValueError(
-            f"checkpoint {folder} does not belong to this run ({'; '.join(wrong)}); use the settings in its config.yaml "
-            "or another checkpoint"
+            f"checkpoint {folder} does not belong to this run ({'; '.join(wrong)}); use the settings in its "
+            "config.yaml, or another checkpoint"
         )
 
 
