@@ -1,4 +1,4 @@
-"""python -m benchmarks.readme [FOLDER]: write README's result table from result files, by default benchmarks/results/.
+"""python -m benchmarks.readme [FOLDER]: write README's result table from the ml-100k result files in a folder (results/).
 
 Every figure between the markers comes from those files; Hit@1 carries its 95% Wilson interval over the test rows.
 """
@@ -43,16 +43,16 @@ def table(records: list[dict]) -> str:
     caption = (
         f"{first['dataset']}, {first['candidates']['count']} candidates (sha256 {first['candidates']['sha256'][:12]}), "
         f"{first['n_rows']} test users, seed {', '.join(map(str, seeds))}; {first['device']}; chance is "
-        f"{1 / first['candidates']['count']:.3f}. Written by `python -m benchmarks.readme`."
+        f"{1 / first['candidates']['count']:.3f}; commit {first['commit'][:7]}. Written by `python -m benchmarks.readme`."
     )
     return "\n".join([caption, "", HEAD, *map(line, records)])
 
 
 def main(folder: str | None = None) -> None:
     """Replace what stands between README's markers."""
-    files = sorted(Path(folder or ROOT / "benchmarks" / "results").glob("*.candidates.*.json"))
+    files = sorted(Path(folder or "results").glob("ml-100k.candidates.*.seed*.json"))
     if not files:
-        raise FileNotFoundError(f"no result file in {folder or 'benchmarks/results'}; run run_recbole_llm.py first")
+        raise FileNotFoundError(f"no ml-100k result file in {folder or 'results'}; run run_recbole_llm.py first")
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
