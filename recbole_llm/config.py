@@ -72,6 +72,13 @@ class LLMConfig(Config):
 
     def _get_model_and_dataset(self, model, dataset):
         name = self.external_config_dict.get("model") if model is None else model
+        missing = [
+            f"{key}: not given; write --{key}={example}, or set it in a config file"
+            for key, value, example in (("model", name, "iLoRA"), ("dataset", dataset, "ml-100k"))
+            if value is None and self.external_config_dict.get(key) is None
+        ]
+        if missing:
+            raise ConfigError(missing)
         if isinstance(name, str):
             registry.check_model(name)
         return super()._get_model_and_dataset(model, dataset)

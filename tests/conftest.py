@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import recbole_llm  # noqa: F401  (before any test imports RecBole, which needs its shims)
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 

@@ -316,3 +316,11 @@ def test_shipped_properties_keep_every_rule(monkeypatch, model, dataset):
     config = make(model, dataset)
     assert config["protocol"] == "candidates" and config["n_candidates"] == 20 and config["item_text_field"]
     assert (properties_dir() / "overall.yaml").is_file()
+
+
+def test_a_run_without_model_and_dataset_names_both():
+    with pytest.raises(ConfigError) as caught:
+        LLMConfig()
+    assert [line.split(":")[0] for line in caught.value.problems] == ["model", "dataset"]
+    with pytest.raises(ConfigError, match="dataset: not given; write --dataset=ml-100k"):
+        LLMConfig("Pop")
