@@ -24,7 +24,7 @@ def apply_protocol(final, given, model_class):
     final: the merged configuration, changed in place; given: the keys set by the plugin's properties and the user.
     """
     if final.get("recipe") == "released":
-        final.update(getattr(model_class, "released_settings", {}))
+        final.update(model_class.released_settings(final) if hasattr(model_class, "released_settings") else {})
     if final.get("protocol") == "candidates":
         _candidates(final, given, model_class)
     elif final.get("protocol") == "full":

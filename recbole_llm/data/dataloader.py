@@ -219,7 +219,10 @@ class TrainBatches(Sampler[list[Key]]):
         split = self.rows.split
         users = split.id2token(split.uid_field, split.inter_feat[split.uid_field].numpy()[order])
         targets = split.id2token(split.iid_field, self.rows.targets[order])
-        chosen, positions = self.sets.training_candidates(users, targets, epoch=self.epoch)
+        recent = None
+        if self.config["train_negatives"] == "recent":
+            recent = [split.id2token(split.iid_field, self.rows.history(row)) for row in order]
+        chosen, positions = self.sets.training_candidates(users, targets, self.epoch, recent)
         return self.sets.internal_items(split)[chosen], positions
 
 

@@ -5,7 +5,7 @@
 are split at the separator, nothing is interpreted, and titles are keyed by the external item token.
 
 The released LLaRA code moves ", A" before it looks for ", An", anywhere in a title, which gives "A American in
-Parisn"; `move_article` moves a whole article at the end of the title only.
+Parisn"; `move_article` moves a whole article at the end of the title only, `released_article` does as they do.
 """
 
 import logging
@@ -31,6 +31,17 @@ def move_article(title: str) -> str:
         return title
     space = "" if found["article"].endswith("'") else " "
     return f"{found['article']}{space}{found['title']}{found['rest']}"
+
+
+def released_article(title: str) -> str:
+    """What the released LLaRA code makes of a title: each of ", The", ", A", ", An" in turn, wherever it stands."""
+    for article in ("The", "A", "An"):
+        if (marker := f", {article}") in title:
+            title = f"{article} {title.replace(marker, '')}"
+    return title
+
+
+_ARTICLE_RULES = {True: move_article, False: str, "released": released_article}
 
 
 def clean_title(text: str) -> str:
@@ -144,7 +155,7 @@ def load_titles(config, dataset) -> list[str]:
         if not title:
             unnamed.append(str(token))
             title = clean_title(f"item {token}")
-        titles.append(move_article(title) if config["move_article"] else title)
+        titles.append(_ARTICLE_RULES[config["move_article"] or False](title))
     if unnamed:
         shown = ", ".join(unnamed[:_NAMED]) + (", ..." if len(unnamed) > _NAMED else "")
         logging.getLogger().warning(

@@ -79,13 +79,15 @@ class CandidateSets:
         return np.array([known[item] for item in self.catalogue.tolist()], dtype=np.int64)
 
     def training_candidates(
-        self, users: Sequence[str], targets: Sequence[str], epoch: int
+        self, users: Sequence[str], targets: Sequence[str], epoch: int, recent: Sequence[Sequence[str]] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draw the candidates of training rows for one epoch, from the run's `seed`.
 
         Parameters
         ----------
         users, targets : external tokens, n of each.
+        recent : each row's latest items; where given, only they and the target are left out of its negatives, as in
+            LLaRA's released code, and an item that the user saw earlier or later may be one.
 
         Returns
         -------
@@ -104,6 +106,8 @@ class CandidateSets:
         positions = np.empty(len(users), dtype=np.int16)
         for i, (user, target) in enumerate(zip(users, targets, strict=True)):
             seen, at = self.histories[user], self._place[target]
+            if recent is not None:
+                seen = np.unique([at, *(self._place[item] for item in recent[i])])
             candidates[i], positions[i] = sample_candidates(
                 user, target, at, seen, n_items, width, self.train_seed, "train", epoch
             )

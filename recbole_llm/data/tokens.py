@@ -23,15 +23,17 @@ class PromptTokenizer:
         tokenizer: a Hugging Face tokenizer with an end-of-sequence token.
         titles: ``item_num`` titles by internal item id; index 0 is RecBole's padding item.
         title_max_tokens: titles are cut to this many tokens.
+        answer_bos: answers begin with the start token, as in LLaRA's released labels (nothing if there is none).
     """
 
-    def __init__(self, tokenizer, titles: Sequence[str], title_max_tokens: int = 32):
+    def __init__(self, tokenizer, titles: Sequence[str], title_max_tokens: int = 32, answer_bos: bool = False):
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no end-of-sequence token; set eos_token in its tokenizer_config.json")
         self.tokenizer = tokenizer
         self.eos_token_id = tokenizer.eos_token_id
         self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_id
         self.prefix = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        self._answer_prefix = self.prefix if answer_bos else []
         # Some tokenizers (SentencePiece) put a word start before any text that they see first: encode behind an
         # anchor and cut the anchor off, so that "," stays one "," wherever it is glued.
         self._anchor = "\n"
@@ -64,7 +66,7 @@ class PromptTokenizer:
 
     def answer(self, item: int) -> list[int]:
         """The continuation that names ``item``: its title and the end token."""
-        return [*self.title_ids[item], self.eos_token_id]
+        return [*self._answer_prefix, *self.title_ids[item], self.eos_token_id]
 
     def assemble(self, segments: Sequence[Segment]) -> tuple[list[int], list[int]]:
         """Concatenate segments.

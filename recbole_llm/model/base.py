@@ -105,6 +105,11 @@ class LLMRecommender(SequentialRecommender):
         """Chance that a training batch at ``progress`` in [0, 1) carries behaviour tokens (LLaRA, section 3.3)."""
         return progress if config["curriculum"] == "linear" else 1.0
 
+    @classmethod
+    def released_settings(cls, settings: dict) -> dict:
+        """What ``recipe: released`` changes in the configuration: the quirks of the authors' code, as settings."""
+        return {}
+
     def adapter_config(self) -> LoraConfig:
         """Plain LoRA on the configured projections."""
         return LoraConfig(task_type="CAUSAL_LM", **self.lora_arguments())

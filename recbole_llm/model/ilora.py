@@ -5,7 +5,8 @@ and gives each sequence its own mixture, delta W = s * sum_k w_k B_k A_k, with s
 equal plain LoRA. Prompts are LLaRA's.
 
 Differences from the released code: the gate is the paper's linear softmax (theirs is one shared 1-D ResNet with batch
-normalisation, which mixes rows of a batch); the delta is computed without forming [B, S, K, d_out].
+normalisation, which mixes rows of a batch); the delta is computed without forming [B, S, K, d_out]. ``recipe: released``
+brings back what the prompts and labels inherit from LLaRA's code, not that router: ``gate_form`` has its forms.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import hashlib
 import torch
 
 from recbole_llm.adapter import GatedLoraConfig, Router, use_gate
-from recbole_llm.model.base import LLMRecommender
+from recbole_llm.model.llara import LLaRA
 
 
-class iLoRA(LLMRecommender):  # noqa: N801  (the paper's name, as typed on the command line)
+class iLoRA(LLaRA):  # noqa: N801  (the paper's name, as typed on the command line)
     """LLaRA with instance-wise LoRA."""
 
     def __init__(self, config, dataset):

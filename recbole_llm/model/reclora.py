@@ -33,7 +33,6 @@ class RecLoRA(LLMRecommender):
     template_fields = ("history", "target")
     scoring = "yes_no"
     reads_labels = gives_probabilities = True
-    released_settings = {"epochs": 1}
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -54,6 +53,10 @@ class RecLoRA(LLMRecommender):
                 hidden=config["gate_hidden"], dropout=config["gate_dropout"],
                 temperature=config["gate_temperature"], top_k=config["gate_top_k"],
             )  # fmt: skip
+
+    @classmethod
+    def released_settings(cls, settings):
+        return {"epochs": 1}
 
     @staticmethod
     def shares_prefix(config) -> bool:

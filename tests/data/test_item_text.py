@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recbole.data.dataset import SequentialDataset
 
-from recbole_llm.data.item_text import clean_title, load_titles, move_article, read_titles
+from recbole_llm.data.item_text import clean_title, load_titles, move_article, read_titles, released_article
 
 HARD = [
     "NA",
@@ -110,6 +110,18 @@ def test_articles(title, expected):
     if title.startswith("Double vie"):
         expected = "La Double vie de Véronique (Double Life of Veronique, The)"
     assert move_article(title) == expected
+
+
+@pytest.mark.parametrize(
+    ("title", "expected"),
+    [
+        ("American in Paris, An", "A American in Parisn"),  # design notes, section 10
+        ("Usual Suspects, The", "The Usual Suspects"),
+        ("Paris, France", "Paris, France"),
+    ],
+)
+def test_articles_as_released(title, expected):
+    assert released_article(title) == expected
 
 
 @given(st.text(max_size=20), st.sampled_from(["The", "A", "An", "La", "L'"]))

@@ -173,6 +173,20 @@ def test_training_candidates(make_config):
     assert not np.array_equal(first, sets.test.candidates[:6])
 
 
+def test_recent_negatives_leave_out_the_shown_history_alone(make_config):
+    sets = candidate_sets(make_config())
+    users, targets = sets.test.user_ids[:6], sets.test.item_ids[:6]
+    recent = [sets.catalogue[sets.histories[user][:2]] for user in users]
+    old = 0
+    for epoch in range(40):
+        drawn, place = sets.training_candidates(users, targets, epoch, recent)
+        for user, row, at, shown, target in zip(users, drawn, place, recent, targets, strict=True):
+            negatives = set(sets.catalogue[np.delete(row, at)])
+            assert len(negatives) == 7 and not negatives & {*shown, target}
+            old += len(negatives & set(sets.catalogue[sets.histories[user]]))
+    assert old > 0
+
+
 def test_too_large_a_candidate_set_names_all_users(make_config):
     with pytest.raises(ValueError, match=r"n_candidates: 36 needs 35 items .* user\(s\) have fewer unseen items: u"):
         candidate_sets(make_config(n_candidates=36))
