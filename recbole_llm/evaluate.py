@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from recbole.utils import set_color
 from tqdm import tqdm
@@ -52,7 +54,12 @@ class CandidateEvaluation:
         """This process's batches, rendered ahead of the device; as many in every process, the last may be another's."""
         loader = evaluation_loader(eval_data, distributed.rank(), distributed.world_size())
         with Prefetch(loader, self.config["prefetch_steps"] or 0, pin=self.device.type == "cuda") as ahead:
-            yield from tqdm(ahead, total=len(loader), desc=set_color("Evaluate   ", "pink"), disable=not show_progress)
+            bar = tqdm(ahead, total=len(loader), desc=set_color("Evaluate   ", "pink"), disable=not show_progress)
+            tokens, start = 0, time.perf_counter()
+            for batch in bar:
+                yield batch
+                tokens += sum(int(column.sum()) for name, column in batch.interaction.items() if name.endswith("_mask"))
+                bar.set_postfix_str(f"{tokens / (time.perf_counter() - start):,.0f} tokens/s", refresh=False)
 
     def _score(self, batch, generates: bool) -> tuple:
         """(scores [B, C], row numbers [B], candidate ids [B, C]) on the CPU; then, asked to generate, answers."""

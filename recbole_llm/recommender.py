@@ -18,6 +18,7 @@ from recbole_llm.data.full import FullCollector
 from recbole_llm.data.labelled import use_labelled_rows
 from recbole_llm.data.preparation import prepare_data
 from recbole_llm.data.rerank import attach_retriever
+from recbole_llm.progress import show_loss_and_speed
 from recbole_llm.registry import is_plugin_model
 
 
@@ -46,6 +47,7 @@ def build(config):
     model = get_model(config["model"])(config, data[1]._dataset).to(config["device"])
     torch.autograd.set_detect_anomaly(False)  # importing RecBole's SINE turns it on: 2-3x slower
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    show_loss_and_speed(trainer)
     if config["protocol"] == "candidates":
         trainer.eval_collector = CandidateCollector(config)
     elif config["protocol"] == "ctr":
