@@ -1,63 +1,69 @@
-"""python -m benchmarks.readme [FOLDER]: write README's result table from the ml-100k result files in a folder (results/).
+"""python -m benchmarks.readme [FOLDER]: write README's result tables from a folder of result files (results/).
 
-Every figure between the markers comes from those files; Hit@1 carries its 95% Wilson interval over the test rows.
+The tables are those of the leaderboard (``recbole_llm.leaderboard``), with fewer columns: mean over seeds, 95% interval over
+users, deviation over seeds, ranks that statistically tied rows share. Nothing between the markers is written by hand.
 """
 
 import sys
 from pathlib import Path
 
-from statsmodels.stats.proportion import proportion_confint
-
+from recbole_llm.leaderboard.board import build_board, stored_options
+from recbole_llm.leaderboard.files import boards
+from recbole_llm.leaderboard.text import amount, cell_text, p_text
 from recbole_llm.result import read_result
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-HEAD = "| model | Hit@1 (95% interval) | Hit@5 | NDCG@10 | trained weights | CRM + train + evaluate, s |\n|---|---|---|---|---|---|"
+SHOWN = {"candidates": ("hit@1", "ndcg@10"), "full": ("hit@10", "ndcg@10"), "ctr": ("auc", "logloss", "acc")}
 
 
-def line(record: dict) -> str:
-    """One row of the table."""
-    metrics, n = record["metrics"], record["n_rows"]
-    low, high = proportion_confint(round(metrics["hit@1"] * n), n, method="wilson")
-    llm = record["llm"]
-    weights = f"{llm['trainable_parameters']:,}" if llm else "-"
-    seconds = " + ".join(f"{record['seconds'][part]:.0f}" for part in ("crm", "train", "evaluate"))
-    name = record.get("variant") or record["model"]
-    return (
-        f"| {name} | {metrics['hit@1']:.3f} ({low:.3f} - {high:.3f}) | {metrics['hit@5']:.3f} | {metrics['ndcg@10']:.3f} "
-        f"| {weights} | {seconds} |"
-    )
+def line(row: dict, metrics: list[str], main: str) -> str:
+    """One row of a table."""
+    against, cost = row["vs_reference"], row["cost"]
+    cells = [
+        str(row["rank"]), row["name"], str(len(row["seeds"])), *(cell_text(row["metrics"][name]) for name in metrics),
+        "" if not against else f"{against[main]['difference']:+.3f} (p {p_text(against[main]['p_holm'])})",
+        amount(cost["trainable_parameters"]),
+        " + ".join(f"{cost[f'seconds_{part}'] or 0:.0f}" for part in ("crm", "train", "evaluate")),
+    ]  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
 
 
-def table(records: list[dict]) -> str:
-    """Markdown of one dataset's records, best Hit@1 first.
-
-    Raises:
-        ValueError: the records were not measured on the same candidates.
-    """
-    if len({record["candidates"]["sha256"] for record in records}) > 1:
-        raise ValueError("the result files hold different candidate sets; keep one set in the folder")
-    first = records[0]
-    records = sorted(records, key=lambda record: -record["metrics"]["hit@1"])
-    seeds = sorted({record["seed"] for record in records})
-    caption = (
-        f"{first['dataset']}, {first['candidates']['count']} candidates (sha256 {first['candidates']['sha256'][:12]}), "
-        f"{first['n_rows']} test users, seed {', '.join(map(str, seeds))}; {first['device']}; chance is "
-        f"{1 / first['candidates']['count']:.3f}; commit {first['commit'][:7]}. Written by `python -m benchmarks.readme`."
-    )
-    return "\n".join([caption, "", HEAD, *map(line, records)])
+def table(folder: Path, dataset: str, protocol: str) -> str:
+    """Markdown of one board, best first."""
+    board = build_board(folder, dataset, protocol, stored_options(folder, dataset, protocol))
+    records = [read_result(folder / file) for row in board["rows"] for file in row["files"]]
+    candidates = board["candidates"] or {}
+    facts = [f"{board['n_rows']:,} test rows of {board['n_users']:,} users"]
+    if protocol == "candidates":
+        facts.append(f"{candidates['count']} candidates (chance {1 / candidates['count']:.3f})")
+    if candidates.get("sha256"):
+        facts.append(f"sha256 `{candidates['sha256'][:12]}`")
+    facts.append("; ".join(sorted({record["device"] for record in records})))
+    facts.append("commit " + ", ".join(sorted({record["commit"][:7] for record in records})))
+    metrics = [name for name in SHOWN[protocol] if name in board["metrics"]]
+    head = ["", "model", "seeds", *metrics, f"{board['main']} vs {board['reference']}", "trained", "CRM + train + test, s"]
+    rows = [line(row, metrics, board["main"]) for row in board["rows"]]
+    rows += [f"| – | {failure['name']} | | failed: {failure['reason']} |" for failure in board["failed"]]
+    return "\n".join([f"**{dataset}, `{protocol}`**: {', '.join(facts)}.", "", f"| {' | '.join(head)} |",
+                      "|" + "---|" * len(head), *rows])  # fmt: skip
 
 
 def main(folder: str | None = None) -> None:
-    """Replace what stands between README's markers."""
-    files = sorted(Path(folder or "results").glob("ml-100k.candidates.*.seed*.json"))
-    if not files:
-        raise FileNotFoundError(f"no ml-100k result file in {folder or 'results'}; run run_recbole_llm.py first")
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    """Replace what stands between README's markers.
+
+    Raises:
+        FileNotFoundError: the folder holds no result file.
+    """
+    folder = Path(folder or "results")
+    found = boards(folder)
+    if not found:
+        raise FileNotFoundError(f"no result file in {folder}; run run_recbole_llm.py first")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n{table([read_result(file) for file in files])}\n{END}{after}", encoding="utf-8")
+    tables = "\n\n".join(table(folder, dataset, protocol) for dataset, protocol in sorted(found, reverse=True))
+    (ROOT / "README.md").write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,30 +9,24 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from recbole_llm.builtin import circuits, phrases
+from recbole_llm.builtin import circuits
 
 ROPE_THETA = 1e10  # most rotary pairs stand still over a prompt: content is compared alike at every distance
 SIZES = {
-    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 5, "num_attention_heads": 4,
-             "head_dim": 64},
-    "small": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 5, "num_attention_heads": 4,
-              "head_dim": 64},
-    "base": {"hidden_size": 192, "intermediate_size": 384, "num_hidden_layers": 5, "num_attention_heads": 4,
-             "head_dim": 64},
-    "large": {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 5, "num_attention_heads": 4,
-              "head_dim": 64},
+    name: {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": 5, "num_attention_heads": 4,
+           "head_dim": head}
+    for name, (hidden, inner, head) in {
+        "tiny": (64, 128, 64), "small": (192, 384, 64), "base": (256, 256, 96), "large": (384, 384, 128),
+    }.items()
 }
+OPENERS = (" candidates", " candidate", " choose", " Choose", " Options", " recommend",
+           " Recommend", " predict", " Predict", " Which", " Candidates", " like", " enjoy", " next", " Choice")
 
 
 def flag_tokens(tokenizer) -> list[int]:
-    """Tokens of the phrases that open a candidate list and that no phrase before a history has."""
-    def tokens(texts):
-        return {token for ids in tokenizer(texts, add_special_tokens=False)["input_ids"] for token in ids}
-
-    before, ask = ([phrases.fill(frame[i], domain) for frame in phrases.FRAMES for domain in phrases.DOMAINS]
-                   for i in (0, 1))
-    words = [" " + word for word in ("candidates", "candidate", "choose", "Choose", "options", "Options", "options:")]
-    return sorted(tokens(ask + words) - tokens([*before, *phrases.USER_LEADS[:-1], ",", "."]))
+    """Tokens that open a candidate list: words of one token that hardly any title has."""
+    split = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in OPENERS]
+    return sorted({ids[0] for ids in split if len(ids) == 1})
 
 
 def build_model(size: str, tokenizer, seed: int, structured: bool = True) -> LlamaForCausalLM:
@@ -56,7 +50,8 @@ def build_model(size: str, tokenizer, seed: int, structured: bool = True) -> Lla
         model.model.embed_tokens.weight.normal_(0.0, hidden**-0.5)  # rows of unit norm, as the projectors give
     if structured:
         marks = [tokenizer.convert_tokens_to_ids(mark) for mark in (",", ".", ":", "?", "Ġis", "Ġare", "Ġtitles")]
-        circuits.install(model, seed, flag_tokens(tokenizer), marks)
+        yes_no = tuple(tokenizer.convert_tokens_to_ids(word) for word in ("ĠYes", "ĠNo"))
+        circuits.install(model, seed, flag_tokens(tokenizer), marks, yes_no)
     return model
 
 

@@ -5,14 +5,16 @@ head's dimensions almost still over a prompt's length; those carry content, the 
 
     layer 0   heads 0, 1   the previous token, the one before it
               head 2       "a list of candidates has begun": flags what stands after words like "choose"
-    layer 1   head 0       induction: the token after an earlier copy of this one (Olsson et al. 2022)
+    layer 1   head 0       induction: the token after an earlier copy of this one and the one before (Olsson et al. 2022)
               head 1       takes this token itself off what will be predicted
               head 2       a bag of the last few tokens, kept in each position: a slot gathers its title
               head 3       the first token after the last slot but one: a slot gathers how its title starts
     layer 2   head 0       taste: the mean of the slots that are not flagged (the history)
     layer 3   heads 0, 1   match: flagged slots similar to the taste; reads out what they gathered
     layer 4   head 0       match once more
-Everything else starts small and random, and everything is trained afterwards. Measured: LOG.md.
+              head 1       yes or no: one flagged slot similar to the taste, or not
+Scores that must only select (is a slot, is flagged) stay small: the norm of a position varies by a tenth, and a large
+score turns that into noise. Everything else starts small and random, and everything is trained afterwards. Measured: LOG.md.
 """
 
 from __future__ import annotations
@@ -22,8 +24,7 @@ import math
 import torch
 from torch.nn import functional
 
-FAST_PAIRS = 9  # rotary pairs whose angle moves noticeably within a prompt, at head_dim 64 and rope_theta 1e10
-SWITCH = 30  # the still rotary pair that carries yes/no signals (is a slot, is flagged)
+FAST = 0.29  # share of a head's rotary pairs whose angle moves noticeably within a prompt, at rope_theta 1e10
 
 
 def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
@@ -38,8 +39,10 @@ class _Heads:
     def __init__(self, layer, head_dim: int, theta: float):
         self.attention, self.head_dim, self.theta = layer.self_attn, head_dim, theta
         self.unit = self.attention.q_proj.in_features ** -0.5  # a unit vector leaves the norm with length 1 / unit
-        pairs = torch.arange(FAST_PAIRS, SWITCH)
-        self.content = torch.cat([pairs, pairs + head_dim // 2])
+        self.half = head_dim // 2
+        self.switches = self.half - 2  # a still rotary pair for yes/no signals (is a slot, is flagged)
+        pairs = torch.arange(round(FAST * self.half), self.switches)
+        self.content = torch.cat([pairs, pairs + self.half])
 
     def _rows(self, head: int) -> slice:
         return slice(head * self.head_dim, (head + 1) * self.head_dim)
@@ -61,7 +64,7 @@ class _Heads:
 
     def switch(self, head: int, direction: torch.Tensor, strength: float) -> None:
         """Add ``strength`` to the score of keys whose normed input has a unit component along ``direction``."""
-        row = self._rows(head).start + SWITCH
+        row = self._rows(head).start + self.switches
         self.attention.q_proj.bias[row] = math.sqrt(self.head_dim)
         self.attention.k_proj.weight[row] += strength * direction
 
@@ -69,7 +72,7 @@ class _Heads:
         self, head: int, direction: torch.Tensor, unless: torch.Tensor, strength: float, always: bool = True
     ) -> None:
         """Look at keys along ``direction``, ``always`` or not, less so the more the query lies along ``unless``."""
-        row = self._rows(head).start + SWITCH + 1
+        row = self._rows(head).start + self.switches + 1
         self.attention.q_proj.bias[row] = math.sqrt(self.head_dim) * always
         self.attention.q_proj.weight[row] -= 4 * math.sqrt(self.head_dim) * self.unit * unless
         self.attention.k_proj.weight[row] += strength * direction
@@ -97,28 +100,30 @@ class Layout:
     (this is punctuation).
     """
 
-    def __init__(self, hidden: int, head_dim: int, content: int, seed: int):
+    def __init__(self, hidden: int, head_dim: int, seed: int):
         generator = torch.Generator().manual_seed(seed)
         axes = _orthonormal(hidden, hidden, generator)
         self.slot, self.flag, self.word, self.start, self.after, self.mark = axes[:6]
-        spaces = 4 if hidden >= 256 else 3
-        self.width = width = min(head_dim - 1, (hidden - 6) // spaces)
-        parts = [axes[6 + i * width : 6 + (i + 1) * width] for i in range(spaces)]
-        if spaces == 3:  # "two back" shares the space of "one back", turned
-            parts.append(_orthonormal(width, width, generator) @ parts[1])
-        self.token, self.previous, self.vector, self.before = (
-            functional.pad(part, (0, 0, 0, head_dim - width)) for part in parts
+        content = 2 * (head_dim // 2 - 2 - round(FAST * (head_dim // 2)))
+        vector = min(content, 64, (hidden - 6) // 3)  # 64: RecBole's usual width, kept whole where a head can compare it
+        token = min(head_dim - 1, (hidden - 6 - vector) // 2)
+        parts = list(axes[6 : 6 + vector + 2 * token].split([vector, token, token]))
+        parts.append(_orthonormal(token, token, generator) @ parts[2])  # "two back" shares a space with "one back", turned
+        self.vector, self.token, self.previous, self.before = (
+            functional.pad(part, (0, 0, 0, head_dim - len(part))) for part in parts
         )  # each [head_dim, hidden]
-        rows = min(content, width)
-        self.inner = [
-            functional.pad(_orthonormal(rows, width, generator), (0, head_dim - width, 0, content - rows))
-            for _ in range(5)
-        ]  # each [content, head_dim]: what a match compares
+
+        def inner(width: int) -> torch.Tensor:
+            rows = min(content, width)
+            return functional.pad(_orthonormal(rows, width, generator), (0, head_dim - width, 0, content - rows))
+
+        self.words_inner, self.context_inner = inner(token), inner(token)
+        self.inner = [inner(vector) for _ in range(4)]  # each [content, head_dim]: what a match compares
 
 
 def layout(config, seed: int) -> Layout:
     """The layout of a model with this config: pretraining gives the projectors its ``slot`` direction."""
-    return Layout(config.hidden_size, config.head_dim, 2 * (SWITCH - FAST_PAIRS), seed)
+    return Layout(config.hidden_size, config.head_dim, seed)
 
 
 def _embeddings(model, plan: Layout, flag_tokens: list[int], marks: list[int]) -> None:
@@ -137,7 +142,7 @@ def _look_back(layer: _Heads, plan: Layout) -> None:
         read, target = plan.token.clone(), write.T.clone()
         read[-1], target[:, -1] = (plan.slot, plan.after) if head else (plan.mark, 0.6 * plan.after)
         layer.quiet(head)
-        layer.position(head, head + 1, 40.0, range(7))
+        layer.position(head, head + 1, 40.0, range(round(0.22 * layer.half)))
         layer.copy(head, read, target, 1.0)
     layer.quiet(2)
     layer.switch(2, plan.word + 0.7 * plan.start, 14 * layer.unit)
@@ -156,12 +161,13 @@ def _induction(layer: _Heads, plan: Layout, end: torch.Tensor) -> None:
     read, write = plan.token.clone(), plan.token.T.clone()
     read[-1], write[:, -1] = plan.slot, end
     layer.quiet(0)
-    layer.match(0, plan.inner[0] @ plan.token, plan.inner[0] @ plan.previous, 8.0)
+    layer.match(0, plan.words_inner @ plan.token, plan.words_inner @ plan.previous, 6.0)
+    layer.match(0, plan.context_inner @ plan.previous, plan.context_inner @ plan.before, 2.0)
     layer.switch(0, plan.start, 14 * layer.unit)
     layer.rest(0, plan.start, -plan.mark, 20 * layer.unit, always=False)  # before an answer: nothing to go on with yet
     layer.copy(0, read, write, 4.0)
     layer.quiet(1)
-    layer.position(1, 0, 40.0, range(7))
+    layer.position(1, 0, 40.0, range(round(0.22 * layer.half)))
     layer.copy(1, plan.token, plan.token.T, -1.6)
 
 
@@ -169,21 +175,22 @@ def _gather(layer: _Heads, plan: Layout) -> None:
     """Layer 1, heads 2 and 3, at slots only (elsewhere they rest on the first token): the title before the slot."""
     for head in (2, 3):
         layer.quiet(head)
-        layer.copy(head, plan.token, plan.token.T, 1.5)
+        layer.copy(head, plan.token, plan.token.T, 1.2 if head == 2 else 2.0)
         layer.rest(head, plan.start, plan.slot, 120 * layer.unit)
-    layer.position(2, 3.0, 8.0, range(1, 7))
+    layer.position(2, 3.0, 8.0, range(1, round(0.22 * layer.half)))
     layer.switch(2, -plan.slot - plan.mark, 20 * layer.unit)
-    layer.position(3, 0.0, 24.0, range(1, 6))
+    layer.position(3, 0.0, 60.0, range(round(0.08 * layer.half), round(0.25 * layer.half)))
     layer.switch(3, plan.after, 40 * layer.unit)
 
 
 @torch.no_grad()
-def install(model, seed: int, flag_tokens: list[int], marks: list[int]) -> None:
+def install(model, seed: int, flag_tokens: list[int], marks: list[int], yes_no: tuple[int, int]) -> None:
     """Write the heads of the module docstring into a freshly built Llama of at least 5 layers and 4 heads."""
     config = model.config
     plan, theta = layout(config, seed), config.rope_parameters["rope_theta"]
     layers = [_Heads(layer, config.head_dim, theta) for layer in model.model.layers]
     _embeddings(model, plan, flag_tokens, marks)
+    answers = model.model.embed_tokens.weight[yes_no[0]] - model.model.embed_tokens.weight[yes_no[1]]
     for layer in model.model.layers:  # what is still random stays in the background
         layer.self_attn.o_proj.weight *= 0.3
         layer.mlp.down_proj.weight *= 0.3
@@ -191,10 +198,20 @@ def install(model, seed: int, flag_tokens: list[int], marks: list[int]) -> None:
     _induction(layers[1], plan, model.model.embed_tokens.weight[config.eos_token_id])
     _gather(layers[1], plan)
     layers[2].quiet(0)
-    layers[2].switch(0, plan.slot - 2 * plan.flag, 40 * layers[2].unit)
+    layers[2].switch(0, plan.slot - 2 * plan.flag, 18 * layers[2].unit)
     layers[2].copy(0, plan.vector, plan.vector.T, 1.5)
-    for layer, head, inner in ((3, 0, plan.inner[2]), (3, 1, plan.inner[3]), (4, 0, plan.inner[4])):
+    for layer, head, inner in ((3, 0, plan.inner[0]), (3, 1, plan.inner[1]), (4, 0, plan.inner[2])):
         layers[layer].quiet(head)
-        layers[layer].match(head, inner @ plan.vector, inner @ plan.vector, 12.0)
-        layers[layer].switch(head, plan.slot + 1.5 * plan.flag, 60 * layers[layer].unit)
-        layers[layer].copy(head, plan.token, plan.token.T, 1.3)
+        layers[layer].match(head, inner @ plan.vector, inner @ plan.vector, 7.0)
+        layers[layer].switch(head, plan.slot + 1.5 * plan.flag, 20 * layers[layer].unit)
+        layers[layer].copy(head, plan.token, plan.token.T, 1.6)
+    _yes_no(layers[4], plan, answers)
+    model.model.norm.weight *= 1.5
+
+
+def _yes_no(layer: _Heads, plan: Layout, answers: torch.Tensor) -> None:
+    """Layer 4, head 1: looks at a flagged slot like the taste (yes), or rests on the first token (no)."""
+    layer.quiet(1)
+    layer.match(1, plan.inner[3] @ plan.vector, plan.inner[3] @ plan.vector, 7.0)
+    layer.switch(1, plan.slot + 1.5 * plan.flag + 0.7 * plan.start, 20 * layer.unit)
+    layer.copy(1, torch.outer(_first(plan), plan.slot - 0.25 * plan.start), torch.outer(answers, _first(plan)), 0.5)

@@ -28,6 +28,13 @@ FRAMES = (
      " most likely to {verb} next:", ". The most likely {noun} is"),
     ("User has {past}", ". Please recommend the next {noun}, one of:", ". Answer with the title only:"),
     ("Recently {past}:", ". Now choose one of the titles", ". The next one is"),
+    # prompt_templates of properties/llm.yaml, word for word
+    ("This user has {past} these {noun}s:", ". Which one of the following {noun}s will this user {verb} next?",
+     ". Answer with one {noun}:"),
+    ("{noun}s that a user has {past}, oldest first:", ". Choose the {noun} to {verb} next from this list:",
+     ". The next {noun} is:"),
+    ("The history of a user, {noun}s in the order {past}:", ". From the list that follows, recommend the {noun} to {verb}"
+     " next:", ". The recommended {noun} is:"),
 )
 
 USER_LEADS = ("The taste of this user is", "User", "This user is described by", "The user's representation is", "")
@@ -35,8 +42,11 @@ LOOKUPS = (". The title is", ". Which one is", ". Find", ". Title:", ". Answer:"
 REPEATS = (". Repeat:", ". Again:", ". The same list:", ". Copy:")
 NUMBERS = (". Number", ". Title number", ". Choose number")
 YES_NO = (". Will the user like", ". Is the next one",
-          ". Would this user enjoy", ". Predict whether the user will like")
-YES_NO_ENDS = ("? Answer yes or no. Answer:", "? Answer:", "? Yes or no:")
+          ". Would this user enjoy", ". Predict whether the user will like",
+          # click_templates of properties/llm.yaml
+          *(f". Will this user like the {noun}" for _, _, noun in DOMAINS),
+          *(f". Will this user {verb} next the {noun}" for _, verb, noun in DOMAINS))
+YES_NO_ENDS = ("? Answer Yes or No:", "? Answer yes or no. Answer:", "? Answer:", "? Yes or no:")
 LISTS = ("Titles:", "The list is", "Candidates:", "Here are some titles:", "Items:")
 
 

@@ -29,16 +29,16 @@ from recbole_llm.builtin.tokenizer import train_tokenizer
 
 EASY = {"repeat": 0.5, "lookup": 1.5, "noisy": 1.0, "history": 1.0}
 MORE = EASY | {"repeat": 0.5, "user": 1.0, "number": 0.3, "user_real": 1.0, "words": 0.7, "history": 2.0}
-ALL = {"history": 3.0, "noisy": 1.0, "lookup": 0.7, "user": 0.7, "user_real": 0.7, "repeat": 0.3, "both": 0.3,
-       "words": 0.2, "conflict": 0.2, "yes_no": 0.2, "number": 0.1}
+ALL = {"history": 3.0, "noisy": 1.0, "lookup": 0.7, "user": 0.7, "user_real": 0.7, "repeat": 0.3, "both": 0.5,
+       "words": 0.2, "conflict": 0.3, "yes_no": 0.6, "number": 0.1}
 # (share of the steps, share of fresh projectors, scale of the rate, plan)
 STAGES = (
-    (288 / 1800, 0.3, 1.0, Plan(items=(2, 5), history=(1, 3), questions=8, title_tokens=3, margin=1.2, weights=EASY)),
-    (112 / 1800, 0.4, 1.0, Plan(items=(4, 9), history=(1, 5), questions=5, title_tokens=5, weights=MORE)),
-    (400 / 1800, 0.2, 0.35, Plan(items=(4, 12), history=(2, 10), questions=4, title_tokens=8, noise=0.4, margin=0.8,
-                                 weights=ALL)),
-    (1000 / 1800, 0.2, 0.5, Plan(items=(6, 20), history=(3, 10), questions=3, title_tokens=14, noise=0.5, margin=0.7,
-                                 weights=ALL)),
+    (0.06, 0.2, 1.0, Plan(items=(2, 5), history=(1, 3), questions=8, title_tokens=4, margin=1.2, weights=EASY)),
+    (0.10, 0.2, 1.0, Plan(items=(4, 9), history=(1, 6), questions=5, title_tokens=6, weights=MORE)),
+    (0.30, 0.2, 0.6, Plan(items=(4, 14), history=(2, 10), questions=4, title_tokens=10, noise=0.4, margin=0.8,
+                          weights=ALL)),
+    (0.54, 0.15, 0.6, Plan(items=(6, 20), history=(3, 10), questions=3, title_tokens=14, noise=0.5, margin=0.3,
+                           sharpness=(2.0, 8.0), popular=(0.2, 1.2), weights=ALL)),
 )
 
 
@@ -47,14 +47,14 @@ class Settings:
     """One pretraining run."""
 
     size: str = "base"
-    steps: int = 1800
-    tokens: int = 2500  # per step
+    steps: int = 2400
+    tokens: int = 4000  # per step
     learning_rate: float = 3e-4
     warmup: int = 20
     seed: int = 2020
     titles: int = 20_000  # made-up titles in the pool
     structured: bool = True
-    settle: int = 150  # steps in which the late layers' queries and keys stay as started: what they read must fit first
+    settle: int = 100  # steps in which the late layers' queries and keys stay as started: what they read must fit first
     look_scale: float = 0.3  # their rate afterwards, as a share of the rate
 
 
@@ -208,9 +208,11 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{settings.size}: {count:,} parameters on {device}; {settings.steps} steps of {settings.tokens} tokens")
     _loop(run, args.out, args.minutes, args.log_every)
     run.save(args.out / "state")
+    run.export(args.out)
+    if not run.step:  # --steps 0: only the start, e.g. random weights to compare with
+        return
     skills = probe(run.model, run.projectors, run.tokenizer, HARD)
     print("\n".join(f"{name:10s} {values}" for name, values in skills.items()))
-    run.export(args.out)
     write_json(args.out / "skills.json", skills)
     write_curve(args.out / "curve.csv", run.curve)
 

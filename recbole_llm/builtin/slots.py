@@ -33,14 +33,27 @@ class Projector(nn.Module):
         self.first, self.second = nn.Linear(d, hidden), nn.Linear(hidden, hidden)
         with torch.no_grad():
             if space is not None:
-                self.second.weight.copy_(space.T @ space @ self.second.weight)
-                self.second.bias.zero_()
+                self._isometric(space[space.norm(dim=1) > 0.5])
             out = self(torch.randn(64, d))
             gain = 1.0 / out.norm(dim=-1).mean()
             self.second.weight.mul_(gain)
             self.second.bias.mul_(gain)
             if marker is not None:
                 self.second.bias.add_(marker)
+
+    def _isometric(self, space: torch.Tensor) -> None:
+        """Start as a linear map into ``space [rows, hidden]`` that keeps inner products: gelu(x) - gelu(-x) = x."""
+        (hidden, d), rows = self.first.weight.shape, len(space)
+        width = min(d, hidden // 2, max(rows, 1))
+        turn = torch.linalg.qr(torch.randn(max(d, rows), max(d, rows))).Q
+        down, up = turn[:width, :d], torch.linalg.qr(torch.randn(rows, rows)).Q[:, :width]
+        self.first.weight.zero_()
+        self.first.weight[:width], self.first.weight[width : 2 * width] = down, -down
+        self.first.bias.zero_()
+        self.second.weight.zero_()
+        self.second.weight[:, :width] = space.T @ up
+        self.second.weight[:, width : 2 * width] = -space.T @ up
+        self.second.bias.zero_()
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         return self.second(functional.gelu(self.first(vectors)))

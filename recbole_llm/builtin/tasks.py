@@ -27,6 +27,8 @@ class Plan:
     title_tokens: int = 4
     noise: float = 0.3
     margin: float = 1.0
+    sharpness: tuple[float, float] = (6.0, 6.0)  # of users' tastes: low makes histories diverse, as real ones are
+    popular: tuple[float, float] = (0.0, 0.0)  # of worlds: how much of a vector says how popular its item is
     weights: dict[str, float] = field(default_factory=lambda: {"repeat": 1.0, "lookup": 1.0})
 
     def only(self, skill: str) -> Plan:
@@ -57,7 +59,7 @@ class Generator:
         names = list(plan.weights)
         weights = np.array([plan.weights[name] for name in names])
         skill = names[int(self.rng.choice(len(names), p=weights / weights.sum()))]
-        world = World(self.rng, int(self.rng.choice(DIMENSIONS)), self.world_items)
+        world = World(self.rng, int(self.rng.choice(DIMENSIONS)), self.world_items, plan.popular)
         self.rows = [world.vectors]
         self.n_rows = world.n_items
         n_items = int(self.rng.integers(plan.items[0], plan.items[1] + 1))
@@ -91,6 +93,10 @@ class Generator:
         self.rows.append(vector[None].astype(np.float32))
         self.n_rows += 1
         return self.n_rows - 1
+
+    def _sharpness(self, plan: Plan) -> float:
+        low, high = plan.sharpness
+        return float(self.rng.uniform(low, high)) if low < high else high
 
     def _user_vector(self, query: np.ndarray) -> int:
         return self._vector(query / np.sqrt((query**2).mean() + 1e-9))
@@ -130,19 +136,19 @@ class Generator:
 
     def _user(self, out: Sequence, world: World, plan: Plan, n: int, h: int) -> None:
         """A user's vector: the candidate with the largest inner product."""
-        items = world.histories(1, max(h, 3), 6.0)
+        items = world.histories(1, max(h, 3), self._sharpness(plan))
         query = world.summary(items)[0]
         query = query + 0.3 * self.rng.normal(size=world.d) * np.sqrt((query**2).mean())
         self._choose(out, world, plan, n, "user", query, [self._user_vector(query)])
 
     def _history(self, out: Sequence, world: World, plan: Plan, n: int, h: int) -> None:
         """A history of items: the candidate nearest to their (recency weighted) mean."""
-        items = world.histories(1, h, 6.0)
+        items = world.histories(1, h, self._sharpness(plan))
         self._choose(out, world, plan, n, "history", world.summary(items)[0], items[0].tolist())
 
     def _user_real(self, out: Sequence, world: World, plan: Plan, n: int, h: int) -> None:
         """A user's vector beside a history of titles, with slots or without: the user's vector decides."""
-        items = world.histories(1, h, 6.0)
+        items = world.histories(1, h, self._sharpness(plan))
         query = world.summary(items)[0]
         query = query + 0.3 * self.rng.normal(size=world.d) * np.sqrt((query**2).mean())
         user = self._user_vector(query)
@@ -188,7 +194,7 @@ class Generator:
     def _topic(self, out: Sequence, world: World, plan: Plan, n: int, h: int, skill: str) -> None:
         """The history's titles share a word with one candidate; slots are absent, agree, or (conflict) decide."""
         word = self.pool.words[int(self.rng.integers(len(self.pool.words)))]
-        items = world.histories(1, h, 6.0)[0]
+        items = world.histories(1, h, self._sharpness(plan))[0]
         share = 1.0 if skill == "words" and plan.margin >= 1 else 0.6
         plain = self.pool.draw(self.rng, h + n, plan.title_tokens)
         history = [self.pool.sharing(self.rng, word, plan.title_tokens) if self.rng.random() < share else plain[i]
@@ -217,7 +223,7 @@ class Generator:
 
     def _yes_no(self, out: Sequence, world: World, plan: Plan, n: int, h: int) -> None:
         """Is this item near to the history's vectors? Several items are asked about after one history."""
-        items = world.histories(1, h, 6.0)[0]
+        items = world.histories(1, h, self._sharpness(plan))[0]
         query = world.summary(items[None])[0]
         before, _, _ = phrases.frame(self.rng)
         out.text(before)

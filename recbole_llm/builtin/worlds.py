@@ -18,9 +18,11 @@ class World:
         rng: every draw comes from it.
         d: width of the vectors.
         n_items: items in the world.
+        popular: range of how strongly a direction of the vectors says how often an item is chosen. A recommender's
+            item vectors have such a direction, and histories, full of what is popular, have it in common.
     """
 
-    def __init__(self, rng: np.random.Generator, d: int, n_items: int = 400):
+    def __init__(self, rng: np.random.Generator, d: int, n_items: int = 400, popular: tuple[float, float] = (0.0, 0.0)):
         self.rng = rng
         rank = int(rng.integers(6, min(d, 40) + 1))
         spectrum = np.arange(1, rank + 1) ** -rng.uniform(0.0, 0.6)
@@ -34,6 +36,17 @@ class World:
         self.vectors = (vectors / np.sqrt((vectors**2).mean())).astype(np.float32)
         self.popularity = rng.uniform(0, 0.5) * rng.normal(size=n_items)
         self.d, self.n_items = d, n_items
+        if popular[1] > 0:
+            self._popular(rng.uniform(*popular))
+
+    def _popular(self, strength: float) -> None:
+        rng = self.rng
+        often, direction = rng.normal(size=self.n_items), rng.normal(size=self.d)
+        direction *= strength * np.sqrt(self.d) / np.linalg.norm(direction)
+        vectors = self.vectors + np.outer(often, direction)
+        vectors -= vectors.mean(0)
+        self.vectors = (vectors / np.sqrt((vectors**2).mean())).astype(np.float32)
+        self.popularity = self.popularity + rng.uniform(1.0, 4.0) * often
 
     def histories(self, users: int, length: int, sharpness: float) -> np.ndarray:
         """Items of ``users`` users, oldest first ``[users, length]``: taste drifts while items are drawn."""

@@ -41,6 +41,15 @@ def test_start_keeps_the_marker_and_the_space():
     assert 0.8 < out[:, 1:].norm(dim=1).mean() < 1.25
 
 
+def test_start_keeps_inner_products():
+    torch.manual_seed(2)
+    space = torch.linalg.qr(torch.randn(80, 80)).Q[:64]
+    vectors = torch.randn(50, 64)
+    out = Projector(64, 140, 0.7 * torch.zeros(140), torch.nn.functional.pad(space, (0, 60)))(vectors)
+    gram, scale = vectors @ vectors.T, (out @ out.T).trace() / (vectors @ vectors.T).trace()
+    torch.testing.assert_close(out @ out.T, scale * gram, rtol=1e-4, atol=1e-4)
+
+
 def test_embed_puts_rows_where_slots_are():
     class Host(nn.Module):
         def __init__(self):

@@ -97,6 +97,23 @@ def test_choices_lead_by_the_margin():
     assert scores[items[position]] - others.max() >= 0.5 * scores.std() - 1e-5
 
 
+def test_popular_items_share_a_direction_with_the_histories():
+    """Coherence is |mean| over the root mean square of a history's vectors: 1 where all are alike."""
+
+    def coherence(popular):
+        found = []
+        for seed in range(20):
+            world = World(np.random.default_rng(seed), 32, 200, popular=popular)
+            for items in world.histories(5, 10, 4.0):
+                vectors = world.vectors[items]
+                found.append(np.linalg.norm(vectors.mean(0)) / np.sqrt((vectors**2).sum(1).mean()))
+        return np.mean(found)
+
+    assert coherence((0.8, 0.8)) > coherence((0.0, 0.0)) + 0.1
+    world = World(np.random.default_rng(3), 32, 200, popular=(0.8, 0.8))
+    assert abs((world.vectors**2).mean() - 1) < 1e-3 and np.abs(world.vectors.mean(0)).max() < 1e-3
+
+
 def test_answer_position_is_uniform():
     world = World(np.random.default_rng(1), 32, 200)
     positions = [world.choices(world.vectors[i % 200], [i % 200], 5, 0.3)[1] for i in range(1000)]
