@@ -238,6 +238,8 @@ def _unknown_everywhere(entries: list[Entry], datasets: list[str], groups: dict[
     for group, values in groups.items():
         wanted = {"settings": (True, False), "llm": (True,), "baselines": (False,)}[group]
         those = [keys for model, keys in known.items() if registry.is_plugin_model(model) in wanted]
+        if not those:  # a group for rows that are not in this table (--model picks some of a YAML's)
+            continue
         every = set().union(*those)
         for key in values:
             if key not in every:

@@ -85,6 +85,14 @@ def test_problems_of_all_rows_are_listed_at_once(shared):
         make_plan("Pop", None, None, 1, shared)
 
 
+def test_settings_for_rows_that_are_not_picked_do_no_harm(shared):
+    """`--leaderboard=FILE --model=iLoRA` keeps the file's settings for baselines, which nobody reads."""
+    runs = make_plan("iLoRA", "tiny", None, 1, shared, llm=None, baselines={"train_batch_size": 7})
+    assert runs[0].config["train_batch_size"] != 7
+    with pytest.raises(ConfigError, match="train_batch_siz: unknown key"):
+        make_plan("Pop", "tiny", None, 1, shared, baselines={"train_batch_siz": 7})
+
+
 @pytest.mark.parametrize("given, seeds", [(3, [2020, 2021, 2022]), ([5, 1], [5, 1]), ("7,8", [7, 8])])
 def test_seeds(given, seeds):
     assert seed_list(given) == seeds
