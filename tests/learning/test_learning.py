@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from recbole_llm.adapter.router import LAST_STD
 from recbole_llm.config import LLMConfig
 from recbole_llm.recommender import fit
 from tests.learning import worlds
@@ -41,16 +43,34 @@ def test_the_vector_oracle_knows(data):
     table[1:] = worlds.vectors()[order]
     hits = []
     for key in (key for batch in test.batch_sampler for key in batch):
-        history = table[test.dataset.history(key.row)].mean(0)
-        hits.append(int((table[list(key.candidates)] @ history).argmax()) == key.target_position)
+        history = table[test.dataset.history(key.row), : worlds.SIGNAL].mean(0)
+        hits.append(int((table[list(key.candidates), : worlds.SIGNAL] @ history).argmax()) == key.target_position)
     assert np.mean(hits) > 0.9
 
 
-def test_llara_learns(data, tmp_path):
-    _, hit = trained("LLaRA", data, tmp_path, train_sample_size=1600, projector_lr_scale=10)
-    assert hit >= 0.6
+def test_the_start_does_not_know(data, tmp_path):
+    """Without fine-tuning the loud dimensions drown the others."""
+    assert trained("LLaRA", data, tmp_path, epochs=0)[1] < 0.4
 
 
 def test_ilora_learns(data, tmp_path):
-    fitted, hit = trained("iLoRA", data, tmp_path, train_sample_size=1200)
+    """The projector learns to silence what is loud; the router moves, so that users' gates differ."""
+    fitted, hit = trained("iLoRA", data, tmp_path, train_sample_size=800, projector_lr_scale=10)
+    assert hit >= 0.6
+    model = fitted.trainer.model
+    with torch.no_grad():
+        gates = torch.cat([model.gate(batch.to(fitted.trainer.device)) for batch in fitted.data[3]])
+    assert gates.std(0).max() > 0.003
+    assert (model.router.out.weight.std() - LAST_STD).abs() > 1e-4  # it left its start
+
+
+def test_llara_learns(data, tmp_path):
+    """With its curriculum: text-only prompts first, hybrid ones more and more."""
+    _, hit = trained("LLaRA", data, tmp_path, train_sample_size=1200, projector_lr_scale=10)
+    assert hit >= 0.6
+
+
+def test_reclora_learns(data, tmp_path):
+    more = {"crm_history_len": 10, "gate_input": "sequence", "behaviour_tokens": "both", "train_sample_size": 1500}
+    _, hit = trained("RecLoRA", data, tmp_path, projector_lr_scale=10, epochs=2, **more)
     assert hit >= 0.6

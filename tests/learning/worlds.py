@@ -1,14 +1,14 @@
 """A generated dataset whose best answer is known, and the recommender that knows it.
 
-Items have vectors: a few dimensions that matter (which cluster), and louder ones that do not. A user picks items of one
-cluster; the next item is of that cluster too, and the 19 other candidates hardly ever are. Titles are made up and say
-nothing. The recommender is a SASRec whose item table holds these vectors, so what LLaRA, iLoRA and RecLoRA can know, they
-know from behaviour tokens, through a projector that starts at random.
+Items have vectors: 24 dimensions that say the cluster, and 8 louder ones that say nothing. A user picks all items of one
+cluster; the last is the target, and the 19 other candidates are of other clusters. Titles are made up and say nothing. The
+recommender is a SASRec whose item table holds these vectors, so what LLaRA, iLoRA and RecLoRA can know, they know from
+behaviour tokens, once the projector silences the loud dimensions. Known answers: all dimensions find the target in .81 of
+the rows, the 24 in all of them.
 """
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from recbole_llm import crm
-from recbole_llm.builtin.slots import PROJECTORS
 from recbole_llm.builtin.titles import make_titles
 from recbole_llm.config import LLMConfig
 from recbole_llm.data.dataset import PromptDataset
 
-CLUSTERS, PER_CLUSTER, USERS, LENGTH, SIGNAL, NOISE, LOUD = 60, 8, 300, 8, 24, 8, 1.5
+CLUSTERS, PER_CLUSTER, USERS, LENGTH, SIGNAL, NOISE, LOUD = 60, 8, 300, 8, 24, 8, 2.5
 
 
 def vectors(seed: int = 0) -> np.ndarray:
@@ -48,15 +47,10 @@ def write_dataset(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def settings(data: Path, out: Path, start: bool = True, **more) -> dict:
-    """A config_dict; the LLM is the built-in one without the projector that it was pretrained with."""
-    llm = out / "llm"
-    if not llm.is_dir():
-        shutil.copytree(Path(crm.__file__).parent / "builtin", llm, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-        if not start:
-            (llm / PROJECTORS).unlink()
+def settings(data: Path, out: Path, **more) -> dict:
+    """A config_dict with the built-in LLM."""
     return {
-        "data_path": str(data), "llm_path": "builtin" if start else str(llm), "llm_dtype": "float32", "checkpoint_dir": str(out / "saved"),
+        "data_path": str(data), "llm_path": "builtin", "checkpoint_dir": str(out / "saved"),
         "result_dir": str(out / "results"), "load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"]},
         "item_text_field": "title", "n_candidates": 20, "crm_model": "SASRec", "crm_epochs": 0,
         "crm_config": {"hidden_size": SIGNAL + NOISE, "inner_size": 32}, "show_progress": False, "epochs": 1,
