@@ -1,6 +1,7 @@
-"""Learning itself: two CPU minutes of fine-tuning must find the answer that behaviour tokens give away.
+"""Learning itself: minutes of fine-tuning must find the answer that behaviour tokens give away (chance .05).
 
-Run by ``pytest -m learning``; left out otherwise.
+Run by ``pytest -m learning``; left out otherwise. Measured on one thread: .26 before, iLoRA .84 after 800 prompts, RecLoRA
+.81 after 3,000 short ones, LLaRA .62 after 3,000, of which its curriculum leaves half without tokens.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def test_ilora_learns(data, tmp_path):
 
 def test_llara_learns(data, tmp_path):
     """With its curriculum: text-only prompts first, hybrid ones more and more."""
-    _, hit = trained("LLaRA", data, tmp_path, train_sample_size=1200, projector_lr_scale=10)
+    _, hit = trained("LLaRA", data, tmp_path, train_sample_size=1500, epochs=2, projector_lr_scale=10)
     assert hit >= 0.6
 
 
