@@ -1,11 +1,9 @@
 """What a leaderboard is going to run, checked to the last setting before anything trains.
 
 A row is a model or a *variant* of one: ``iLoRA@num_experts=8`` sets the key that it names (``K`` and ``r`` are short
-for
-``num_experts`` and ``lora_r``; several are joined by ``+``), a YAML entry ``{name: LLaRA@qwen, model: LLaRA,
-llm_path: ...}``
-sets whatever it lists. A setting given for all rows reaches the models that know it; one that no model knows is an
-error.
+for ``num_experts`` and ``lora_r``; several are joined by ``+``), a YAML entry ``{name: LLaRA@qwen, model: LLaRA,
+llm_path: ...}`` sets whatever it lists. A setting given for all rows reaches the models that know it; one that no model
+knows is an error.
 """
 
 from __future__ import annotations
