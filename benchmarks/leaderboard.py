@@ -2,11 +2,9 @@
 
 statistics   10 rows x 6,000 users x 3 metrics x 10,000 resamples, all pairs tested: seconds and memory
 report       the whole page from 10 x 3 made-up result files over 6,000 rows
-runner       plan, checks and reuse of a 10-row, 3-seed board on ml-100k whose runs cost nothing; with RESULTS (a
-folder of
-             real result files) as a share of the models' own time there
---full       protocol full on a catalogue of 100,000 items, one row per kind of model, each in a fresh process: peak
-memory
+runner       plan, checks and reuse of a 10-row, 3-seed board on ml-100k whose runs cost nothing; with RESULTS (a folder
+             of real result files) as a share of the models' own time there
+--full       protocol full on a catalogue of 100,000 items, one row per kind of model, each in a fresh process: peak memory
 """
 
 from __future__ import annotations

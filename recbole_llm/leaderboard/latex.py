@@ -28,7 +28,7 @@ def latex(board: dict) -> str:
     lines = [
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
-        r"\centering",
+        r"\centering\small",
         r"\begin{tabular}{rl" + "r" * len(metrics) + "rr}",
         r"\toprule",
     ]
@@ -54,6 +54,7 @@ def latex(board: dict) -> str:
     for failure in board["failed"]:
         lines.append(rf"-- & {_tex(failure['name'])} & \multicolumn{{{len(metrics) + 2}}}{{l}}{{failed}} \\")
     caption = f"{_tex(board['dataset'])}, protocol {_tex(board['protocol'])}: {board['n_rows']} test rows."
-    caption += f" {_tex(legend(board))}" if board["rows"] else ""
+    caption += f" {_tex(legend(board, intervals=False))}" if board["rows"] else ""
+    caption += rf" $\Delta$ and $p$: against {_tex(board['reference'])}." if board["reference"] else ""
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]
     return "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ import gc
 import json
 import time
 import traceback
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 
@@ -72,35 +73,35 @@ def run_leaderboard(
     )
     shared = _settings(chosen, config_file_list, settings)
     arguments = (chosen.get("models"), chosen.get("datasets"), chosen.get("protocols"), chosen.get("seeds") or 1)
-    runs = make_plan(*arguments, shared, chosen.get("llm"), chosen.get("baselines"))
+    plan = partial(make_plan, *arguments, shared, chosen.get("llm"), chosen.get("baselines"))
+    runs = plan()
     _check_reference(chosen, runs)
-    wanted = _expectations(runs)
-    tuned_seconds = 0.0
+    wanted, records, tuned_seconds = _expectations(runs), {}, 0.0
     if chosen.get("tune"):
         from recbole_llm.leaderboard.tune import tune_rows
 
         start = time.perf_counter()
         found = tune_rows(runs, chosen["tune"])
-        tuned_seconds = time.perf_counter() - start
-        runs = make_plan(*arguments, shared, chosen.get("llm"), chosen.get("baselines"), extra=found.settings)
-        wanted = _expectations(runs)
-        failed, model_seconds = _run_all(runs, wanted, rerun, found.records)
-    else:
-        failed, model_seconds = _run_all(runs, wanted, rerun, {})
+        runs, records = plan(extra=found.settings), found.records
+        wanted, tuned_seconds = _expectations(runs), time.perf_counter() - start
+    failed, model_seconds = _run_all(runs, wanted, rerun, records)
     boards = _write(runs, wanted, chosen)
     frame = data_frame(boards)
-    total = time.perf_counter() - began
     frame.attrs = {
         "boards": boards,
         "failed": failed,
         "files": [str(path) for path in written_files(runs[0].config["result_dir"], boards)],
-        "seconds": {
-            "total": total,
-            "runs": model_seconds + tuned_seconds,
-            "around": total - model_seconds - tuned_seconds,
-        },
+        "seconds": _seconds(time.perf_counter() - began, model_seconds + tuned_seconds),
     }
     return frame
+
+
+def _seconds(total: float, models: float) -> dict:
+    """What the models took and what the runner added, which is also logged."""
+    added = total - models
+    share = f" ({added / models:.1%} of it)" if models else ""
+    getLogger().info(f"leaderboard: models {models:.1f} s, runner and statistics {added:.1f} s{share}")
+    return {"total": total, "runs": models, "around": added}
 
 
 def _merge(spec, **over) -> dict:

@@ -99,14 +99,14 @@ def _markdown_cells(board: dict, row: dict, tuned: bool) -> list[str]:
     return cells + ([str((row["tuning"] or {}).get("trials", 0))] if tuned else [])
 
 
-def legend(board: dict) -> str:
-    """How to read the table."""
+def legend(board: dict, intervals: bool = True) -> str:
+    """How to read the table; ``intervals``: whether it shows them and the counts of won rows (LaTeX does not)."""
+    interval = " [95% interval over users]" if intervals else ""
+    counts = " W/T/L: rows beaten / tied / lost to." if intervals else ""
     return (
-        "Mean over seeds [95% interval over users] ± deviation over seeds. A rank is 1 + the number of rows "
-        "that are better "
-        f"in {board['main']} at p < {board['alpha']} (paired tests on the same rows, Holm over all pairs of the "
-        "table): rows of "
-        "one rank are tied. W/T/L: rows beaten / tied / lost to."
+        f"Mean over seeds{interval} ± deviation over seeds. A rank is 1 + the number of rows that are better in "
+        f"{board['main']} at p < {board['alpha']} (paired tests on the same rows, Holm over all pairs of the table): "
+        f"rows of one rank are tied.{counts}"
     )
 
 

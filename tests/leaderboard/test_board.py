@@ -229,6 +229,8 @@ def test_tables_hold_every_row_and_escape_what_they_print(table, tmp_path):
     assert "not our protocol" in text and "0.4421" in text
     tex = latex(board)
     assert r"\toprule" in tex and r"iLoRA@a|b\_\&\%<b>" in tex and tex.count(r"\\") == 13
+    caption = tex[tex.index(r"\caption") :]  # says what the table shows, and against which row its differences are
+    assert "95" not in caption and "W/T/L" not in caption and rf"against {board['reference']}" in caption
     frame = data_frame([board])
     assert len(frame) == 12 and frame["failed"].notna().sum() == 1 and frame.loc[0, "hit@1_low"] < frame.loc[0, "hit@1"]
     from recbole_llm.leaderboard.report import comma_separated
