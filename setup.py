@@ -38,16 +38,16 @@ ROOT = Path(__file__).parent
 PROPERTIES = [ROOT / "properties", *sorted(path for path in (ROOT / "properties").rglob("*") if path.is_dir())]
 PROPERTIES = [".".join(("recbole_llm", *path.relative_to(ROOT).parts)) for path in PROPERTIES]
 EXTRAS = {
-    "test": ["pytest", "pytest-timeout", "hypothesis", "ruff", "setuptools"],
+    "test": ["pytest", "pytest-timeout", "hypothesis", "ruff", "setuptools", "sentence-transformers", "hyperopt"],
     "quantized": ["bitsandbytes"],
     "encoder": ["sentence-transformers"],
-    "tune": ["hyperopt", "ray[tune]"],
+    "tune": ["hyperopt"],
 }
 
 setup(
     name="recbole_llm",
     version="0.1.0",
-    description="LLM-based sequential recommenders (LLaRA, iLoRA) as a plugin for RecBole 1.2.1",
+    description="LLM-based sequential recommenders (LLaRA, iLoRA, RecLoRA) as a plugin for RecBole 1.2.1",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",

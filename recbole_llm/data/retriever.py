@@ -101,7 +101,7 @@ def item_vectors(config, titles: list[str], title_ids: list[list[int]]) -> np.nd
             return read_npz(path, lambda arrays: arrays["vectors"])
         except ValueError as error:
             logging.getLogger().warning(f"{error} now")
-    raw = _llm_vectors(config, title_ids) if encoder == "llm" else _sentence_vectors(encoder, titles)
+    raw = _llm_vectors(config, title_ids) if encoder == "llm" else _sentence_vectors(config, titles)
     vectors = unit(raw)
     write_npz(path, {"vectors": vectors})
     return vectors
@@ -161,8 +161,15 @@ def _llm_vectors(config, title_ids: list[list[int]]) -> np.ndarray:
     return found
 
 
-def _sentence_vectors(encoder: str, titles: list[str]) -> np.ndarray:
+def _sentence_vectors(config, titles: list[str]) -> np.ndarray:
+    """A sentence-transformers model's vectors, from safetensors alone: nothing is unpickled. float32 [M, d]"""
     from sentence_transformers import SentenceTransformer
 
-    vectors = SentenceTransformer(encoder).encode(titles[1:], batch_size=128, show_progress_bar=False)
+    encoder = SentenceTransformer(
+        config["retrieval_encoder"],
+        device=str(config["device"]),
+        trust_remote_code=config["trust_remote_code"],
+        model_kwargs={"use_safetensors": True},
+    )
+    vectors = encoder.encode(titles[1:], batch_size=128, show_progress_bar=False)
     return np.concatenate([np.zeros((1, vectors.shape[1]), dtype=np.float32), vectors])

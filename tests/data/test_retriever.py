@@ -1,7 +1,9 @@
-import importlib.util
+import sys
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from recbole_llm import LLMConfig
 from recbole_llm.data import retriever
@@ -91,8 +93,6 @@ TITLES, IDS = ["", "Amber birch", "Cedar dune", "Ember"], [[], [5, 6, 7], [8, 9]
 
 
 def test_llm_vectors_are_mean_pooled_states_kept_under_a_content_hash(make, tmp_path, monkeypatch):
-    import torch
-
     from recbole_llm.llm import load_llm
 
     config = make()
@@ -116,8 +116,49 @@ def test_a_damaged_cache_is_rebuilt(make, tmp_path, caplog):
     assert np.array_equal(item_vectors(config, TITLES, IDS), vectors) and "damaged" in caplog.text
 
 
-@pytest.mark.skipif(importlib.util.find_spec("sentence_transformers") is not None, reason="it is installed")
-def test_an_encoder_that_is_not_installed_names_the_extra(make):
+@pytest.fixture
+def sentence_encoder(tmp_path):
+    """A folder with a sentence-transformers model of random weights: BERT, mean of its states."""
+    pytest.importorskip("sentence_transformers")  # in the extra "test"
+    from sentence_transformers import SentenceTransformer, models
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = sorted({word for title in TITLES for word in title.lower().split()})
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=5 + len(words), **sizes)).save_pretrained(tmp_path / "bert")
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "bert")
+    words = models.Transformer(str(tmp_path / "bert"))
+    folder = tmp_path / "encoder"
+    SentenceTransformer(modules=[words, models.Pooling(16, pooling_mode="mean")], device="cpu").save(str(folder))
+    return folder
+
+
+def test_a_sentence_encoder_gives_its_pooled_states_once(sentence_encoder, make, monkeypatch):
+    from transformers import AutoModel, AutoTokenizer
+
+    config = make(retrieval_encoder=str(sentence_encoder))
+    vectors = item_vectors(config, TITLES, IDS)
+    tokenizer, bert = AutoTokenizer.from_pretrained(sentence_encoder), AutoModel.from_pretrained(sentence_encoder)
+    for i in (1, 2, 3):
+        with torch.no_grad():
+            states = bert(**tokenizer(TITLES[i], return_tensors="pt")).last_hidden_state[0].mean(0).numpy()
+        np.testing.assert_allclose(vectors[i], states / np.linalg.norm(states), atol=1e-5)
+    monkeypatch.setattr(retriever, "_sentence_vectors", lambda *_: pytest.fail("computed twice"))
+    assert np.array_equal(item_vectors(config, TITLES, IDS), vectors)
+
+
+def test_a_sentence_encoder_with_pickled_weights_alone_is_refused(sentence_encoder, make):
+    (weights,) = sentence_encoder.glob("*.safetensors")
+    torch.save(load_file(weights), sentence_encoder / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        item_vectors(make(retrieval_encoder=str(sentence_encoder)), TITLES, IDS)
+
+
+def test_an_encoder_that_is_not_installed_names_the_extra(make, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ImportError, match=r"pip install 'recbole_llm\[encoder\]'"):
         item_vectors(make(retrieval_encoder="all-MiniLM-L6-v2"), TITLES, IDS)
 

@@ -1,7 +1,7 @@
 """Tuning: equal budgets, validation only, kept on disk, clear errors. Hyperopt's own search where it is installed."""
 
-import importlib.util
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -123,12 +123,17 @@ def test_the_shipped_space_is_readable():
         assert tune.read_space(file)["budget"] >= 1
 
 
-def test_hyperopt_searches_with_the_same_budget_or_is_named(runs, space, trained):
+def test_without_hyperopt_the_extra_is_named(runs, space, trained, monkeypatch):
+    monkeypatch.setitem(sys.modules, "hyperopt", None)
     space.write_text(SPACE.format(algorithm="tpe"))
-    if importlib.util.find_spec("hyperopt") is None:
-        with pytest.raises(ConfigError, match="recbole_llm\\[tune\\]"):
-            tune.tune_rows(runs, space)
-        return
+    with pytest.raises(ConfigError, match="recbole_llm\\[tune\\]"):
+        tune.tune_rows(runs, space)
+    assert trained == []
+
+
+def test_hyperopt_searches_with_the_same_budget_and_proposes_the_same_again(runs, space, trained):
+    pytest.importorskip("hyperopt")
+    space.write_text(SPACE.format(algorithm="tpe"))
     found = tune.tune_rows(runs, space)
     assert found.records["BPR", "tiny", "candidates"]["trials"] == 3 and found.settings["BPR"]["embedding_size"] in (
         8,

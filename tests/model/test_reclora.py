@@ -9,7 +9,7 @@ from recbole_llm.crm import load_or_train
 from recbole_llm.data.click import few_shot_sample
 from recbole_llm.data.preparation import prepare_data
 from recbole_llm.data.questions import ClickRows, Question
-from recbole_llm.model.reclora import RecLoRA
+from recbole_llm.model.reclora import RecLoRA, _one_item_per_row
 from tests import tiny
 from tests.model.contract import PointwiseContract
 
@@ -133,9 +133,22 @@ def asked(loader):
     return found
 
 
+@torch.no_grad()
+def gates(model, loader):
+    """{(user, item): gate weights} of every labelled row of an evaluation loader."""
+    split, found = loader._dataset, {}
+    for batch in loader:
+        weights = model.gate(_one_item_per_row(batch, model)).weights.unflatten(0, batch["candidates"].shape)
+        for i, j in (batch["candidate_row"] >= 0).nonzero().tolist():
+            user = split.id2token("user_id", int(batch["user_id"][i]))
+            found[user, split.id2token("item_id", int(batch["candidates"][i, j]))] = weights[i, j]
+    return found
+
+
 def test_later_rows_and_the_rows_own_label_change_neither_prompt_nor_gate_input(tied_lines, tiny_llm, tmp_path):
     """Everything at or after a row's moment is altered: ratings turned round, other items put in."""
-    _, before = prepared(write(tmp_path / "a", tied_lines), tiny_llm, tmp_path)
+    halves = {"eval_args": {"split": {"RS": [4, 1, 5]}}, "train_sample_size": 40}  # most test rows of one are test rows of the other
+    first, before = prepared(write(tmp_path / "a", tied_lines), tiny_llm, tmp_path, **halves)
     moment = 1004  # the last of five; all test rows are there
     altered = []
     for line in tied_lines:
@@ -145,10 +158,17 @@ def test_later_rows_and_the_rows_own_label_change_neither_prompt_nor_gate_input(
     for user in range(12):
         new = [f"i{item}" for item in range(60) if (f"u{user}", f"i{item}") not in taken][:2]
         altered += [f"u{user}\t{item}\t{1 + 4 * ((user + k) % 2)}\t{moment + 10 + k}" for k, item in enumerate(new)]
-    config, after = prepared(write(tmp_path / "b", altered), tiny_llm, tmp_path / "b")
+    config, after = prepared(write(tmp_path / "b", altered), tiny_llm, tmp_path / "b", **halves)
     known = {pair: shown for loader in before[1:] for pair, shown in prompts(config, loader._dataset).items()}
     found = {pair: shown for loader in after[1:] for pair, shown in prompts(config, loader._dataset).items()}
     assert len(known) == 12 * 9 and known.items() <= found.items()
+    ids = before[0].field2token_id["item_id"]  # one recommender reads both: the items' ids must be the same
+    assert ids.items() <= after[0].field2token_id["item_id"].items()
+    model = RecLoRA(first, before[1]._dataset).eval()
+    asked_before, asked_after = gates(model, before[3]), gates(model, after[3])
+    shared = asked_before.keys() & asked_after.keys()
+    assert len(shared) > 40 and all(torch.equal(asked_before[pair], asked_after[pair]) for pair in shared)
+    assert len({tuple(weights.flatten().tolist()) for weights in asked_before.values()}) > 12  # gates do differ
 
 
 def test_the_answer_is_the_label_and_the_prompt_does_not_hold_it(tiny_data, tiny_llm, tmp_path):
