@@ -1,7 +1,8 @@
-"""python -m benchmarks.readme [FOLDER]: write README's result tables from a folder of result files (results/).
+"""python -m benchmarks.readme [FOLDER]: write README's result tables and docs/leaderboards/ from result files (results/).
 
-The tables are those of the leaderboard (``recbole_llm.leaderboard``), with fewer columns: mean over seeds, 95% interval over
-users, deviation over seeds, ranks that statistically tied rows share. Nothing between the markers is written by hand.
+README's tables are those of the leaderboard (``recbole_llm.leaderboard``), with fewer columns: mean over seeds, 95% interval
+over users, deviation over seeds, ranks that statistically tied rows share. The first one holds every row, the others those
+with all seeds; docs/leaderboards/ has all columns of all rows. Nothing between the markers is written by hand.
 """
 
 import sys
@@ -9,10 +10,11 @@ from pathlib import Path
 
 from recbole_llm.leaderboard.board import build_board, stored_options
 from recbole_llm.leaderboard.files import boards
-from recbole_llm.leaderboard.text import amount, cell_text, p_text
+from recbole_llm.leaderboard.text import amount, cell_text, markdown, p_text
 from recbole_llm.result import read_result
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = ROOT / "docs" / "leaderboards"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SHOWN = {"candidates": ("hit@1", "ndcg@10"), "full": ("hit@10", "ndcg@10"), "ctr": ("auc", "logloss", "acc")}
 
@@ -29,10 +31,11 @@ def line(row: dict, metrics: list[str], main: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def table(folder: Path, dataset: str, protocol: str) -> str:
-    """Markdown of one board, best first."""
-    board = build_board(folder, dataset, protocol, stored_options(folder, dataset, protocol))
-    records = [read_result(folder / file) for row in board["rows"] for file in row["files"]]
+def table(folder: Path, board: dict, every_row: bool) -> str:
+    """Markdown of one board, best first; ``every_row``: also rows with fewer seeds than others."""
+    protocol, seeds = board["protocol"], max(len(row["seeds"]) for row in board["rows"])
+    shown = [row for row in board["rows"] if every_row or len(row["seeds"]) == seeds]
+    records = [read_result(folder / file) for row in shown for file in row["files"]]
     candidates = board["candidates"] or {}
     facts = [f"{board['n_rows']:,} test rows of {board['n_users']:,} users"]
     if protocol == "candidates":
@@ -43,14 +46,14 @@ def table(folder: Path, dataset: str, protocol: str) -> str:
     facts.append("commit " + ", ".join(sorted({record["commit"][:7] for record in records})))
     metrics = [name for name in SHOWN[protocol] if name in board["metrics"]]
     head = ["", "model", "seeds", *metrics, f"{board['main']} vs {board['reference']}", "trained", "CRM + train + test, s"]
-    rows = [line(row, metrics, board["main"]) for row in board["rows"]]
+    rows = [line(row, metrics, board["main"]) for row in shown]
     rows += [f"| – | {failure['name']} | | failed: {failure['reason']} |" for failure in board["failed"]]
-    return "\n".join([f"**{dataset}, `{protocol}`**: {', '.join(facts)}.", "", f"| {' | '.join(head)} |",
+    return "\n".join([f"**{board['dataset']}, `{protocol}`**: {', '.join(facts)}.", "", f"| {' | '.join(head)} |",
                       "|" + "---|" * len(head), *rows])  # fmt: skip
 
 
 def main(folder: str | None = None) -> None:
-    """Replace what stands between README's markers.
+    """Replace what stands between README's markers, and the pages in docs/leaderboards/.
 
     Raises:
         FileNotFoundError: the folder holds no result file.
@@ -62,7 +65,12 @@ def main(folder: str | None = None) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    tables = "\n\n".join(table(folder, dataset, protocol) for dataset, protocol in sorted(found, reverse=True))
+    tables = []
+    for dataset, protocol in sorted(found, key=lambda pair: (pair[1], pair[0] != "ml-100k", pair)):
+        board = build_board(folder, dataset, protocol, stored_options(folder, dataset, protocol))
+        (PAGES / f"{dataset}.{protocol}.md").write_text(markdown(board), encoding="utf-8")
+        tables.append(table(folder, board, every_row=not tables))
+    tables = "\n\n".join(tables)
     (ROOT / "README.md").write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}", encoding="utf-8")
 
 
