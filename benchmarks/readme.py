@@ -1,7 +1,7 @@
 """python -m benchmarks.readme [FOLDER]: write README's result tables and docs/leaderboards/ from result files (results/).
 
 README's tables are those of the leaderboard (``recbole_llm.leaderboard``), with fewer columns: mean over seeds, 95% interval
-over users, deviation over seeds, ranks that statistically tied rows share. The first one holds every row, the others those
+over users, deviation over seeds, rank = 1 + the number of significantly better rows. The first one holds every row, the others those
 with all seeds; docs/leaderboards/ has all columns of all rows. Nothing between the markers is written by hand.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from recbole_llm.leaderboard.board import build_board, stored_options
 from recbole_llm.leaderboard.files import boards
-from recbole_llm.leaderboard.text import amount, cell_text, markdown, p_text
+from recbole_llm.leaderboard.text import amount, cell_text, markdown, p_text, shown_name
 from recbole_llm.result import read_result
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +23,7 @@ def line(row: dict, metrics: list[str], main: str) -> str:
     """One row of a table."""
     against, cost = row["vs_reference"], row["cost"]
     cells = [
-        str(row["rank"]), row["name"], str(len(row["seeds"])), *(cell_text(row["metrics"][name]) for name in metrics),
+        str(row["rank"]), shown_name(row), str(len(row["seeds"])), *(cell_text(row["metrics"][name]) for name in metrics),
         "" if not against else f"{against[main]['difference']:+.3f} (p {p_text(against[main]['p_holm'])})",
         amount(cost["trainable_parameters"]),
         " + ".join(f"{cost[f'seconds_{part}'] or 0:.0f}" for part in ("crm", "train", "evaluate")),

@@ -205,9 +205,9 @@ def _cached_or_trained(own: LLMConfig, dataset, logger) -> CRM:
     fitted.trainer.evaluate(fitted.data[2], load_best_model=True)  # puts the best epoch's weights into the model
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, fitted, dataset)
-    crm = _read(path, own, dataset)
-    crm.seconds = time.perf_counter() - start
-    return crm
+    took = {"seconds": round(time.perf_counter() - start, 2)}
+    path.with_suffix(".json").write_text(json.dumps(took) + "\n", encoding="utf-8")  # apart: weights alone make the hash
+    return _read(path, own, dataset)
 
 
 def _write(path: Path, fitted: recommender.Fitted, dataset) -> None:
@@ -238,7 +238,17 @@ def _read(path: Path, own: LLMConfig, dataset) -> CRM:
         )
     model = get_model(own["model"])(own, dataset)
     model.load_state_dict(state)
-    return CRM(model, hashlib.sha256(path.read_bytes()).hexdigest())
+    crm = CRM(model, hashlib.sha256(path.read_bytes()).hexdigest())
+    crm.seconds = _training_seconds(path.with_suffix(".json"))
+    return crm
+
+
+def _training_seconds(file: Path) -> float:
+    """What training a cached CRM took; 0.0 where nobody knows."""
+    try:
+        return float(json.loads(file.read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
 
 
 def _from_recbole_checkpoint(path: Path, dataset) -> CRM:

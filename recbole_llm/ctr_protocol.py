@@ -10,6 +10,8 @@ import inspect
 from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType, InputType, ModelType
 
+from recbole_llm.click_metrics import NEED_PROBABILITIES
+
 HISTORY = 60  # RecLoRA, section 5.1: the CRM reads 60 interactions; baselines read as many
 
 
@@ -92,6 +94,12 @@ def ctr_problems(final, given, model_class=None):
         problems.append(f"eval_args: mode {mode!r} contradicts protocol 'ctr', whose rows are labelled; leave mode out")
     if isinstance(eval_args, dict) and eval_args.get("order") not in (None, "TO"):
         problems.append(f"eval_args: order {eval_args['order']!r}: rows of protocol 'ctr' are in order of time (TO)")
+    wanted = str(given.get("valid_metric") or "").lower()
+    if model_class is not None and wanted in NEED_PROBABILITIES and not gives_probabilities(model_class):
+        problems.append(
+            f"valid_metric: {given['valid_metric']} needs probabilities, which {model_class.__name__} gives only after "
+            "training, by calibration; use AUC"
+        )
     threshold = final.get("threshold")
     if threshold and not (isinstance(threshold, dict) and len(threshold) == 1):
         problems.append(

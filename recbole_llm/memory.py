@@ -29,7 +29,8 @@ def explained(batch, training):
 
 
 def _advice(batch, training):
-    rows, prompt = batch["prompt_ids"].shape
+    shape = batch["prompt_ids"].shape  # [B, P], or [B, C, P] with a prompt for each candidate
+    rows, prompt = shape[:-1].numel(), shape[-1]
     if training:
         answer = batch["answer_ids"].shape[1] if "answer_ids" in batch else 1
         return (

@@ -65,9 +65,9 @@ def _train_and_test(config, saved) -> tuple:
     fitted = recommender.fit(config, saved=saved)
     _, _, _, test = fitted.data
     trainer = fitted.trainer
-    start = time.perf_counter()
     if config["protocol"] == "ctr":
         calibrate(trainer, fitted.data[2], config, saved)
+    start = time.perf_counter()
     test_result = trainer.evaluate(test, load_best_model=saved, show_progress=config["show_progress"])
     seconds = {"train": fitted.seconds, "evaluate": time.perf_counter() - start}
     return fitted, test_result, seconds
@@ -78,6 +78,7 @@ def _report(config, fitted, test_result, seconds) -> dict:
     logger = getLogger()
     logger.info("The running environment of this training is as follows:\n" + get_environment(config).draw())
     record, columns, rows = _record(config, fitted.trainer, fitted.data[1], test_result, seconds)
+    record["valid"] = {name.lower(): float(value) for name, value in (fitted.best_valid_result or {}).items()}
     record |= _beside_quality(config, fitted.trainer, fitted.data[3], record, rows)
     path = result.write_result(result.result_path(config), record, rows, columns)
     logger.info(set_color("best valid ", "yellow") + f": {fitted.best_valid_result}")
@@ -145,11 +146,11 @@ def _beside_quality(config, trainer, test, record, rows) -> dict:
     rank, position = (np.array([row[column] for row in rows]) for column in (2, 3))
     ranked = config["protocol"] == "candidates"
     checks = bias.row_checks(candidate_sets(config), rank, position if ranked else None)
-    plugin = ranked and record["llm"] is not None and isinstance(test.batch_sampler, list)
+    plugin = record["llm"] is not None and isinstance(test.batch_sampler, list)
     checks["leaks"] = bias.leak_check(test, trainer.model.tokens) if plugin else None
     k = config["permutations"] or 0
     seed = config["candidate_seed"]
-    checks["permutations"] = bias.permutation_spread(trainer, test, k, seed) if plugin and k else None
+    checks["permutations"] = bias.permutation_spread(trainer, test, k, seed) if plugin and ranked and k else None
     return {"cost": costs, "checks": checks}
 
 

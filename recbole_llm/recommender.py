@@ -29,7 +29,7 @@ class Fitted:
     Attributes:
         trainer: RecBole's trainer; ``trainer.model`` holds the weights of the best validation score.
         data: RecBole's ``(dataset, train, valid, test)``.
-        seconds: wall time of the training loop alone.
+        seconds: wall time of the training loop alone, of all its parts where it was resumed.
     """
 
     trainer: Any
@@ -69,4 +69,5 @@ def fit(config, saved: bool = True) -> Fitted:
     trainer, data = build(config)
     start = time.perf_counter()
     score, result = trainer.fit(data[1], data[2], saved=saved, show_progress=config["show_progress"])
-    return Fitted(trainer, data, score, result, time.perf_counter() - start)
+    earlier = getattr(trainer, "earlier_seconds", 0.0)
+    return Fitted(trainer, data, score, result, earlier + time.perf_counter() - start)

@@ -33,6 +33,11 @@ def result_path(config, name: str | None = None) -> Path:
     return Path(config["result_dir"]) / file
 
 
+def failure_path(path: Path) -> Path:
+    """Where a run that should have left a result at ``path`` says why it failed; gone once a result is written."""
+    return path.with_name(path.name.removesuffix(".json") + ".failed.json")
+
+
 def file_name(name: str) -> str:
     """A row's name with what file systems refuse (``/``, blanks ...) replaced by ``_``."""
     return re.sub(r"[^\w@=+,.\-\[\]]", "_", name)
@@ -123,6 +128,7 @@ def write_result(
         aside[path].write_text(json.dumps(full, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         for target, temporary in aside.items():
             os.replace(temporary, target)
+        failure_path(path).unlink(missing_ok=True)
     except OSError as error:
         remedy = "free some space" if error.errno == errno.ENOSPC else "check the folder's permissions"
         raise OSError(error.errno, f"{error.strerror} while writing {path}; {remedy} or set result_dir elsewhere") from error

@@ -21,9 +21,10 @@ from tabulate import tabulate
 
 from recbole_llm import recommender
 from recbole_llm.command_line import parse_command_line
-from recbole_llm.config import ConfigError, LLMConfig, plain_values
-from recbole_llm.crm import crm_config
+from recbole_llm.config import ConfigError, LLMConfig
+from recbole_llm.crm import crm_config, load_or_train
 from recbole_llm.data.ctr import labelled_rows
+from recbole_llm.leaderboard import reuse
 from recbole_llm.quick_start import run_recbole_llm
 from recbole_llm.result import read_result, result_path
 
@@ -66,29 +67,29 @@ def _count(size, total: int) -> int:
 
 
 def crm_metrics(config) -> dict:
-    """The test metrics of the CRM by itself, trained as the model's own is."""
+    """The test metrics of the CRM that the model reads: from `crm_path`, the cache, or trained now for all runs."""
     from recbole_llm.data.labelled import calibrate
 
     own = crm_config(config)
-    fitted = recommender.fit(own)
-    calibrate(fitted.trainer, fitted.data[2], own, True)
-    found = fitted.trainer.evaluate(fitted.data[3], load_best_model=True)
-    Path(fitted.trainer.saved_model_file).unlink(missing_ok=True)
+    trainer, data = recommender.build(own)
+    crm = load_or_train(config, data[0])
+    trainer.model.load_state_dict(crm.model.state_dict())
+    calibrate(trainer, data[2], own, False)
+    found = trainer.evaluate(data[3], load_best_model=False)
     return {"model": own["model"], **{name: float(value) for name, value in found.items()}}
 
 
 def _run(model: str, dataset: str, config_files, settings: dict) -> dict:
-    """The result of one run, from its file where one with the same settings and rows is there."""
+    """The result of one run, from its file where that is what the run would give now."""
     config = LLMConfig(model, dataset, config_files, None, settings)
     path = result_path(config)
     if path.is_file():
         record = read_result(path)
-        same = (
-            record["config"] == plain_values(config) and record["candidates"]["sha256"] == labelled_rows(config).sha256
-        )
-        if same:
+        why = reuse.differences(record, reuse.expected(config))
+        if not why:
             getLogger().info(f"{path} is used again")
             return record
+        getLogger().info(f"{path} is made again: {'; '.join(why[:5])}")
     return read_result(run_recbole_llm(model, dataset, config_files, None, settings)["result_file"])
 
 

@@ -1,8 +1,8 @@
 """The trainer hook: RecBole's Trainer with an LLM's training loop and candidate-set evaluation.
 
 `fit` goes over (epoch, optimizer step); early stopping, log lines, TensorBoard and wandb objects are RecBole's own.
-Everything random is a function of (seed, step): a run that was killed and resumed ends where an uninterrupted one does,
-and several processes only share the rows of a step. training_step.py makes the steps, evaluate.py ranks the candidates,
+Everything random is a function of (seed, step), dropout's masks of the process too: a run that was killed and resumed ends
+where an uninterrupted one does, and several processes only share the rows of a step. training_step.py makes the steps, evaluate.py ranks the candidates,
 training_state.py keeps where a run stands.
 """
 
@@ -65,6 +65,7 @@ class LLMTrainer(OptimizerSteps, CandidateEvaluation, Trainer):
         self.eval_collector.data_collect(train_data)
         self.dataset, self.verbose, self.show_progress = train_data._dataset, verbose, show_progress
         self.saving = saved
+        self.began, self.earlier_seconds = time.perf_counter(), 0.0
         try:
             found = self._open_run() if saved else None
             self._start_schedule(train_data)
@@ -173,6 +174,7 @@ class LLMTrainer(OptimizerSteps, CandidateEvaluation, Trainer):
         if found is None:
             return None
         self.position = position = Position.of(load_checkpoint_into(self.model, found))
+        self.earlier_seconds = position.seconds
         self.cur_step, self.best_valid_result = position.cur_step, position.best_valid_result
         if position.best_valid_score is not None:
             self.best_valid_score = position.best_valid_score
@@ -196,6 +198,7 @@ class LLMTrainer(OptimizerSteps, CandidateEvaluation, Trainer):
         """The position with what RecBole's early stopping knows, as plain values."""
         position, best = self.position, float(self.best_valid_score)
         position.cur_step = self.cur_step
+        position.seconds = round(self.earlier_seconds + time.perf_counter() - self.began, 3)
         position.best_valid_score = best if math.isfinite(best) else None
         position.best_valid_result = self.best_valid_result and {k: float(v) for k, v in self.best_valid_result.items()}
         scaler = getattr(self.accelerator, "scaler", None)

@@ -39,6 +39,7 @@ class Position:
 
     step: optimizer steps done; epoch, epoch_step: the next step is step `epoch_step` of `epoch`. loss_sum, token_sum:
     of this epoch so far. best: name of the best folder. micro_batch: rows per forward pass that auto_batch_size chose.
+    seconds: on the clock since training began, less the time between a kill and its resumption.
     """
 
     step: int = 0
@@ -54,11 +55,12 @@ class Position:
     micro_batch: int | None = None
     scaler: dict | None = None
     finished: bool = False
+    seconds: float = 0.0
 
     @classmethod
     def of(cls, state):
         """The position in a checkpoint's state."""
-        return cls(**{name: state[name] for name in cls.__dataclass_fields__})
+        return cls(**{name: state[name] for name in cls.__dataclass_fields__ if name in state})
 
     def record(self):
         return asdict(self)

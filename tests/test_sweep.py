@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from recbole_llm import sweep
+from recbole_llm import recommender, sweep
 from tests import tiny
 
 
@@ -18,6 +18,8 @@ def test_one_command_gives_a_table_and_a_plot(tiny_data, tiny_llm, tmp_path, cap
     given = settings(tiny_data, tiny_llm, tmp_path)
     arguments = [f"--{key}={value}" for key, value in given.items() if key != "train_sample_size"]
     command = ["--dataset=tiny", "--sizes=32,16,0.25", *arguments]
+    trained, fit = [], recommender.fit
+    monkeypatch.setattr(recommender, "fit", lambda config, **more: trained.append(config["model"]) or fit(config, **more))
     assert sweep.main(command) == 0
     shown = capsys.readouterr().out
     assert "DIN alone, on all rows: AUC" in shown
@@ -31,11 +33,11 @@ def test_one_command_gives_a_table_and_a_plot(tiny_data, tiny_llm, tmp_path, cap
     assert [float(row["auc"]) for row in rows[:2]] == [record["metrics"]["auc"] for record in records]
     assert [record["train_sample"]["count"] for record in records] == [16, 32]
     assert len(records[0]["train_sample"]["rows"].split()) == 16
-    assert len({record["crm"]["sha256"] for record in records}) == 1  # trained once
+    assert len({record["crm"]["sha256"] for record in records}) == 1 and trained == ["DIN"] + ["RecLoRA"] * 3
     page = open(f"{stem}.html").read()
     assert "Plotly" in page and 'src="http' not in page
     monkeypatch.setattr(sweep, "run_recbole_llm", lambda *_: pytest.fail("trained again"))
-    assert sweep.main(command) == 0
+    assert sweep.main(command) == 0 and len(trained) == 4
 
 
 @pytest.mark.parametrize("sizes, complaint", [

@@ -227,6 +227,9 @@ def test_out_of_memory_names_the_batch_and_what_helps(fresh, monkeypatch):
     for part in (f"{rows} prompts of {prompt} + ", "gradient_checkpointing", "train_batch_size", "history_max_len"):
         assert part in str(raised.value)
     monkeypatch.setattr(type(model), "score_candidates", full)
+    with pytest.raises(memory.OutOfMemory, match="in evaluation at 6 prompts of 9 tokens"):  # one for each candidate
+        with memory.explained({"prompt_ids": torch.zeros(2, 3, 9)}, training=False):
+            raise torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(memory.OutOfMemory, match="in evaluation at 40 prompts of .* eval_batch_size"):
         trainer_of(config, data, model).evaluate(data[3], load_best_model=False)
 

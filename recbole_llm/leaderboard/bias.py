@@ -82,7 +82,12 @@ def permuted_batches(batches: list, seed: int) -> list:
             order = rng.permutation(len(key.candidates))
             candidates = tuple(key.candidates[i] for i in order)
             place = int(np.flatnonzero(order == key.target_position)[0])
-            keys.append(replace(key, candidates=candidates, target_position=place))
+            each = {  # RecLoRA's histories, where there is one for each candidate
+                name: tuple(getattr(key, name)[i] for i in order)
+                for name in ("text", "long")
+                if len(getattr(key, name, ())) > 1
+            }
+            keys.append(replace(key, candidates=candidates, target_position=place, **each))
         permuted.append(keys)
     return permuted
 
@@ -126,16 +131,15 @@ def leak_check(loader, tokens, limit: int = LEAK_ROWS) -> dict:
     counts = {"rows": 0, "id_outside": 0, "title_outside": 0}
     examples: list[int] = []
     split = loader.dataset.split
-    for batch in loader:
-        histories = batch[split.item_id_list_field].tolist()
-        for i, history in enumerate(histories):
-            row = int(batch["candidate_row"][i])
-            found = _leaks_of_row(batch, i, history, tokens)
+    for keys, batch in zip(loader.batch_sampler, loader, strict=True):
+        for i, key in enumerate(keys):
+            target = int(split.inter_feat[split.iid_field][key.row])
+            found = _leaks_of_row(batch, i, target, batch[split.item_id_list_field][i], tokens)
             counts["rows"] += 1
             counts["id_outside"] += found[0]
             counts["title_outside"] += found[1]
             if any(found) and len(examples) < 3:
-                examples.append(row)
+                examples.append(int(batch["candidate_row"][i]))
         if counts["rows"] >= limit:
             break
     if counts["id_outside"] or counts["title_outside"]:
@@ -143,11 +147,23 @@ def leak_check(loader, tokens, limit: int = LEAK_ROWS) -> dict:
     return {**counts, "examples": examples}
 
 
-def _leaks_of_row(batch, i: int, history: list[int], tokens) -> tuple[bool, bool]:
-    """(target's id outside the candidates, its title outside them) for one row of a batch."""
+def _leaks_of_row(batch, i: int, target: int, histories: torch.Tensor, tokens) -> tuple[bool, bool]:
+    """(target's id outside the candidates, its title outside them) for one row of a batch.
+
+    A row has one prompt [P] and one history [L], or one of each for every candidate: [C, P] and [C, L].
+    """
+    ids, mask, items = (batch[name][i] for name in ("prompt_ids", "prompt_mask", "prompt_items"))
+    prompts, mask, items = (part.view(-1, part.shape[-1]) for part in (ids, mask.bool(), items))
+    histories = histories.view(-1, histories.shape[-1]).expand(len(prompts), -1).tolist()
     candidates = batch["candidates"][i].tolist()
-    target = candidates[int(batch["target_position"][i])]
-    ids = batch["prompt_ids"][i][batch["prompt_mask"][i].bool() & (batch["prompt_items"][i] == 0)].tolist()
+    found = [
+        _leaks_of_prompt(prompts[j][mask[j] & (items[j] == 0)].tolist(), items[j], target, candidates, history, tokens)
+        for j, history in enumerate(histories)
+    ]
+    return any(by_id for by_id, _ in found), any(by_title for _, by_title in found)
+
+
+def _leaks_of_prompt(ids, items, target: int, candidates, history: list[int], tokens) -> tuple[bool, bool]:
     text = whole = tokens.tokenizer.decode(ids)
     title = tokens.tokenizer.decode(tokens.title_ids[target]).strip()
     shown = {tokens.tokenizer.decode(tokens.title_ids[item]).strip() for item in {*candidates, *history} - {0, target}}
@@ -155,10 +171,8 @@ def _leaks_of_row(batch, i: int, history: list[int], tokens) -> tuple[bool, bool
         text = text.replace(other, " ")  # "It" inside "It Happened One Night" is no leak
     names = [tokens.tokenizer.decode(tokens.title_ids[item]).strip() for item in candidates if item != target]
     listed = all(name in whole for name in names)  # RecLoRA's prompts ask about one item, behind what is shared
-    slots = int((batch["prompt_items"][i] == target).sum())
-    by_id = slots > listed or target in history
-    allowed = listed * sum(
-        tokens.title_ids[item] == tokens.title_ids[target] for item in candidates
-    )  # two items, one title
+    by_id = int((items == target).sum()) > (listed and target in candidates) or target in history
+    same = [item for item in candidates if tokens.title_ids[item] == tokens.title_ids[target]]
+    allowed = listed * len(same)  # two items, one title
     same_in_history = any(tokens.title_ids[item] == tokens.title_ids[target] for item in history if item)
     return by_id, bool(title) and (same_in_history or (len(title) > 3 and text.count(title) > allowed))

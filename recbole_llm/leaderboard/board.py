@@ -115,7 +115,7 @@ def _measured(contents: Contents, protocol: str, options: Options) -> dict:
     value = np.nan_to_num(columns[main].values * columns[main].sign, nan=-np.inf)
     order = sorted(range(len(names)), key=lambda i: (-value[i], names[i]))
     pairs = {name: all_pairs(column) for name, column in columns.items()}
-    reference = _reference(options, names, groups, order)
+    reference, missing = _reference(options, names, groups, order, contents.failed)
     ranks = st.shared_ranks(value, pairs[main].adjusted, ALPHA)
     rows = []
     for place, i in enumerate(order):
@@ -136,7 +136,7 @@ def _measured(contents: Contents, protocol: str, options: Options) -> dict:
             for i in range(len(order))
             for j in range(i + 1, len(order))
         ],
-        "warnings": _warnings(columns[main], order, len(frame), groups),
+        "warnings": missing + _warnings(columns[main], order, len(frame), groups),
     }
 
 
@@ -155,13 +155,18 @@ def _metrics(protocol: str, groups: list[list[Stored]], options: Options) -> lis
     return known
 
 
-def _reference(options: Options, names: list[str], groups: list[list[Stored]], order: list[int]) -> int:
-    if options.reference is not None:
-        if options.reference not in names:
-            raise ValueError(f"reference {options.reference!r} is not a row of the table; there are {', '.join(names)}")
-        return names.index(options.reference)
+def _reference(options: Options, names: list[str], groups, order: list[int], failed: list[dict]) -> tuple[int, list]:
+    """(the row that all others are compared with, a warning where it is not the one asked for, whose runs failed)."""
+    wanted = options.reference
+    if wanted in names:
+        return names.index(wanted), []
     classical = [i for i in order if groups[i][0].record.get("llm") is None]
-    return (classical or order)[0]
+    chosen = (classical or order)[0]
+    if wanted is None:
+        return chosen, []
+    if wanted in [entry["name"] for entry in failed]:
+        return chosen, [f"the reference {wanted} failed; rows are compared with {names[chosen]} instead"]
+    raise ValueError(f"reference {wanted!r} is not a row of the table; there are {', '.join(names)}")
 
 
 def _row(i, names, groups, columns: dict[str, Column], pairs: dict[str, Pairs], main, reference, below) -> dict:
@@ -187,6 +192,7 @@ def _row(i, names, groups, columns: dict[str, Column], pairs: dict[str, Pairs], 
         "losses": int(losses),
         "users_against_reference": None if i == reference else _users(columns[main], i, reference),
         "cost": summary.cost(group),
+        "valid": summary.valid(group),
         "checks": summary.checks(group),
         "tuning": first.get("tuning"),
         "llm": first.get("llm"),
@@ -238,9 +244,8 @@ def _warnings(column: Column, order: list[int], n_rows: int, groups) -> list[str
         text = f"only {n_rows} test rows"
         if not math.isnan(smallest):
             text += (
-                f": a true difference in {column.name} below about {smallest:.3f} between two neighbouring rows "
-                "would be "
-                f"missed more often than in one of five tables (paired test, p < {ALPHA}, power 0.8, before Holm)"
+                f": a true difference in {column.name} below about {smallest:.3f} between two neighbouring rows would "
+                f"be missed more often than in one of five tables (paired test, p < {ALPHA}, power 0.8, before Holm)"
             )
         found.append(text)
     seeds = {tuple(entry.record["seed"] for entry in group) for group in groups}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from recbole_llm.leaderboard.reuse import IGNORED
 from recbole_llm.leaderboard.statistics import ranking_values
 from recbole_llm.result import read_result
 
@@ -19,19 +20,7 @@ COLUMNS = {
 }
 NOT_RESULTS = (".leaderboard.json", ".failed.json", ".tuning.json")
 ROUNDING = 1.01e-4  # RecBole rounds metrics to four places
-PER_RUN = {
-    "seed",
-    "result_dir",
-    "checkpoint_dir",
-    "show_progress",
-    "state",
-    "data_path",
-    "gpu_id",
-    "permutations",
-    "latency_rows",
-    "worker",
-    "config_files",
-}
+PER_RUN = IGNORED | {"seed"}  # what may differ between the seeds of one row
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recbole_llm.leaderboard.text import legend, p_text
+from recbole_llm.leaderboard.text import legend, p_text, shown_name
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -35,7 +35,7 @@ def latex(board: dict) -> str:
     head = ["Rank", "Model", *(_tex(m) for m in metrics), r"$\Delta$ " + _tex(board["main"] or ""), "$p$ (Holm)"]
     lines += [" & ".join(head) + r" \\", r"\midrule"]
     for row in board["rows"]:
-        cells = [str(row["rank"]), _tex(row["name"])]
+        cells = [str(row["rank"]), _tex(shown_name(row))]
         for name in metrics:
             cell = row["metrics"][name]
             text = (
@@ -57,4 +57,19 @@ def latex(board: dict) -> str:
     caption += f" {_tex(legend(board, intervals=False))}" if board["rows"] else ""
     caption += rf" $\Delta$ and $p$: against {_tex(board['reference'])}." if board["reference"] else ""
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]
+    if any(row["valid"] for row in board["rows"]):
+        lines += _validation(board)
     return "\n".join(lines) + "\n"
+
+
+def _validation(board: dict) -> list[str]:
+    """The best validation results, which chose each row's epoch: what run_recbole_group.py calls valid_latex."""
+    metrics = [name for name in board["metrics"] if any(name in row["valid"] for row in board["rows"])]
+    lines = ["", r"\begin{table}", r"\centering\small", r"\begin{tabular}{l" + "r" * len(metrics) + "}", r"\toprule"]
+    lines += [" & ".join(["Model", *(_tex(name) for name in metrics)]) + r" \\", r"\midrule"]
+    for row in board["rows"]:
+        found = [row["valid"].get(name) for name in metrics]
+        cells = ["--" if value is None else f"{value:.4f}" for value in found]
+        lines.append(" & ".join([_tex(row["name"]), *cells]) + r" \\")
+    caption = f"{_tex(board['dataset'])}: best validation, mean over seeds; LLM rows validate on a sample."
+    return [*lines, r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]

@@ -131,6 +131,23 @@ def parse_entries(models) -> list[Entry]:
     return entries
 
 
+def pick_models(listed, names) -> list:
+    """The items of a YAML's list of models that ``names`` ask for; what it does not list is a row of its own.
+
+    Args:
+        names: rows' names, or models' names, which stand for all their variants in the list.
+
+    Raises:
+        ConfigError: an item of the list cannot be read.
+    """
+    items = [(item, _entry(item)) for item in as_list(listed)]
+    chosen = []
+    for name in as_list(names):
+        mine = [item for item, entry in items if name in (entry.name, entry.model)]
+        chosen += [item for item in mine or [name] if item not in chosen]
+    return chosen
+
+
 def _entry(item) -> Entry:
     if isinstance(item, dict):
         if "model" in item:
@@ -175,10 +192,9 @@ def make_plan(
         ConfigError: every problem of every row at once.
     """
     entries = parse_entries(models)
-    settings = {
-        k: v for k, v in (settings or {}).items() if k not in ("model", "dataset", "protocol", "seed", "variant")
-    } | {k: v for k, v in (settings or {}).items() if k == "seed"}
-    first = settings.pop("seed", DEFAULT_SEED)
+    settings = {k: v for k, v in (settings or {}).items() if k not in ("model", "dataset", "variant")}
+    first, protocols = settings.pop("seed", DEFAULT_SEED), protocols or settings.pop("protocol", None)
+    settings.pop("protocol", None)
     numbers = seed_list(seeds, first if type(first) is int else DEFAULT_SEED)
     problems, runs = [], []
     names = as_list(datasets)

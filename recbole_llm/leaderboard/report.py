@@ -90,6 +90,7 @@ def table_rows(board: dict) -> list[dict]:
             "model": row["model"],
             "seeds": len(row["seeds"]),
             "n": board["n_rows"],
+            "calibrated": row["calibrated"],
         }
         for name, cell in row["metrics"].items():
             flat |= {
@@ -97,6 +98,7 @@ def table_rows(board: dict) -> list[dict]:
                 f"{name}_sd": cell["sd"],
                 f"{name}_low": cell["low"],
                 f"{name}_high": cell["high"],
+                f"valid_{name}": row["valid"].get(name),
             }
         main = (row["vs_reference"] or {}).get(board["main"]) or {}
         below = row["vs_next"] or {}

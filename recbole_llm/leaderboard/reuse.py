@@ -64,7 +64,7 @@ def expected(config) -> dict:
         "candidates": rows_sha256(config),
         "llm": provenance.weights_hash(config["llm_path"]) if plugin else None,
         "crm": _sha256(config["crm_path"]) if plugin and config["crm_path"] else None,
-        "permutations": config["permutations"] or 0 if plugin else 0,
+        "permutations": config["permutations"] or 0 if plugin and config["protocol"] == "candidates" else 0,
     }
 
 

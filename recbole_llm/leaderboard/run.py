@@ -23,7 +23,7 @@ from recbole_llm import result
 from recbole_llm.config_check import ConfigError
 from recbole_llm.leaderboard import reuse
 from recbole_llm.leaderboard.board import Options
-from recbole_llm.leaderboard.plan import Run, make_plan, read_spec
+from recbole_llm.leaderboard.plan import Run, make_plan, pick_models, read_spec
 from recbole_llm.leaderboard.progress import Progress
 from recbole_llm.leaderboard.report import data_frame, write_pages, write_report, write_text, written_files
 
@@ -45,7 +45,8 @@ def run_leaderboard(
     """Train, test and compare.
 
     Args:
-        models: names and variants, a list or ``"Random,SASRec,iLoRA@K=8"``; mappings as in the YAML.
+        models: names and variants, a list or ``"Random,SASRec,iLoRA@K=8"``; mappings as in the YAML. With a ``spec``
+            that lists models: which of its rows, by their names or their models'.
         datasets, protocols: lists or comma-separated names. seeds: a number or a list.
         config_file_list: YAML files with settings for every row; ``settings``: over them.
         spec: a leaderboard's YAML (``properties/leaderboard/*.yaml``) or its content; arguments here go over it.
@@ -75,16 +76,16 @@ def run_leaderboard(
     arguments = (chosen.get("models"), chosen.get("datasets"), chosen.get("protocols"), chosen.get("seeds") or 1)
     plan = partial(make_plan, *arguments, shared, chosen.get("llm"), chosen.get("baselines"))
     runs = plan()
-    _check_reference(chosen, runs)
-    wanted, records, tuned_seconds = _expectations(runs), {}, 0.0
+    _check_reference(chosen, runs, named=reference is not None)
+    wanted, found, tuned_seconds = _expectations(runs), None, 0.0
     if chosen.get("tune"):
         from recbole_llm.leaderboard.tune import tune_rows
 
         start = time.perf_counter()
         found = tune_rows(runs, chosen["tune"])
-        runs, records = plan(extra=found.settings), found.records
+        runs = plan(extra=found.settings)
         wanted, tuned_seconds = _expectations(runs), time.perf_counter() - start
-    failed, model_seconds = _run_all(runs, wanted, rerun, records)
+    failed, model_seconds = _run_all(runs, wanted, rerun, found)
     boards = _write(runs, wanted, chosen)
     frame = data_frame(boards)
     frame.attrs = {
@@ -106,7 +107,10 @@ def _seconds(total: float, models: float) -> dict:
 
 def _merge(spec, **over) -> dict:
     chosen = dict(spec) if isinstance(spec, dict) else read_spec(spec) if spec else {}
-    return chosen | {key: value for key, value in over.items() if value is not None}
+    given = {key: value for key, value in over.items() if value is not None}
+    if "models" in given and chosen.get("models"):
+        given["models"] = pick_models(chosen["models"], given["models"])
+    return chosen | given
 
 
 def _settings(chosen: dict, config_file_list, settings: dict | None) -> dict:
@@ -118,9 +122,13 @@ def _settings(chosen: dict, config_file_list, settings: dict | None) -> dict:
     return shared | (settings or {})
 
 
-def _check_reference(chosen: dict, runs: list[Run]) -> None:
+def _check_reference(chosen: dict, runs: list[Run], named: bool) -> None:
+    """A reference ``named`` in the call must be a row; a YAML's falls away where its row was not picked."""
     names = list(dict.fromkeys(run.entry.name for run in runs))
     if chosen.get("reference") and chosen["reference"] not in names:
+        if not named:
+            chosen["reference"] = None
+            return
         raise ConfigError([f"reference: {chosen['reference']!r} is not among the rows {', '.join(names)}"])
 
 
@@ -136,9 +144,10 @@ def _expectations(runs: list[Run]) -> dict[Path, dict]:
     return found
 
 
-def _run_all(runs: list[Run], wanted: dict, rerun: bool, tuning: dict) -> tuple[list[dict], float]:
-    """Run or reuse everything; (failed runs, seconds spent in models)."""
+def _run_all(runs: list[Run], wanted: dict, rerun: bool, tuned) -> tuple[list[dict], float]:
+    """Run or reuse everything; (failed runs, seconds spent in models). ``tuned``: what `tune_rows` found, or None."""
     logger = getLogger()
+    records, hopeless = (tuned.records, tuned.failed) if tuned else ({}, {})
     progress = Progress(runs)
     failed, spent = [], 0.0
     for run in runs:
@@ -151,8 +160,9 @@ def _run_all(runs: list[Run], wanted: dict, rerun: bool, tuning: dict) -> tuple[
         progress.started(run)
         start = time.perf_counter()
         try:
-            _run_one(run, tuning.get((run.entry.name, run.dataset, run.protocol)))
-            _failure_path(run).unlink(missing_ok=True)
+            if run.entry.name in hopeless:
+                raise hopeless[run.entry.name]
+            _run_one(run, records.get((run.entry.name, run.dataset, run.protocol)))
             progress.done(run, time.perf_counter() - start)
         except Exception as error:  # one row's failure must not cost the others: it is written down and shown
             logger.error(f"{run.label} failed\n{traceback.format_exc()}")
@@ -165,7 +175,7 @@ def _run_all(runs: list[Run], wanted: dict, rerun: bool, tuning: dict) -> tuple[
 
 def _stored(run: Run, wanted: dict, rerun: bool) -> tuple[dict | None, list[str]]:
     """(the stored record if it can be reused, else None; why a stored one cannot)."""
-    if rerun or not run.path.is_file() or _failure_path(run).is_file():
+    if rerun or not run.path.is_file() or result.failure_path(run.path).is_file():
         return None, []
     try:
         record = result.read_result(run.path)
@@ -185,10 +195,6 @@ def _run_one(run: Run, tuning: dict | None) -> None:
         write_text(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _failure_path(run: Run) -> Path:
-    return run.path.with_name(run.path.name.removesuffix(".json") + ".failed.json")
-
-
 def _write_failure(run: Run, error: Exception) -> dict:
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
     entry = {
@@ -200,7 +206,7 @@ def _write_failure(run: Run, error: Exception) -> dict:
         "seed": run.seed,
         "reason": reason,
     }
-    path = _failure_path(run)
+    path = result.failure_path(run.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(entry, indent=1, ensure_ascii=False) + "\n")
     return entry

@@ -29,6 +29,12 @@ def cost(group: list[Stored]) -> dict:
     }
 
 
+def valid(group: list[Stored]) -> dict:
+    """Metrics of the best validation, means over seeds; LLM rows read ``valid_sample_size`` of the rows."""
+    found = [entry.record.get("valid") or {} for entry in group]
+    return {name: _mean(one.get(name) for one in found) for name in dict.fromkeys(name for one in found for name in one)}
+
+
 def checks(group: list[Stored]) -> dict | None:
     """Bias checks over seeds: counts are added up, p-values are the smallest one times the number of seeds."""
     found = [entry.record["checks"] for entry in group if entry.record.get("checks")]

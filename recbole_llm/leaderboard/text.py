@@ -87,11 +87,15 @@ def markdown(board: dict) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def shown_name(row: dict) -> str:
+    """A row's name, marked where its probabilities come from calibration on validation rows."""
+    return row["name"] + (f" ({row['calibrated']}-calibrated)" if row["calibrated"] else "")
+
+
 def _markdown_cells(board: dict, row: dict, tuned: bool) -> list[str]:
     against = (row["vs_reference"] or {}).get(board["main"]) or {}
     cost = row["cost"]
-    name = _escape(row["name"]) + (f" ({row['calibrated']}-calibrated)" if row["calibrated"] else "")
-    cells = [str(row["rank"]), name] + [cell_text(row["metrics"][name]) for name in board["metrics"]]
+    cells = [str(row["rank"]), _escape(shown_name(row))] + [cell_text(row["metrics"][name]) for name in board["metrics"]]
     difference = against.get("difference")
     cells += ["reference" if row["vs_reference"] is None else "–" if difference is None else f"{difference:+.4f}"]
     cells += [p_text(against.get("p_holm")) if against else "", f"{row['wins']}/{row['ties']}/{row['losses']}"]
@@ -105,8 +109,8 @@ def legend(board: dict, intervals: bool = True) -> str:
     counts = " W/T/L: rows beaten / tied / lost to." if intervals else ""
     return (
         f"Mean over seeds{interval} ± deviation over seeds. A rank is 1 + the number of rows that are better in "
-        f"{board['main']} at p < {board['alpha']} (paired tests on the same rows, Holm over all pairs of the table): "
-        f"rows of one rank are tied.{counts}"
+        f"{board['main']} at p < {board['alpha']} (paired tests on the same rows, Holm over all pairs of the table); "
+        f"a row may also be tied with rows of other ranks.{counts}"
     )
 
 

@@ -34,12 +34,18 @@ ALGORITHMS = ("tpe", "random", "exhaustive")
 BOUNDS = {"uniform": 2, "loguniform": 2, "quniform": 3}
 
 
+class AllTrialsFailed(ValueError):
+    """No trial of a row gave a validation score."""
+
+
 @dataclass
 class Tuned:
-    """What the search found: settings by row name, and by (row, dataset, protocol) the record shown in the table."""
+    """What the search found: settings by row name, by (row, dataset, protocol) the record shown in the table, and the
+    error of each row whose trials all failed."""
 
     settings: dict[str, dict] = field(default_factory=dict)
     records: dict[tuple, dict] = field(default_factory=dict)
+    failed: dict[str, ValueError] = field(default_factory=dict)
 
 
 def read_space(file: str | Path) -> dict:
@@ -123,7 +129,12 @@ def tune_rows(runs: list[Run], file: str | Path) -> Tuned:
         _hyperopt()
     found = Tuned()
     for name, run in first.items():
-        settings, record = _search(run, spaces[name], space["algorithm"], space["budget"])
+        try:
+            settings, record = _search(run, spaces[name], space["algorithm"], space["budget"])
+        except AllTrialsFailed as error:  # this row is shown as failed; the others go on
+            getLogger().error(str(error))
+            found.failed[name] = error
+            continue
         found.settings[name] = settings
         found.records[name, run.dataset, run.protocol] = record | {"file": Path(file).name}
     return found
@@ -139,7 +150,9 @@ def _search(run: Run, space: dict, algorithm: str, budget: int) -> tuple[dict, d
     suggest(space, budget, trials, algorithm, run.seed)
     scored = [trial for trial in trials.done if trial["score"] is not None]
     if not scored:
-        raise ValueError(f"tune: every trial of {run.entry.name} failed, the last with: {trials.done[-1]['error']}")
+        raise AllTrialsFailed(
+            f"tune: every trial of {run.entry.name} failed, the last with: {trials.done[-1]['error']}"
+        )
     best = max(scored, key=lambda trial: trial["score"] if trial["bigger"] else -trial["score"])
     getLogger().info(
         f"tuned {run.entry.name}: {best['settings']}, valid {best['score']} after {len(trials.done)} trials"
@@ -189,11 +202,7 @@ class Trials:
                 "bigger": bigger,
                 "error": None,
             }
-        except (
-            ValueError,
-            FloatingPointError,
-            RuntimeError,
-        ) as error:  # a bad corner of the space ends its trial alone
+        except Exception as error:  # a bad corner of the space ends its trial alone, as a failed row does
             getLogger().warning(f"a trial of {self.run.entry.name} with {settings} failed: {error}")
             return {"settings": settings, "score": None, "bigger": True, "error": str(error)[:300]}
 

@@ -106,7 +106,8 @@ class Tokens:
     title_ids = [[ord(c) for c in " " + title] for title in TITLES]
 
 
-def leaks(text: str, candidates, position, history, slots=()):
+def leaks(text: str, candidates, position, history, slots=(), target=None):
+    target = candidates[position] if target is None else target
     ids = torch.tensor([[ord(c) for c in text] + [0] * len(slots)])
     items = torch.tensor([[0] * len(text) + list(slots)])
     batch = {
@@ -118,11 +119,16 @@ def leaks(text: str, candidates, position, history, slots=()):
         "item_id_list": torch.tensor([history]),
         "candidate_row": torch.tensor([17]),
     }
-    fake = [batch]
-    holder = type(
-        "Loader", (list,), {"dataset": SimpleNamespace(split=SimpleNamespace(item_id_list_field="item_id_list"))}
-    )(fake)
-    return bias.leak_check(holder, Tokens)
+    return bias.leak_check(loader_of(batch, target), Tokens)
+
+
+def loader_of(batch, target):
+    """A loader of one batch with one row, whose target is `target`."""
+    split = SimpleNamespace(
+        item_id_list_field="item_id_list", iid_field="item_id", inter_feat={"item_id": torch.tensor([0, target])}
+    )
+    parts = {"dataset": SimpleNamespace(split=split), "batch_sampler": [[Key(1, (), 0)]]}
+    return type("Loader", (list,), parts)([batch])
 
 
 @pytest.mark.parametrize(
@@ -158,3 +164,40 @@ def test_leaks(text, candidates, position, history, slots, expected):
     found = leaks(text, candidates, position, history, slots)
     assert (found["id_outside"], found["title_outside"]) == expected and found["rows"] == 1
     assert found["examples"] == ([17] if any(expected) else [])
+
+
+def test_a_target_that_was_not_retrieved_must_not_be_in_the_prompt_at_all():
+    """Protocol full: the candidates are what the recommender retrieved."""
+    assert leaks("watched Casino. Candidates: Heat, Speed", [3, 5], 0, [4], target=2)["title_outside"] == 0
+    found = leaks("watched Casino, It Happened One Night. Candidates: Heat, Speed", [3, 5], 0, [4], target=2)
+    assert found["title_outside"] == 1
+    assert leaks("watched Casino. Candidates: Heat", [3, 5], 0, [4], (2,), target=2)["id_outside"] == 1
+
+
+def test_a_leak_in_any_of_a_rows_prompts_is_found():
+    """RecLoRA with histories by relevance: a prompt [C, P] and a history [C, L] for each candidate."""
+    clean, leaky = "watched Casino.       ", "watched Casino, Speed."
+    for texts, expected in ([clean, clean], 0), ([clean, leaky], 1):
+        ids = torch.tensor([[[ord(c) for c in text] for text in texts]])
+        batch = {
+            "candidates": torch.tensor([[3, 5]]), "prompt_ids": ids, "prompt_items": torch.zeros_like(ids),
+            "prompt_mask": torch.ones_like(ids, dtype=torch.bool), "candidate_row": torch.tensor([17]),
+            "item_id_list": torch.tensor([[[4, 0], [4, 0]]]),
+        }  # fmt: skip
+        found = bias.leak_check(loader_of(batch, 5), Tokens)
+        assert found["title_outside"] == expected and found["id_outside"] == 0
+
+
+def test_histories_of_candidates_move_with_them():
+    @dataclass(frozen=True)
+    class Question(Key):
+        text: tuple = ()
+        long: tuple = ()
+
+    per_item = Question(0, (7, 8, 9), 1, text=((70,), (80,), (90,)), long=((71,), (81,), (91,)))
+    shared = Question(1, (7, 8, 9), 1, text=((1, 2),), long=((3,),))
+    ((first, second),) = bias.permuted_batches([[per_item, shared]], 5)
+    assert first.candidates != per_item.candidates
+    assert first.text == tuple((10 * item,) for item in first.candidates)
+    assert first.long == tuple((10 * item + 1,) for item in first.candidates)
+    assert second.text == shared.text and second.long == shared.long

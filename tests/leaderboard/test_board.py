@@ -256,3 +256,24 @@ def test_an_unknown_metric_or_reference_is_an_error(table):
     with pytest.raises(ValueError, match="'auc' does not follow from ranks"):
         build_board(table, "ml-100k", "candidates", Options(resamples=50, metric="auc"))
     assert build_board(table, "ml-100k", "candidates", Options(resamples=50, metric="mrr@5"))["main"] == "mrr@5"
+
+
+def test_seeds_that_were_resumed_or_ran_elsewhere_stay_in_their_row(tmp_path):
+    rng = np.random.default_rng(0)
+    for seed, more in (1, {"resume": None, "nproc": 1}), (2, {"resume": "auto", "nproc": 2}):
+        fake.write_run(tmp_path, "LLaRA", fake.ranks(rng, 50, 1.0), seed, config={"model": "LLaRA", "seed": seed, **more})
+    board = build_board(tmp_path, "made-up", "candidates", Options(resamples=50))
+    assert board["rows"][0]["seeds"] == [1, 2] and board["left_out"] == []
+
+
+def test_calibration_and_validation_are_said_in_every_format(tmp_path):
+    rng = np.random.default_rng(0)
+    more = {"calibrated": "platt", "valid": {"hit@1": 0.375}}
+    fake.write_run(tmp_path, "SASRec", fake.ranks(rng, 50, 1.0), **more)
+    fake.write_run(tmp_path, "Pop", fake.ranks(rng, 50, 1.0))
+    board = build_board(tmp_path, "made-up", "candidates", Options(resamples=50))
+    tex, (frame,) = latex(board), [data_frame([board]).set_index("name")]
+    assert "SASRec (platt-calibrated)" in markdown(board) and "SASRec (platt-calibrated)" in tex
+    assert frame.loc["SASRec", "calibrated"] == "platt" and frame.loc["SASRec", "valid_hit@1"] == 0.375
+    validation = tex.split(r"\end{table}")[1]
+    assert "SASRec & 0.3750" in validation and "Pop & --" in validation and tex.count(r"\begin{table}") == 2

@@ -93,6 +93,12 @@ def test_settings_for_rows_that_are_not_picked_do_no_harm(shared):
         make_plan("Pop", "tiny", None, 1, shared, baselines={"train_batch_siz": 7})
 
 
+def test_the_protocol_may_come_with_the_settings(shared):
+    assert {run.protocol for run in make_plan("Pop,BPR", "tiny", None, 1, {**shared, "protocol": "ctr"})} == {"ctr"}
+    both = make_plan("Pop", "tiny", "candidates", 1, {**shared, "protocol": "ctr"})
+    assert [run.protocol for run in both] == ["candidates"]
+
+
 @pytest.mark.parametrize("given, seeds", [(3, [2020, 2021, 2022]), ([5, 1], [5, 1]), ("7,8", [7, 8])])
 def test_seeds(given, seeds):
     assert seed_list(given) == seeds

@@ -111,6 +111,53 @@ def test_one_failing_row_is_shown_with_its_reason_while_the_others_go_on(shared,
     assert mended.seen == [("Pop", 2020)] and frame["failed"].isna().all()
 
 
+def test_a_failed_reference_does_not_cost_the_page(shared, monkeypatch):
+    frame = board(shared, Runs(fail=["BPR"]), monkeypatch, reference="BPR")
+    (found,) = frame.attrs["boards"]
+    assert len(frame.attrs["failed"]) == 1 and found["reference"] in ("Pop", "Random")
+    assert f"the reference BPR failed; rows are compared with {found['reference']} instead" in found["warnings"]
+
+
+def test_a_good_run_of_its_own_ends_a_failure(shared, monkeypatch):
+    board(shared, Runs(fail=["Pop"]), monkeypatch)
+    failure = Path(shared["result_dir"], "tiny.candidates.Pop.seed2020.failed.json")
+    assert failure.is_file()
+    Runs()("Pop", "tiny", {**shared, "protocol": "candidates", "seed": 2020})  # as `--model=Pop` alone would
+    assert not failure.exists()
+
+
+def test_a_row_that_cannot_be_tuned_is_shown_as_failed(shared, monkeypatch, tmp_path):
+    from recbole_llm import recommender
+
+    space = tmp_path / "space.yaml"
+    space.write_text("algorithm: exhaustive\nbudget: 1\nspaces: {Pop: {}, BPR: {choice: {embedding_size: [8]}}}\n")
+    monkeypatch.setattr(recommender, "fit", lambda config, saved=True: {}["no such key"])
+    runs = Runs()
+    frame = board(shared, runs, monkeypatch, models="Pop,BPR", tune=space)
+    assert runs.seen == [("Pop", 2020)] and len(frame) == 2
+    (failed,) = frame.attrs["failed"]
+    assert failed["name"] == "BPR" and "every trial of BPR failed, the last with: 'no such key'" in failed["reason"]
+
+
+def test_models_pick_rows_of_a_yaml_by_their_names_or_their_models(shared, monkeypatch, tmp_path):
+    spec = {"models": ["Random", "BPR", {"name": "BPR@wide", "model": "BPR", "embedding_size": 32}], "reference": "Random"}
+    runs = Runs()
+    frame = board(shared, runs, monkeypatch, models="BPR,Pop", spec=spec)  # its reference is not among them
+    assert [name for name, _ in runs.seen] == ["BPR", "BPR@wide", "Pop"] and len(frame) == 3
+    runs = Runs()
+    board(shared, runs, monkeypatch, models="BPR@wide", spec=spec, rerun=True)
+    assert [name for name, _ in runs.seen] == ["BPR@wide"]
+    with pytest.raises(ConfigError, match="reference: 'Random' is not among the rows"):
+        board(shared, Runs(), monkeypatch, models="BPR", spec=spec, reference="Random")
+
+
+def test_permutations_are_wanted_of_candidates_alone(shared):
+    for protocol, wanted in ("candidates", 3), ("full", 0):
+        more = {"protocol": protocol, "permutations": 3, "n_candidates": 8, "rerank_n": 5}
+        config = recbole_llm.LLMConfig("iLoRA", "tiny", config_dict={**shared, **more})
+        assert reuse.expected(config)["permutations"] == wanted
+
+
 def test_other_candidates_in_the_folder_are_refused(shared, monkeypatch):
     board(shared, Runs(), monkeypatch)
     fake.write_run(

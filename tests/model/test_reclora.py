@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm import ConfigError, LLMConfig
+from recbole_llm import ConfigError, LLMConfig, run_recbole_llm
 from recbole_llm.crm import load_or_train
 from recbole_llm.data.click import few_shot_sample
 from recbole_llm.data.preparation import prepare_data
 from recbole_llm.data.questions import ClickRows, Question
 from recbole_llm.model.reclora import RecLoRA, _one_item_per_row
+from recbole_llm.result import read_result
 from tests import tiny
 from tests.model.contract import PointwiseContract
 
@@ -298,3 +299,14 @@ def test_the_gate_reads_what_the_crms_final_layer_reads(name, tiny_data, tiny_ll
     assert not vectors.requires_grad and torch.equal(crm.train().user_vectors(batch, batch["item_id"]), vectors)
     items = crm.model.embedding_layer.token_embedding_table["item"].embedding.weight
     assert torch.equal(crm.item_vectors, items[: train._dataset.item_num])
+
+
+def test_candidates_with_a_history_for_each_are_tested_reported_and_permuted(tiny_data, tiny_llm, tmp_path):
+    """The whole run: scores, leak check and permutations read a prompt for every candidate."""
+    more = {**SMALL, "text_history": "relevant", "crm_history": "relevant", "permutations": 2, "latency_rows": 2}
+    found = run_recbole_llm("RecLoRA", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path, **more))
+    record = read_result(found["result_file"])
+    assert record["protocol"] == "candidates" and record["checks"]["leaks"]["id_outside"] == 0
+    spread = record["checks"]["permutations"]
+    assert spread["hit@1"] == [pytest.approx(record["metrics"]["hit@1"], abs=1e-3)] * 2 and spread["same_top"] == 1.0
+    assert record["valid"].keys() == record["metrics"].keys()
