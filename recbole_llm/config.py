@@ -16,7 +16,7 @@ import recbole
 import yaml
 from recbole.config import Config
 from recbole.evaluator import metric_types
-from recbole.utils import InputType, get_model
+from recbole.utils import InputType, ModelType, get_model
 
 from recbole_llm import config_check, distributed, registry
 from recbole_llm.command_line import parse_value
@@ -201,11 +201,29 @@ def _check_and_complete(config, final):
     problems = config_check.unknown_problems(set_by_user, known)
     problems += config_check.value_problems(final, config.model_class)
     problems += protocol_problems(final, given, config.model_class)
+    if registry.is_plugin_model(config.model):
+        problems += _crm_problems(final, config.dataset)
     if problems:
         raise ConfigError(problems)
-    apply_protocol(final, given, config.model_class)
+    apply_protocol(final, given, config.model_class, set_by_user)
     if problems := config_check.metric_problems(final):
         raise ConfigError(problems)
+
+
+def _crm_problems(final, dataset):
+    """Lines for a `crm_model` that is no sequential model of RecBole, and for keys of `crm_config` that it does not read."""
+    name, own = final.get("crm_model"), final.get("crm_config")
+    if not isinstance(name, str):  # `value_problems` says so
+        return []
+    try:
+        sequential = get_model(registry.check_model(name)).type == ModelType.SEQUENTIAL
+    except ValueError as error:
+        return [f"crm_model: {str(error).partition(' Available')[0]} Choose SASRec, GRU4Rec, Caser, NARM, BERT4Rec, DIN ..."]
+    if registry.is_plugin_model(name) or not sequential:
+        return [f"crm_model: {name} is no sequential model of RecBole; choose SASRec, GRU4Rec, Caser, NARM, BERT4Rec, DIN ..."]
+    if not isinstance(own, dict):
+        return []
+    return [f"crm_config: {line}" for line in config_check.unknown_problems(own, known_keys(name, dataset))]
 
 
 def _plain(value):

@@ -4,9 +4,9 @@ RecBole accepts any key (`--epoch=3` is ignored, `config["typo"]` is None). Know
 plugin's property files, RecBole's argument lists, and every key that the source of RecBole or of the model reads.
 """
 
+import ast
 import difflib
 import importlib.util
-import re
 import sys
 from functools import cache, lru_cache
 from pathlib import Path
@@ -25,10 +25,6 @@ DERIVED = {
     "valid_neg_sample_args": "eval_args fix it",
     "test_neg_sample_args": "eval_args fix it",
 }
-READ = re.compile(
-    r"""config(?:_dict)?\s*(?:\[\s*|\.get\(\s*)["']([\w-]+)["']"""
-    r"""|["']([\w-]+)["']\s+(?:not\s+)?in\s+(?:self\.)?config\b"""
-)
 
 
 class ConfigError(ValueError):
@@ -168,6 +164,7 @@ RULES = {
     "eval_args": SETTINGS,
     "train_neg_sample_args": optional(SETTINGS),
     "valid_metric": TEXT,
+    "clip_grad_norm": optional(SETTINGS),
 }
 PICKLES = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")
 
@@ -234,8 +231,30 @@ def known_keys(model_name, model_class, property_files):
 
 @cache
 def keys_read(file):
-    """The keys that a Python file reads from a configuration: config["key"], config.get("key"), "key" in config."""
-    return {left or right for left, right in READ.findall(Path(file).read_text(encoding="utf-8"))}
+    """The keys that a Python file's code reads from a configuration: config["key"], config.get("key"), "key" in config."""
+    return frozenset(_keys_in(ast.parse(Path(file).read_text(encoding="utf-8"))))
+
+
+def _keys_in(tree):
+    """`keys_read` of a syntax tree; text, and what is read from other things than a configuration, does not count."""
+    for node in ast.walk(tree):
+        holder = key = None
+        if isinstance(node, ast.Subscript):
+            holder, key = node.value, node.slice
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get" and node.args:
+            holder, key = node.func.value, node.args[0]
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.In, ast.NotIn)):
+            holder, key = node.comparators[0], node.left
+        name = getattr(holder, "id", None) or getattr(holder, "attr", "")  # config, self.config, final_config_dict ...
+        if isinstance(key, ast.Constant) and isinstance(key.value, str) and (name == "config" or name.endswith("config_dict")):
+            yield key.value
+
+
+def _owned_keys(file, models):
+    """(key, owner) of a core file of RecBole: what class XTrainer reads belongs to model X, the rest to every model."""
+    for node in ast.parse(Path(file).read_text(encoding="utf-8")).body:
+        owner = getattr(node, "name", "").removesuffix("Trainer").replace("Pretrain", "S3Rec")  # whose base it is
+        yield from ((key, owner if owner in models else None) for key in _keys_in(node))
 
 
 @lru_cache(maxsize=1)
@@ -244,8 +263,9 @@ def recbole_keys():
     root = Path(sys.modules["recbole"].__file__).parent
     lists = general_arguments + training_arguments + evaluation_arguments + dataset_arguments
     keys = {(key, None) for key in lists}
+    models = {file.stem for file in root.glob("properties/model/*.yaml")}
     core = [file for file in root.rglob("*.py") if root / "model" not in file.parents or file.parent == root / "model"]
-    keys |= {(key, None) for file in core for key in keys_read(file)}
+    keys |= {pair for file in core if file.name != "hyper_tuning.py" for pair in _owned_keys(file, models)}
     shared = [root / "properties/overall.yaml", *root.glob("properties/quick_start_config/*.yaml")]
     shared += [root / "properties/dataset" / name for name in ("sample.yaml", "ml-100k.yaml")]
     for file in [*shared, *root.glob("properties/model/*.yaml")]:

@@ -74,7 +74,7 @@ class CRM(nn.Module):
         name: RecBole's model name.
         sha256: of its weights file.
         item_vectors: ``[item_num, d]`` buffer, the item embedding table (row 0 is padding).
-        seconds: wall time of its training (0 when it was read from disk).
+        seconds: wall time of its training, also where it was read from the cache (0 for a file given as `crm_path`).
     """
 
     def __init__(self, model: nn.Module, sha256: str, seconds: float = 0.0):
@@ -182,7 +182,11 @@ def load_or_train(config, dataset) -> CRM:
                                     "a RecBole .pth checkpoint, or leave crm_path out to train the CRM")  # fmt: skip
         if path.suffix == ".pth":
             return _from_recbole_checkpoint(path, dataset)
-        return _read(path, own, dataset)
+        try:
+            return _read(path, own, dataset)
+        except Damaged as error:
+            raise ValueError(f"crm_path={error}; give a file that was written for these settings, or leave crm_path out "
+                             "to train the CRM") from error  # fmt: skip
     with distributed.main_first():  # the others then read what it wrote
         crm = _cached_or_trained(own, dataset, logger)
     if len(set(distributed.gather(crm.sha256))) > 1:
@@ -194,12 +198,13 @@ def _cached_or_trained(own: LLMConfig, dataset, logger) -> CRM:
     path = Path(own["checkpoint_dir"]) / "crm" / f"{own['dataset']}-{own['model']}-{crm_hash(own)[:16]}.safetensors"
     if path.is_file():
         try:
-            crm = _read(path, own, dataset)
+            crm = _read(path, own, dataset, checked=True)
             logger.info(set_color("CRM", "pink") + f": {crm.name} read from {path}")
             return crm
-        except SafetensorError as error:
-            logger.warning(f"{path} cannot be read ({error}); the CRM is trained again")
+        except Damaged as error:
+            logger.warning(f"{error}; the CRM is trained again")
     logger.info(set_color("CRM", "pink") + f": training {own['model']} on the full training split")
+    CRM(get_model(own["model"])(own, dataset), "")  # refuses a model that cannot serve, before it is trained
     start = time.perf_counter()
     fitted = recommender.fit(own)
     fitted.trainer.evaluate(fitted.data[2], load_best_model=True)  # puts the best epoch's weights into the model
@@ -219,16 +224,36 @@ def _write(path: Path, fitted: recommender.Fitted, dataset) -> None:
         "best_valid_result": json.dumps({k: float(v) for k, v in (fitted.best_valid_result or {}).items()}),
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    meta["weights"] = _digest(state)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(state, aside, metadata=meta)
     os.replace(aside, path)
     Path(fitted.trainer.saved_model_file).unlink(missing_ok=True)  # RecBole's copy of the same weights
 
 
-def _read(path: Path, own: LLMConfig, dataset) -> CRM:
-    with safe_open(path, framework="pt") as file:
-        meta = file.metadata() or {}
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+class Damaged(ValueError):
+    """A file of CRM weights that cannot be read, is not what was written, or does not fit the settings."""
+
+
+def _digest(state: dict[str, torch.Tensor]) -> str:
+    """sha256 over names, shapes and values of weights."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(f"{name} {tuple(state[name].shape)} {state[name].dtype} ".encode())
+        digest.update(state[name].reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _read(path: Path, own: LLMConfig, dataset, checked: bool = False) -> CRM:
+    """The CRM in a file; ``checked``: only if its weights are those that were written (a cache, not a user's file)."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except SafetensorError as error:
+        raise Damaged(f"{path} cannot be read ({error})") from error
+    if checked and meta.get("weights") != _digest(state):
+        raise Damaged(f"{path} cannot be read (its weights are not those that were written)")
     if meta.get("model") != own["model"]:
         raise ValueError(f"{path} holds {meta.get('model')!r} but crm_model={own['model']!r}; make the two agree")
     if meta.get("item_tokens") != item_tokens_hash(dataset):
@@ -237,7 +262,11 @@ def _read(path: Path, own: LLMConfig, dataset) -> CRM:
             "train the CRM on this dataset (leave crm_path out) or restore the filters that it was trained with"
         )
     model = get_model(own["model"])(own, dataset)
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise Damaged(f"{path} does not hold the weights of a {own['model']} with this crm_config "
+                      f"({' '.join(str(error).split())[:300]})") from error  # fmt: skip
     crm = CRM(model, hashlib.sha256(path.read_bytes()).hexdigest())
     crm.seconds = _training_seconds(path.with_suffix(".json"))
     return crm

@@ -71,7 +71,7 @@ class CandidateEvaluation:
 
     def _answers(self, batch) -> tuple[list, list, list]:
         """Each row's greedy answer, its candidates as (id, title), and its target's id."""
-        titles = self.model.tokens.titles
-        candidates = [[(item, titles[item]) for item in row] for row in batch["candidates"].tolist()]
+        named = self.model.tokens.named
+        candidates = [[(item, named(item)) for item in row] for row in batch["candidates"].tolist()]
         targets = batch["candidates"].gather(1, batch["target_position"][:, None]).flatten().tolist()
         return self.model.generate(batch), candidates, targets

@@ -64,12 +64,13 @@ def load_tokenizer(config):
     """The tokenizer beside the LM, padding on the left. Padding falls back to the end or unknown token, always masked.
 
     Raises:
-        FileNotFoundError: there is no tokenizer.
-        ValueError: it has no end token.
+        FileNotFoundError: there is no such LM, or no tokenizer.
+        ValueError: what is there is no causal LM, or its tokenizer has no end token.
     """
     from transformers import AutoTokenizer
 
     path = resolve_path(config)
+    _check_config(path, bool(config["trust_remote_code"]))  # first: the name may be wrong, or no causal LM
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path, padding_side="left", trust_remote_code=bool(config["trust_remote_code"])

@@ -11,6 +11,7 @@ from recbole.utils import EvaluatorType, ModelType
 from recbole_llm.click_metrics import register_metrics
 from recbole_llm.ctr_protocol import apply_ctr, ctr_problems
 
+HISTORY = 10  # items that a sequential model reads, as in LLaRA and iLoRA
 WHOLE_CATALOGUE = ("RepeatNet",)  # pointwise by RecBole's input_type, yet its loss reads no labels
 UNIFORM = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
 
@@ -18,13 +19,14 @@ UNIFORM = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": 
 register_metrics()
 
 
-def apply_protocol(final, given, model_class):
+def apply_protocol(final, given, model_class, chosen=()):
     """Set in `final` what its protocol asks for; no protocol leaves it as RecBole has it.
 
-    final: the merged configuration, changed in place; given: the keys set by the plugin's properties and the user.
+    final: the merged configuration, changed in place; given: the keys set by the plugin's properties and the user;
+    chosen: those that the user set, which `recipe: released` leaves alone.
     """
-    if final.get("recipe") == "released":
-        final.update(model_class.released_settings(final) if hasattr(model_class, "released_settings") else {})
+    if final.get("recipe") == "released" and hasattr(model_class, "released_settings"):
+        final.update({key: value for key, value in model_class.released_settings(final).items() if key not in chosen})
     if final.get("protocol") == "candidates":
         _candidates(final, given, model_class)
     elif final.get("protocol") == "full":
@@ -44,7 +46,7 @@ def protocol_problems(final, given, model_class=None):
         return ctr_problems(final, given, model_class)
     if final.get("protocol") not in ("candidates", "full"):
         return []
-    problems = []
+    problems = _history_problems(final, given, model_class)
     eval_args = given.get("eval_args") or {}
     mode = eval_args.get("mode") if isinstance(eval_args, dict) else None
     expected = f"uni{final['n_candidates'] - 1}" if isinstance(final.get("n_candidates"), int) else None
@@ -67,6 +69,15 @@ def protocol_problems(final, given, model_class=None):
     return problems
 
 
+def _history_problems(final, given, model_class):
+    """A prompt shows what the dataset's rows hold: no more than MAX_ITEM_LIST_LENGTH, where that is set."""
+    shown, held = final.get("history_max_len"), final.get("crm_history_len") or given.get("MAX_ITEM_LIST_LENGTH")
+    if getattr(model_class, "scoring", None) != "title" or type(shown) is not int or type(held) is not int or shown <= held:
+        return []
+    key = "crm_history_len" if final.get("crm_history_len") else "MAX_ITEM_LIST_LENGTH"
+    return [f"history_max_len: {shown} items cannot be shown, rows hold {key}={held}; raise {key} or lower it"]
+
+
 def _candidates(final, given, model_class):
     """Rank the target among C items: leave-one-out by time, ranking metrics, no labels from ratings."""
     default = {
@@ -81,7 +92,7 @@ def _candidates(final, given, model_class):
         "topk": [1, 3, 5, 10],
         "valid_metric": "NDCG@10",
         "threshold": None,
-        "MAX_ITEM_LIST_LENGTH": 10,  # as LLaRA and iLoRA
+        "MAX_ITEM_LIST_LENGTH": max(HISTORY, final.get("history_max_len") or 0),
         "train_neg_sample_args": training_negatives(model_class, final),
     }
     final.update({key: value for key, value in defaults.items() if key not in given})

@@ -18,6 +18,7 @@ from recbole_llm.command_line import parse_command_line
 from recbole_llm.config import ConfigError, LLMConfig, plain_values
 from recbole_llm.data.labelled import calibrate
 from recbole_llm.data.rows import candidate_sets
+from recbole_llm.llm import count_parameters
 
 
 def run_recbole_llm(
@@ -125,13 +126,10 @@ def _record(config, trainer, train, test_result, seconds) -> tuple[dict, tuple[s
 
 
 def _llm_record(config, model) -> dict:
-    total = sum(weight.numel() for weight in model.llm.parameters())
-    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    adapter = sum(weight.numel() for weight in model.llm.parameters() if weight.requires_grad)
     return {
         "name": config["llm_path"],
-        "parameters": total - adapter,
-        "trainable_parameters": trainable,
+        "parameters": count_parameters(model.llm) - count_parameters(model.llm, trainable=True),
+        "trainable_parameters": count_parameters(model, trainable=True),
         "sha256": provenance.weights_hash(config["llm_path"]),
     }
 

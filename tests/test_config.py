@@ -218,7 +218,8 @@ def test_known_keys_come_from_files_and_source(properties):
     for key in ("hidden_size", "n_layers", "epochs", "alias_of_item_id", "load_col", "numerical_features", "gpu_id"):
         assert key in known, key
     assert {"nproc", "local_rank", "ip", "layer", "wandb_project", "normalize_all"} <= known
-    assert "reg_weight" in known and "pretrain_epochs" in known, "read by RecBole's trainers, whatever the model"
+    assert "reg_weight" in known, "read by RecBole's base trainer, whatever the model"
+    assert "pretrain_epochs" not in known and "pretrain_epochs" in known_keys("S3Rec", "ml-100k"), "read by its own"
     assert not known & {"embedding_sizes", "device", "eval_type", "mlp_hidden_size", "time-aware"}
     assert "mlp_hidden_size" in known_keys("DIN", "ml-100k") and "time-aware" in known_keys("DiffRec", "ml-100k")
     assert "order_list" in known_keys("EulerNet", "ml-100k")
@@ -324,3 +325,55 @@ def test_a_run_without_model_and_dataset_names_both():
     assert [line.split(":")[0] for line in caught.value.problems] == ["model", "dataset"]
     with pytest.raises(ConfigError, match="dataset: not given; write --dataset=ml-100k"):
         LLMConfig("Pop")
+
+
+def test_words_of_docstrings_and_other_objects_are_no_settings():
+    """Keys are what code reads from a configuration: not text, not RecBole's tuning files, not another model's trainer."""
+    wrong = {"typo": 1, "key": 2, "full": 3, "default": 4, "choice": 5, "save_step": 6}
+    with pytest.raises(ConfigError) as raised:
+        make("iLoRA", config_dict=wrong)
+    assert [line.partition(":")[0] for line in raised.value.problems] == list(wrong)
+    assert "did you mean 'save_steps'?" in str(raised.value)
+    assert "save_step" in known_keys("S3Rec", "ml-100k") and "save_step" not in known_keys("SASRec", "ml-100k")
+
+
+def test_keys_are_read_from_code(tmp_path):
+    file = tmp_path / "model.py"
+    file.write_text(textwrap.dedent('''
+        """Reads config["text"]."""
+        a, b = config["one"], self.config.get("two", 3)
+        if "three" in config and "mode" in config["four"]["five"]:
+            peft_config["six"], final_config_dict["seven"], config[name], config.get(name)
+    '''))
+    assert config_check.keys_read(file) == {"one", "two", "three", "four", "seven"}
+
+
+def test_rows_hold_as_many_items_as_a_prompt_shows():
+    assert make("LLaRA", config_dict={"history_max_len": 5})["MAX_ITEM_LIST_LENGTH"] == 10
+    assert make("LLaRA", config_dict={"history_max_len": 14})["MAX_ITEM_LIST_LENGTH"] == 14
+    assert make("SASRec")["MAX_ITEM_LIST_LENGTH"] == 10
+    for key in ("MAX_ITEM_LIST_LENGTH", "crm_history_len"):
+        with pytest.raises(ConfigError, match=f"history_max_len: 14 items cannot be shown, rows hold {key}=12; raise {key}"):
+            make("LLaRA", config_dict={"history_max_len": 14, key: 12})
+
+
+def test_the_released_recipe_leaves_what_the_user_sets():
+    config = make("LLaRA", config_dict={"recipe": "released", "train_negatives": "unseen"}, command_line={"answer_bos": False})
+    assert config["answer_bos"] is False and config["train_negatives"] == "unseen"
+    assert make("LLaRA", config_dict={"recipe": "released"})["answer_bos"] is True
+
+
+@pytest.mark.parametrize(
+    "given, text",
+    [
+        ({"crm_model": "SASREC"}, "crm_model: Unknown model 'SASREC'. Did you mean SASRec"),
+        ({"crm_model": "BPR"}, "crm_model: BPR is no sequential model of RecBole"),
+        ({"crm_model": "LLaRA"}, "crm_model: LLaRA is no sequential model of RecBole"),
+        ({"crm_config": {"hiden_size": 32}}, "crm_config: hiden_size: unknown key; did you mean 'hidden_size'?"),
+        ({"clip_grad_norm": 1.0}, "clip_grad_norm: must be a mapping, or null, got 1.0"),
+    ],
+)
+def test_a_recommender_that_cannot_serve_is_named_before_anything_runs(given, text):
+    with pytest.raises(ConfigError) as raised:
+        make("iLoRA", config_dict=given)
+    assert text in str(raised.value)

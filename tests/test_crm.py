@@ -108,7 +108,7 @@ def test_a_model_without_an_item_table_is_refused(trained):
         crm.CRM(get_model("FPMC")(own, train), "0")
 
 
-def test_edited_weights_change_the_recorded_hash(trained):
+def test_a_cache_with_other_weights_is_rebuilt_and_a_users_file_is_taken_as_it_is(trained, tiny_data, tiny_llm, tmp_path, caplog):
     config, train, model = trained
     crm.load_or_train(config, train)
     path = weights_file(config)
@@ -117,5 +117,34 @@ def test_edited_weights_change_the_recorded_hash(trained):
     state = load_file(path)
     state["item_embedding.weight"] += 1
     save_file(state, path, metadata=meta)
-    assert crm.load_or_train(config, train).sha256 != model.sha256
-    path.unlink()
+    save_file(state, tmp_path / "own.safetensors", metadata=meta)
+    with caplog.at_level("WARNING"):
+        again = crm.load_or_train(config, train)
+    assert "its weights are not those that were written" in caplog.text
+    assert torch.allclose(again.item_vectors, model.item_vectors)
+    given = config_for(tiny_data, tiny_llm, tmp_path, crm_path=str(tmp_path / "own.safetensors"))
+    own = crm.load_or_train(given, train)
+    assert torch.allclose(own.item_vectors, model.item_vectors + 1) and own.sha256 != model.sha256
+
+
+@pytest.mark.parametrize("content, more, complaint", [
+    (b"no weights", {}, "own.safetensors cannot be read"),
+    (None, {"crm_config": {"hidden_size": 8, "inner_size": 16}}, "does not hold the weights of a SASRec with this crm_config"),
+])  # fmt: skip
+def test_a_crm_path_that_does_not_fit_names_the_key(content, more, complaint, trained, tiny_data, tiny_llm, tmp_path):
+    config, train, _ = trained
+    crm.load_or_train(config, train)
+    path = tmp_path / "own.safetensors"
+    path.write_bytes(content or weights_file(config).read_bytes())
+    given = config_for(tiny_data, tiny_llm, tmp_path, crm_path=str(path), **more)
+    with pytest.raises(ValueError, match="^crm_path=.*" + complaint):
+        crm.load_or_train(given, train)
+
+
+def test_a_model_that_cannot_serve_is_not_trained_first(tiny_data, tiny_llm, tmp_path, monkeypatch):
+    config = config_for(tiny_data, tiny_llm, tmp_path, crm_model="FPMC", crm_config={})
+    train = create_dataset(config).build()[0]
+    monkeypatch.setattr(crm.recommender, "fit", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ValueError, match="crm_model=FPMC has no `item_embedding`"):
+        crm.load_or_train(config, train)
+    assert not (tmp_path / "saved" / "crm").exists()

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recbole.utils import get_model
 
-from recbole_llm import quick_start, run_recbole_llm
+from recbole_llm import LLMConfig, quick_start, run_recbole_llm
+from recbole_llm.data.preparation import prepare_data
 from tests import tiny
 
 MODELS = ["LLaRA", "iLoRA", "SASRec", "BPR", "Pop"]
@@ -122,3 +124,22 @@ def test_a_prompt_longer_than_the_context_names_the_settings(tiny_data, tmp_path
     short = tiny.write_llm(tmp_path / "short", max_position_embeddings=64)
     with pytest.raises(ValueError, match="does not fit the LLM's context of 64; lower history_max_len"):
         run_recbole_llm("LLaRA", "tiny", config_dict=tiny.settings(tiny_data, short, tmp_path))
+
+
+def test_the_answer_must_fit_too(tiny_data, tiny_llm, tmp_path):
+    """The context is that of the longest prompt: nothing is left for its answer."""
+    config = LLMConfig("LLaRA", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path))
+    _, train, _, test = prepare_data(config)
+    model = get_model("LLaRA")(config, train._dataset).eval()
+    batch = next(iter(test))
+    model.context_length = batch["prompt_ids"].shape[1] + batch["branch_ids"].shape[2] - 1
+    assert torch.isfinite(model.score_candidates(batch)).all()
+    model.context_length -= 1
+    for work in model.score_candidates, model.generate:
+        with pytest.raises(ValueError, match=r"a prompt of \d+ tokens, with \d+ of an answer, does not fit"):
+            work(batch)
+    train.set_epoch(0)
+    batch = next(iter(train))
+    model.context_length = batch["prompt_ids"].shape[1] + batch["answer_ids"].shape[1] - 2
+    with pytest.raises(ValueError, match="of an answer, does not fit"):
+        model.calculate_loss(batch)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from recbole.data.dataset import SequentialDataset
+from torch.nn import functional
 
 from recbole_llm.data.convert import how_to_get
 
@@ -122,7 +123,51 @@ def reduced_config(config):
 
 def load_interactions(config) -> SequentialDataset:
     """Return RecBole's sequential dataset over the reduced config, not yet built."""
-    return SequentialDataset(reduced_config(config))
+    dataset = SequentialDataset(reduced_config(config))
+    check_histories(config, dataset)
+    return dataset
+
+
+def check_histories(config, dataset) -> None:
+    """Refuse benchmark files with rows that have no history, which no sequential model reads.
+
+    Raises
+    ------
+    ValueError
+        Names the files, a few users and the remedy.
+    """
+    if config["benchmark_filename"] is None:
+        return
+    feat, field = dataset.inter_feat, config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
+    empty = [row for row, history in enumerate(feat[field]) if len(history) == 0]
+    if empty:
+        ids = np.asarray(feat[dataset.uid_field])[empty]
+        users = sorted(set(dataset.field2id_token[dataset.uid_field][ids].tolist()))
+        files = ", ".join(str(file) for file in interaction_files(config))
+        raise ValueError(
+            f"{len(empty)} rows of {files} have an empty {field}: users {', '.join(map(str, users[:5]))}"
+            f"{' ...' if len(users) > 5 else ''}; a sequential row needs an earlier interaction, remove these rows"
+        )
+
+
+def fit_histories(config, dataset) -> None:
+    """Cut benchmark rows' histories to the latest MAX_ITEM_LIST_LENGTH items, as RecBole cuts those that it makes."""
+    if config["benchmark_filename"] is not None:
+        check_histories(config, dataset)
+        field, most = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"], config["MAX_ITEM_LIST_LENGTH"]
+        if field in dataset.inter_feat:
+            dataset.inter_feat[field] = [history[-most:] for history in dataset.inter_feat[field]]
+            if config["ITEM_LIST_LENGTH_FIELD"] in dataset.inter_feat:  # which RecBole has already counted
+                dataset.inter_feat[config["ITEM_LIST_LENGTH_FIELD"]] = dataset.inter_feat[field].map(len)
+
+
+def widen_histories(config, split) -> None:
+    """Pad benchmark rows' histories to MAX_ITEM_LIST_LENGTH: some models (Caser) take no other width."""
+    field, most = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"], config["MAX_ITEM_LIST_LENGTH"]
+    if config["benchmark_filename"] is not None and field in split.inter_feat:
+        held = split.inter_feat[field]
+        if held.shape[1] < most:
+            split.inter_feat.interaction[field] = functional.pad(held, (0, most - held.shape[1]))
 
 
 class Histories(Mapping):

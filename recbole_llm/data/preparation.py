@@ -13,7 +13,7 @@ from recbole_llm.data.candidates import CandidateSet
 from recbole_llm.data.convert import CONVERTERS
 from recbole_llm.data.evaluation import CandidateEvalDataLoader, CandidateSequenceDataLoader
 from recbole_llm.data.full import FullRowsDataLoader
-from recbole_llm.data.interactions import interaction_files
+from recbole_llm.data.interactions import fit_histories, interaction_files, widen_histories
 from recbole_llm.data.rerank import RerankDataLoader
 from recbole_llm.data.rows import candidate_sets
 from recbole_llm.registry import is_plugin_model
@@ -43,6 +43,7 @@ def prepare_data(config):
     if config["dataset"] in CONVERTERS:  # RecBole would offer to download another edition of the data
         interaction_files(config)
     dataset = create_dataset(config)
+    fit_histories(config, dataset)
     logging.getLogger().info(dataset)
     plugin = is_plugin_model(config["model"])
     if config["protocol"] not in ("candidates", "full") and not plugin:
@@ -84,7 +85,10 @@ def build_splits(config, dataset) -> list:
     interactions.
     """
     if config["MODEL_TYPE"] == ModelType.SEQUENTIAL or config["benchmark_filename"] is not None:
-        return dataset.build()
+        splits = dataset.build()
+        for split in splits:
+            widen_histories(config, split)
+        return splits
     sets = candidate_sets(config)
     dataset._change_feat_format()
     if dataset.time_field in dataset.inter_feat:

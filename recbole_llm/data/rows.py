@@ -43,7 +43,7 @@ _DATA_KEYS = (
     "normalize_all normalize_field"
 ).split()
 _SET_KEYS = ("candidate_seed", "n_candidates")
-_memory: dict[str, "CandidateSets"] = {}
+_memory: dict[tuple, "CandidateSets"] = {}  # by file, fingerprint and the file's stamp
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,20 @@ def candidate_sets(config) -> CandidateSets:
         If the cache file cannot be written; nothing is left half-written.
     """
     key, train_seed = fingerprint(config), int(config["seed"])
-    if key not in _memory:
-        path = Path(config["checkpoint_dir"]) / "candidates" / f"{config['dataset']}-{key[:16]}.npz"
-        _memory[key] = _stored(path, train_seed) or _build_and_store(config, path)
-    return replace(_memory[key], train_seed=train_seed)
+    path = Path(config["checkpoint_dir"]).absolute() / "candidates" / f"{config['dataset']}-{key[:16]}.npz"
+    if (path, key, _stamp(path)) not in _memory:  # new, or its file is gone or another
+        found = _stored(path, train_seed) or _build_and_store(config, path)
+        _memory[path, key, _stamp(path)] = found
+    return replace(_memory[path, key, _stamp(path)], train_seed=train_seed)
+
+
+def _stamp(path: Path) -> tuple | None:
+    """What changes when a file does; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _stored(path: Path, train_seed: int) -> CandidateSets | None:

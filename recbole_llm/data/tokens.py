@@ -42,7 +42,10 @@ class PromptTokenizer:
         self._anchor_ids = tokenizer(self._anchor, **self._options)["input_ids"]
         self._texts: dict[str, list[int]] = {}
         self.titles = list(titles)
-        self.title_ids = [ids[:title_max_tokens] for ids in self._encode_all([" " + title for title in titles])]
+        whole = self._encode_all([" " + title for title in titles])
+        self.title_ids = [ids[:title_max_tokens] for ids in whole]
+        cut = [item for item, ids in enumerate(whole) if len(ids) > title_max_tokens]
+        self._shown = {item: tokenizer.decode(self.title_ids[item]).strip() for item in cut}
 
     def _cut(self, ids: list[int], text: str) -> list[int]:
         n = len(self._anchor_ids)
@@ -59,6 +62,10 @@ class PromptTokenizer:
         if text not in self._texts:
             self._texts[text] = self._encode_all([text])[0]
         return self._texts[text]
+
+    def named(self, item: int) -> str:
+        """The title as prompts and answers hold it: cut where it is longer than ``title_max_tokens``."""
+        return self._shown.get(item, self.titles[item])
 
     def lengths(self) -> np.ndarray:
         """Tokens per title, ``[item_num]``."""

@@ -78,7 +78,8 @@ class LLMRecommender(SequentialRecommender):
         check_tokenizer(llm, self.tokens.tokenizer)
         self.context_length = context_length(llm)
         embeddings = llm.get_input_embeddings()
-        out_std = embeddings.weight.detach()[:4096].float().std().item()
+        some = torch.arange(min(4096, embeddings.num_embeddings), device=embeddings.weight.device)
+        out_std = embeddings(some).detach().float().std().item()  # as the LLM sees them: Gemma scales its embeddings
         hidden = embeddings.embedding_dim
         self.projector = self._projector(self.crm.item_vectors, hidden, out_std)
         self.user_dim = self.crm.user_dim(dataset)
@@ -196,6 +197,7 @@ class LLMRecommender(SequentialRecommender):
             ``(log_likelihood [B], answer tokens [B])``, the first summed over each answer's title and end token.
         """
         answer, answer_mask = interaction["answer_ids"], interaction["answer_mask"]
+        self._check_length(interaction["prompt_ids"].shape[1], answer.shape[1] - 1)
         embeds = torch.cat([self.embed(interaction), self.llm.get_input_embeddings()(answer)], dim=1)
         mask = torch.cat([interaction["prompt_mask"], answer_mask], dim=1)
         with self.gated(interaction):
@@ -217,6 +219,7 @@ class LLMRecommender(SequentialRecommender):
     @torch.no_grad()
     def score_candidates(self, interaction: Interaction) -> torch.Tensor:
         """Log-likelihood of every candidate's answer, ``[B, C]`` float32, in candidate-set order."""
+        self._check_length(interaction["prompt_ids"].shape[1], interaction["branch_ids"].shape[2] - 1)
         with self.gated(interaction):
             return scoring.score_candidates(
                 self.llm,
@@ -241,6 +244,7 @@ class LLMRecommender(SequentialRecommender):
     def generate(self, interaction: Interaction) -> list[str]:
         """Greedy answers as text, one per row."""
         longest = int(interaction["branch_mask"].sum(-1).max())
+        self._check_length(interaction["prompt_ids"].shape[1], longest - 1)
         with self.gated(interaction):
             ids = scoring.generate(
                 self.llm,
@@ -252,10 +256,12 @@ class LLMRecommender(SequentialRecommender):
             )
         return self.tokens.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
-    def _check_length(self, prompt_length: int) -> None:
-        if self.context_length and prompt_length > self.context_length:
+    def _check_length(self, prompt_length: int, answer_length: int = 0) -> None:
+        """Refuse a prompt that does not fit with the tokens fed after it (all of an answer but its last)."""
+        if self.context_length and prompt_length + answer_length > self.context_length:
+            answer = f", with {answer_length} of an answer," if answer_length else ""
             raise ValueError(
-                f"a prompt of {prompt_length} tokens does not fit the LLM's context of {self.context_length}; lower "
+                f"a prompt of {prompt_length} tokens{answer} does not fit the LLM's context of {self.context_length}; lower "
                 "history_max_len, n_candidates or title_max_tokens, or choose an LLM with a longer context"
             )
 

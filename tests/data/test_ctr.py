@@ -149,10 +149,12 @@ def test_odd_labels_name_a_few_and_the_remedy(make, tmp_path):
     ({"metrics": ["NDCG"]}, "NDCG ranks, protocol 'ctr' has labelled rows"),
     ({"eval_args": {"mode": "full"}}, "mode 'full' contradicts protocol 'ctr'"),
     ({"eval_args": {"order": "RO"}}, "order 'RO': rows of protocol 'ctr' are in order of time"),
+    ({"model": "SASRec", "valid_metric": "LogLoss"}, "valid_metric: LogLoss needs probabilities, which SASRec gives only"),
     ({"threshold": {"rating": 4, "age": 3}}, "threshold: must name one column"),
     ({"calibration": "isotonic"}, "calibration: must be one of 'platt', 'none'"),
 ])  # fmt: skip
 def test_settings_that_contradict_the_protocol_are_named(make, settings, complaint):
+    """`model` among them picks the model."""
     with pytest.raises(ConfigError, match=complaint):
         make(**settings)
 

@@ -84,7 +84,8 @@ def test_rows_with_lists_of_their_own_use_them():
 @pytest.fixture
 def make(tiny_data, tiny_llm, tmp_path):
     def build(**more):
-        return LLMConfig("RecLoRA", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path, **more))
+        given = tiny.settings(tiny_data, tiny_llm, tmp_path, **{"crm_config": {}, **more})
+        return LLMConfig("RecLoRA", "tiny", config_dict=given)
 
     return build
 

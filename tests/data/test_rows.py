@@ -5,8 +5,10 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+from recbole.utils import get_model
 
 from recbole_llm.data import rows as rows_module
+from recbole_llm.data.preparation import prepare_data
 from recbole_llm.data.rows import candidate_sets, evaluation_rows
 
 TIMED = {"order": "TO", "group_by": "user", "mode": "uni7"}
@@ -117,6 +119,29 @@ def test_benchmark_files_are_taken_as_they_are(make_config, tmp_path):
     assert rows.catalogue[rows.histories["t1"]].tolist() == ["c", "d", "e", "f"]
     made = candidate_sets(config).test
     assert not set(made.catalogue[made.candidates[1]]) & {"c", "d", "e"}
+
+
+def test_a_benchmark_row_without_a_history_is_named(make_config, tmp_path):
+    file = write_sessions(tmp_path) / "ses" / "ses.test.inter"
+    file.write_text(file.read_text() + "t9\tg\t\n")
+    with pytest.raises(ValueError, match=r"1 rows of .*ses.test.inter have an empty item_id_list: users t9; .* remove"):
+        evaluation_rows(make_config(dataset="ses", data_path=str(tmp_path), **SESSIONS))
+
+
+@pytest.mark.parametrize("most", [2, 6])
+@pytest.mark.parametrize("model", ["SASRec", "Caser"])
+def test_histories_of_benchmark_files_are_as_long_as_the_models_read(make_config, tmp_path, model, most):
+    settings = {"dataset": "ses", "data_path": str(write_sessions(tmp_path)), "n_candidates": 4, **SESSIONS}
+    if model == "Caser":
+        settings |= {"train_neg_sample_args": None, "loss_type": "CE"}
+    config = make_config(model=model, MAX_ITEM_LIST_LENGTH=most, **settings)
+    _, _, _, test = prepare_data(config)
+    rows = test._dataset.inter_feat
+    assert rows["item_id_list"].shape == (2, most) and rows["item_length"].tolist() == [min(most, 3)] * 2
+    names = test._dataset.field2id_token["item_id"]
+    held = [[names[i] for i in row[:length]] for row, length in zip(rows["item_id_list"], rows["item_length"], strict=True)]
+    assert held == [list("cde")[-most:], list("def")[-most:]]
+    get_model(model)(config, test._dataset).full_sort_predict(rows)
 
 
 def test_benchmark_files_need_the_alias(make_config, tmp_path):
@@ -266,3 +291,13 @@ def test_lastfm_keeps_the_first_of_repeated_rows(make_config, shared_dir):
     sets = candidate_sets(config)
     assert (len(sets.valid), len(sets.test), len(sets.catalogue)) == (1006, 1106, 2975)
     assert len(sets.histories.items) == 15674  # distinct (user, artist) pairs
+
+
+def test_the_cache_is_written_to_every_folder_and_again_where_it_was_spoilt(make_config, tmp_path, caplog):
+    first, second = (make_config(checkpoint_dir=str(tmp_path / name)) for name in "ab")
+    expected = candidate_sets(first).test.sha256
+    assert candidate_sets(second).test.sha256 == expected
+    (file,) = (tmp_path / "b" / "candidates").glob("*.npz")
+    file.write_bytes(b"x")
+    assert candidate_sets(second).test.sha256 == expected and file.stat().st_size > 100
+    assert str(file) in caplog.text

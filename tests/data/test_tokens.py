@@ -90,3 +90,11 @@ def test_a_tokenizer_without_an_end_token_is_refused():
 
     with pytest.raises(ValueError, match="no end-of-sequence token"):
         PromptTokenizer(NoEnd(), ["", "a"])
+
+
+def test_a_cut_title_is_named_as_answers_hold_it(prompts, tokenizer):
+    """A perfect answer must be recognised: it can hold no more of the title than `title_max_tokens`."""
+    for item in range(1, len(NASTY)):
+        answer = tokenizer.decode(prompts.answer(item), skip_special_tokens=True)
+        assert answer.strip() == prompts.named(item).strip()
+    assert prompts.named(1) == "Plain Title" and len(prompts.named(8)) < 400

@@ -35,6 +35,22 @@ def test_the_projector_starts_at_the_scale_of_the_token_embeddings():
     assert out.std().item() == pytest.approx(0.02, rel=0.05)
 
 
+def test_slots_start_at_the_scale_of_the_tokens_that_gemma_multiplies(tiny_data, tmp_path):
+    """Its embedding module multiplies by the root of the width; slots stand where its output does."""
+    from tests import architectures, tiny
+
+    gemma = architectures.build("gemma", vocab_size=4096, max_position_embeddings=1024)
+    folder = tiny.write_llm(tmp_path / "llm")
+    gemma.save_pretrained(folder)
+    contract = ModelContract()
+    contract.name, contract.settings = "LLaRA", {"curriculum": "none"}
+    _, data, model = contract.build(tiny_data, folder, tmp_path)
+    batch = next(iter(data[3]))
+    embeds, slots = model.embed(batch), batch["prompt_items"] > 0
+    tokens = embeds[batch["prompt_mask"].bool() & ~slots]
+    assert embeds[slots].std().item() == pytest.approx(tokens.std().item(), rel=0.3)
+
+
 def test_the_projector_standardises_items_and_only_scales_users():
     table = torch.randn(500, 16, generator=torch.Generator().manual_seed(0)) * 3 + 5
     items, users = Projector(table, 8, 1.0), Projector(table, 8, 1.0, centred=False)

@@ -30,8 +30,9 @@ def test_released_curriculum_restarts_each_epoch_and_is_a_tenth_on_average():
 
 def test_the_released_recipe_is_a_set_of_settings(tiny_data, tiny_llm, tmp_path):
     """Second BOS, "10" beside C candidates, ", A" before ", An", negatives outside the shown history alone."""
-    config, (_, train, _, test) = prepared(tiny_data, tiny_llm, tmp_path, recipe="released", move_article=True)
-    assert config["move_article"] == "released" and config["train_negatives"] == "recent"
+    config, (_, train, _, test) = prepared(tiny_data, tiny_llm, tmp_path, recipe="released")
+    assert config["train_negatives"] == "recent"
+    assert LLMConfig("LLaRA", "ml-100k", config_dict={"recipe": "released"})["move_article"] == "released"
     train.set_epoch(0)
     batch, asked = next(iter(train)), next(iter(test))
     tokenizer = train._dataset.prompt_tokenizer.tokenizer

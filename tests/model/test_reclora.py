@@ -256,7 +256,9 @@ def test_the_released_recipe_selects_on_the_test_rows_after_one_epoch(tiny_data,
     config, (_, _, valid, test) = prepared(
         tiny_data, tiny_llm, tmp_path, recipe="released", epochs=7, valid_sample_size=None
     )
-    assert config["epochs"] == 1 and valid.phase == test.phase == "test"
+    assert config["epochs"] == 7  # the user's; else one
+    assert LLMConfig("RecLoRA", "ml-100k", config_dict={"recipe": "released", "crm_epochs": 1})["epochs"] == 1
+    assert valid.phase == test.phase == "test"
     assert asked(valid) == asked(test)
 
 
