@@ -223,7 +223,7 @@ def _crm_problems(final, dataset):
         return [f"crm_model: {name} is no sequential model of RecBole; choose SASRec, GRU4Rec, Caser, NARM, BERT4Rec, DIN ..."]
     if not isinstance(own, dict):
         return []
-    return [f"crm_config: {line}" for line in config_check.unknown_problems(own, known_keys(name, dataset))]
+    return [f"crm_config ({name}): {line}" for line in config_check.unknown_problems(own, known_keys(name, dataset))]
 
 
 def _plain(value):

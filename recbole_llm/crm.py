@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from recbole_llm import __version__, distributed, recommender
-from recbole_llm.config import LLMConfig
+from recbole_llm.config import ConfigError, LLMConfig
 from recbole_llm.data.rows import fingerprint
 
 # What the CRM must share with the LLM recommender: the data, the split, the candidate sets, where things are kept.
@@ -50,6 +50,18 @@ def crm_config(config) -> LLMConfig:
     given["data_path"] = os.path.dirname(config["data_path"].rstrip("/"))  # RecBole appends the dataset's name
     given.update({"epochs": config["crm_epochs"], **(config["crm_config"] or {})})
     return LLMConfig(model=config["crm_model"], dataset=config["dataset"], config_dict=given)
+
+
+def check_crm(config) -> None:
+    """Find wrong values in the CRM's own settings before data are read or, in a leaderboard, baselines trained.
+
+    Raises:
+        ConfigError: all of them at once.
+    """
+    try:
+        crm_config(config)
+    except ConfigError as error:
+        raise ConfigError([f"crm_config ({config['crm_model']}): {line}" for line in error.problems]) from error
 
 
 def crm_hash(config: LLMConfig) -> str:

@@ -16,6 +16,7 @@ from tabulate import tabulate
 from recbole_llm import cost, distributed, measured, provenance, recommender, registry, result
 from recbole_llm.command_line import parse_command_line
 from recbole_llm.config import ConfigError, LLMConfig, plain_values
+from recbole_llm.crm import check_crm
 from recbole_llm.data.labelled import calibrate
 from recbole_llm.data.rows import candidate_sets
 from recbole_llm.llm import count_parameters
@@ -48,6 +49,8 @@ def run_recbole_llm(
         ValueError: unknown model; data that cannot give candidate sets; and so on, each with its remedy.
     """
     config = LLMConfig(model, dataset, config_file_list, config_dict, command_line)
+    if registry.is_plugin_model(config["model"]):
+        check_crm(config)
     distributed.start(config["device"])
     init_logger(config) if distributed.is_main() else distributed.quiet_others()
     getLogger().info(config)

@@ -369,7 +369,8 @@ def test_the_released_recipe_leaves_what_the_user_sets():
         ({"crm_model": "SASREC"}, "crm_model: Unknown model 'SASREC'. Did you mean SASRec"),
         ({"crm_model": "BPR"}, "crm_model: BPR is no sequential model of RecBole"),
         ({"crm_model": "LLaRA"}, "crm_model: LLaRA is no sequential model of RecBole"),
-        ({"crm_config": {"hiden_size": 32}}, "crm_config: hiden_size: unknown key; did you mean 'hidden_size'?"),
+        ({"crm_config": {"hiden_size": 32}}, "crm_config (SASRec): hiden_size: unknown key; did you mean 'hidden_size'?"),
+        ({"crm_config": {"hiden_size": 32, "n_layer": 1}}, "n_layer: unknown key"),
         ({"clip_grad_norm": 1.0}, "clip_grad_norm: must be a mapping, or null, got 1.0"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from recbole.utils import get_model
 
-from recbole_llm import LLMConfig, quick_start, run_recbole_llm
+from recbole_llm import ConfigError, LLMConfig, quick_start, run_recbole_llm
 from recbole_llm.data.preparation import prepare_data
 from tests import tiny
 
@@ -124,6 +124,13 @@ def test_a_prompt_longer_than_the_context_names_the_settings(tiny_data, tmp_path
     short = tiny.write_llm(tmp_path / "short", max_position_embeddings=64)
     with pytest.raises(ValueError, match="does not fit the LLM's context of 64; lower history_max_len"):
         run_recbole_llm("LLaRA", "tiny", config_dict=tiny.settings(tiny_data, short, tmp_path))
+
+
+def test_wrong_values_of_the_recommender_are_found_before_data_are_read(tiny_data, tiny_llm, tmp_path):
+    wrong = {"crm_config": {"epochs": -1, "train_batch_size": 0}}
+    with pytest.raises(ConfigError, match=r"2 problems(.|\n)*crm_config \(SASRec\): epochs: must be") as raised:
+        run_recbole_llm("LLaRA", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path, **wrong))
+    assert "crm_config (SASRec): train_batch_size: must be" in str(raised.value) and not (tmp_path / "saved").exists()
 
 
 def test_the_answer_must_fit_too(tiny_data, tiny_llm, tmp_path):

@@ -17,7 +17,7 @@ from recbole_llm import registry, result
 from recbole_llm.command_line import parse_value
 from recbole_llm.config import LLMConfig, known_keys, read_yaml
 from recbole_llm.config_check import ConfigError
-from recbole_llm.crm import crm_config
+from recbole_llm.crm import check_crm
 from recbole_llm.leaderboard.reuse import llm_keys
 
 ALIASES = {"K": "num_experts", "r": "lora_r"}
@@ -225,22 +225,14 @@ def _runs(entry: Entry, dataset: str, protocol: str, seeds: list[int], shared: d
     given = {key: value for key, value in shared.items() if key in known} | own
     given |= {"protocol": protocol, "variant": None if entry.name == entry.model else entry.name}
     base = LLMConfig(entry.model, dataset, command_line={**given, "seed": seeds[0]})
-    if registry.is_plugin_model(entry.model) and not base["crm_path"]:
-        _check_crm(base)
+    if registry.is_plugin_model(entry.model):
+        check_crm(base)
     runs = []
     for seed in seeds:
         config = copy.copy(base)
         config.final_config_dict = {**base.final_config_dict, "seed": seed}
         runs.append(Run(entry, dataset, protocol, seed, {**given, "seed": seed}, config))
     return runs
-
-
-def _check_crm(config) -> None:
-    """Raise ConfigError where the CRM's own settings are wrong: a run would find it after hours of baselines."""
-    try:
-        crm_config(config)
-    except ConfigError as error:
-        raise ConfigError([f"crm_config ({config['crm_model']}): {line}" for line in error.problems]) from error
 
 
 def _unknown_everywhere(entries: list[Entry], datasets: list[str], groups: dict[str, dict]) -> list[str]:
