@@ -57,11 +57,12 @@ def load_plain(file, map_location=None):
     return decode(state)
 
 
-def load_data_and_model(model_file):
+def load_data_and_model(model_file, trust_remote_code=False):
     """RecBole's function of this name, for `.pth` files and for the checkpoint folders of plugin models.
 
     model_file: a `.pth` of a RecBole model; or a run or checkpoint folder written by the plugin's trainer, whose
     `config.yaml` holds the settings.
+    trust_remote_code: whether the LLM that the checkpoint names may run code of its own; the checkpoint has no say in it.
     Returns (config, model, dataset, train_data, valid_data, test_data), as RecBole does.
     """
     from recbole.utils import get_model, init_logger, init_seed
@@ -70,13 +71,16 @@ def load_data_and_model(model_file):
 
     path = Path(model_file)
     if path.is_dir():
-        from recbole_llm.model.saving import checkpoint_folder
+        from recbole_llm.model.saving import checkpoint_folder, read_state
 
         state, path = None, checkpoint_folder(path)
+        read_state(path)
         values = read_yaml(path / "config.yaml")
     else:
         state = load_plain(path, map_location="cpu")
         values = state["config"]
+    if "trust_remote_code" in values:
+        values = {**values, "trust_remote_code": trust_remote_code}
     config = config_from_values(values)
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)

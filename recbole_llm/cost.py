@@ -21,6 +21,9 @@ def describe(trainer, loader, evaluate_seconds: float, n_rows: int, latency_rows
         trainer: the fitted trainer; loader: its test loader.
         evaluate_seconds: wall time of the evaluation of ``n_rows`` rows.
         latency_rows: rows scored one by one; 0 for none.
+
+    ``training`` is what :meth:`recbole_llm.meter.Meter.report` measured (tokens/s, utilisation, share of the time spent
+    waiting for data); None for RecBole's own trainers and where nothing was trained.
     """
     parameters = sum(weight.numel() for weight in trainer.model.parameters())
     trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
@@ -29,6 +32,7 @@ def describe(trainer, loader, evaluate_seconds: float, n_rows: int, latency_rows
         "trainable_parameters": trainable,
         "rows_per_second": round(n_rows / evaluate_seconds, 2) if evaluate_seconds > 0 else None,
         "latency_ms": latency(trainer, loader, latency_rows) if latency_rows else None,
+        "training": getattr(trainer, "speed", None),
     }
 
 

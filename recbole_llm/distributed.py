@@ -37,6 +37,11 @@ def local_rank():
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
+def sharded():
+    """Whether `accelerate launch` asks for FSDP: a model is then too large for one device, and stays off it until then."""
+    return world_size() > 1 and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
+
+
 def is_main():
     """Whether this process writes the files."""
     return rank() == 0

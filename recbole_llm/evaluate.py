@@ -25,6 +25,8 @@ class CandidateEvaluation:
         """
         if not eval_data:
             return None
+        if self.accelerator is None and distributed.sharded():  # a finished run, tested again
+            self._prepare()
         self._reshard()
         if load_best_model:
             folder = model_file or self.saved_model_file

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from recbole.utils import get_model, get_trainer, init_seed
 
+from recbole_llm import distributed
 from recbole_llm.data.collector import CandidateCollector
 from recbole_llm.data.full import FullCollector
 from recbole_llm.data.labelled import use_labelled_rows
@@ -44,7 +45,8 @@ def build(config):
     init_seed(config["seed"], config["reproducibility"])
     data = prepare_data(config)
     init_seed(config["seed"], config["reproducibility"])
-    model = get_model(config["model"])(config, data[1]._dataset).to(config["device"])
+    sharded = is_plugin_model(config["model"]) and distributed.sharded()  # its shards move when the trainer cuts them
+    model = get_model(config["model"])(config, data[1]._dataset).to("cpu" if sharded else config["device"])
     torch.autograd.set_detect_anomaly(False)  # importing RecBole's SINE turns it on: 2-3x slower
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     show_loss_and_speed(trainer)

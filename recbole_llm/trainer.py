@@ -169,11 +169,14 @@ class LLMTrainer(OptimizerSteps, CandidateEvaluation, Trainer):
 
     def _open_run(self):
         """Begin the run's folder, or go on with one; the step folder to go on from, or None."""
-        self.run, folder, found = open_run(self.config, self.saved_model_file)
+        self.run, folder, found, best_there = open_run(self.config, self.saved_model_file)
         self.saved_model_file = str(folder)
         if found is None:
             return None
         self.position = position = Position.of(load_checkpoint_into(self.model, found))
+        if not best_there:
+            position.best = position.best_valid_score = position.best_valid_result = None
+            position.cur_step = 0
         self.earlier_seconds = position.seconds
         self.cur_step, self.best_valid_result = position.cur_step, position.best_valid_result
         if position.best_valid_score is not None:

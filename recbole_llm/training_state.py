@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from recbole_llm import distributed
-from recbole_llm.config import plain_values
-from recbole_llm.model.saving import STATE, DamagedCheckpoint, read_state
+from recbole_llm.config import plain_values, read_yaml
+from recbole_llm.model.saving import CONFIG, STATE, DamagedCheckpoint, read_state
 
 RUN, LOCK = "run.json", "lock"
 # Settings that say where and how a run goes on, not which numbers it computes
@@ -68,12 +68,20 @@ class Position:
 
 def shaping(config):
     """The settings that shape a run's numbers: all but `PLACES`."""
-    return {key: value for key, value in plain_values(config).items() if key not in PLACES}
+    return _shaping(plain_values(config))
+
+
+def _shaping(values):
+    return {key: value for key, value in values.items() if key not in PLACES}
 
 
 def settings_hash(config):
     """sha256 of `shaping`."""
-    return hashlib.sha256(json.dumps(shaping(config), sort_keys=True).encode()).hexdigest()
+    return _hash(shaping(config))
+
+
+def _hash(settings):
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def step_seed(seed, step, rank):
@@ -108,11 +116,16 @@ class Run:
         self._lock = open(self.folder / LOCK, "a+")  # noqa: SIM115  (closed with the run)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._lock.seek(0)
             owner = self._lock.read().strip() or "another process"
             self.close()
             raise BlockingIOError(f"{self.folder} is being written by {owner}; let it end or start a new run") from None
+        except OSError as error:  # NFS or Lustre mounted without locks
+            logging.getLogger().warning(
+                f"{self.folder} lies on a file system without locks ({error.strerror}): see to it that no other run "
+                "writes there"
+            )
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {os.uname().nodename}")
         self._lock.flush()
@@ -124,12 +137,27 @@ class Run:
             self._lock = None
 
     def record(self):
-        """run.json; an empty record where it cannot be read."""
+        """run.json; where it was cut or edited, what the newest whole step folder says; else an empty record."""
         try:
             record = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return record if isinstance(record, dict) else {}
+            if record["hash"] == _hash(record["settings"]) and isinstance(record["started"], int):
+                return record
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return self._rebuilt()
+
+    def _rebuilt(self):
+        damaged = f"{self.folder / RUN} is damaged: it was cut or edited after it was written"
+        for folder in self.steps():
+            try:
+                read_state(folder)
+            except DamagedCheckpoint:
+                continue
+            settings = _shaping(read_yaml(folder / CONFIG))
+            logging.getLogger().warning(f"{damaged}; the settings in {folder} are taken instead")
+            return {"started": folder.stat().st_mtime_ns, "hash": _hash(settings), "settings": settings}
+        logging.getLogger().warning(f"{damaged}, and no checkpoint beside it can be read: the run is passed over")
+        return {}
 
     def steps(self):
         """Step folders, newest first."""
@@ -154,13 +182,15 @@ class Run:
         return None
 
     def restore_best(self, step):
-        """Make sure that the best weights which a step folder names can be read.
+        """Make sure that the best weights which a step folder names can be read; False where they are lost.
 
-        Where they cannot, they are put back from the step folder of the same step; DamagedCheckpoint if there is none.
+        They are put back from the step folder of the same step if need be. Raises DamagedCheckpoint where they are lost
+        and training had finished, so that no validation to come can name others.
         """
-        name = json.loads((step / STATE).read_text(encoding="utf-8"))["best"]
+        state = json.loads((step / STATE).read_text(encoding="utf-8"))
+        name = state["best"]
         if name is None:
-            return
+            return True
         try:
             read_state(self.folder / name)
         except DamagedCheckpoint as error:
@@ -168,13 +198,17 @@ class Run:
             try:
                 read_state(twin)
             except DamagedCheckpoint:
-                raise DamagedCheckpoint(f"{error}. The best weights are lost: start again without --resume") from None
+                if state["finished"]:
+                    raise DamagedCheckpoint(f"{error}. The best weights are lost: start again without --resume") from None
+                logging.getLogger().warning(f"{error}. The best weights are lost; the validations to come name new ones")
+                return False
             logging.getLogger().warning(f"{error}; the best weights are put back from {twin}")
             aside = self.folder / f".{name}.{os.getpid()}"
             shutil.copytree(twin, aside)
             if (self.folder / name).exists():
                 _remove(self.folder / name)
             os.replace(aside, self.folder / name)
+        return True
 
     def sweep(self):
         """Remove what a killed process left half-written; only with the lock."""
@@ -182,12 +216,25 @@ class Run:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def prune(self, limit, best):
-        """Keep the newest `limit` step folders, and of the best ones that called `best`."""
-        for folder in self.steps()[limit:]:
+        """Keep the newest `limit` step folders, the best one called `best`, and those that the kept steps name.
+
+        A step folder is of use with its own best weights alone: the newest may be damaged one day.
+        """
+        steps = self.steps()
+        named = {best, *map(_best_of, steps[:limit])}
+        for folder in steps[limit:]:
             _remove(folder)
         for folder in self.folder.glob("best-*"):
-            if folder.name != best:
+            if folder.name not in named:
                 _remove(folder)
+
+
+def _best_of(step):
+    """Name of the best folder in a step folder's state; None where it names none or cannot be read."""
+    try:
+        return json.loads((step / STATE).read_text(encoding="utf-8"))["best"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _remove(folder):
@@ -201,32 +248,34 @@ def _remove(folder):
 def open_run(config, folder):
     """Begin a run in `folder`, or go on with the one that `resume` names; every process must call it.
 
-    Returns (the locked `Run` in the main process, None elsewhere; its folder; the step folder to go on from or None).
+    Returns (the locked `Run` in the main process, None elsewhere; its folder; the step folder to go on from or None;
+    whether that step's best weights are there).
     Raises as `find_run` does, in every process.
     """
     opened = []
 
     def begin():
         run, step = find_run(config, config["resume"]) if config["resume"] else (None, None)
+        named = step is not None
         if config["resume"] and run is None:
             logging.getLogger().info("--resume=auto finds no run with these settings: a new one begins")
         opened.append(run := run or Run.create(folder, config))
         if step is not None:
             read_state(step)
         elif found := run.readable():
-            step, state = found
-            run.prune(config["save_total_limit"], state["best"])  # a kill may have come before that
-        if step is not None:
-            run.restore_best(step)
-        return run.folder, step
+            step = found[0]
+        best_there = run.restore_best(step) if step is not None else True
+        if step is not None and not named:
+            run.prune(config["save_total_limit"], _best_of(step))  # a kill may have come before that
+        return run.folder, step, best_there
 
     try:
-        where, step = distributed.on_main(begin)
+        where, step, best_there = distributed.on_main(begin)
     except BaseException:
         for run in opened:
             run.close()
         raise
-    return (opened[0] if opened else None), where, step
+    return (opened[0] if opened else None), where, step, best_there
 
 
 def find_run(config, resume):

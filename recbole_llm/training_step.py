@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +18,8 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, Gra
 from recbole_llm import distributed, memory
 from recbole_llm.data.steps import WEIGHT_FIELD, to_device
 from recbole_llm.training_state import step_seed
+
+MIN_SCALE = 2.0**-14  # of float16 losses: 30 halvings below where the scaler starts
 
 
 def warmup_cosine(step: int, total: int, warmup_ratio: float, floor: float) -> float:
@@ -78,6 +81,8 @@ class OptimizerSteps:
             self.model.enable_gradient_checkpointing()
         if compiler := self.config["torch_compile"]:
             self.model.llm.compile(dynamic=True, **({"backend": compiler} if isinstance(compiler, str) else {}))
+        if self.accelerator.distributed_type == DistributedType.FSDP:
+            _keep_scores_whole(self.accelerator.state.fsdp_plugin)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         if self.accelerator.distributed_type == DistributedType.FSDP:
             self._prepare_sharded()
@@ -137,6 +142,7 @@ class OptimizerSteps:
         for param_group in self.optimizer.param_groups:
             param_group["lr"] = param_group["peak_lr"] * share
         self.optimizer.step()
+        self._check_scale()
         self.position.step += 1
         return loss, n_tokens
 
@@ -156,16 +162,29 @@ class OptimizerSteps:
 
     def _stop_at_non_finite(self, group, losses) -> None:
         """Raise, naming the rows in external tokens."""
-        numbers = [torch.nonzero(~torch.isfinite(loss)).flatten().tolist() for loss in losses]
-        bad = [(batch, i) for batch, rows in zip(group, numbers, strict=True) for i in rows]
-        what = "the training loss is not finite at" if bad else "a gradient is not finite in the step of"
-        rows = bad or [(batch, i) for batch in group for i in range(len(batch))]
         fields = self.config["USER_ID_FIELD"], self.config["ITEM_ID_FIELD"]
-        pairs = [tuple(self._token(field, batch[field][i]) for field in fields) for batch, i in rows[:8]]
+        rows = [
+            (bool(torch.isfinite(value)), tuple(self._token(field, batch[field][i]) for field in fields))
+            for batch, loss in zip(group, losses, strict=True)
+            for i, value in enumerate(loss)
+        ]
+        rows = [row for share in distributed.gather(rows) for row in share]  # every process says the same
+        bad = [pair for finite, pair in rows if not finite]
+        what = "the training loss is not finite at" if bad else "a gradient is not finite in the step of"
+        pairs = bad or [pair for _, pair in rows]
         raise FloatingPointError(
-            f"{what} (user, item) rows {pairs}{' ...' if len(rows) > 8 else ''}; nothing of this step was kept. Lower "
-            "learning_rate, set clip_grad_norm, or use llm_dtype float32 or bfloat16"
+            f"{what} (user, item) rows {pairs[:8]}{' ...' if len(pairs) > 8 else ''}; nothing of this step was kept. "
+            "Lower learning_rate, set clip_grad_norm, or use llm_dtype float32 or bfloat16"
         )
+
+    def _check_scale(self) -> None:
+        """In float16 a step whose gradients overflow is skipped at half the scale; without end, nothing is learnt."""
+        scaler = self.accelerator.scaler
+        if scaler is not None and scaler.get_scale() < MIN_SCALE:
+            raise FloatingPointError(
+                f"mixed_precision: fp16 skipped step after step, since gradients are not finite even at a loss scale of "
+                f"{scaler.get_scale():.0e} (step {self.position.step}). Use bf16 or no, or lower learning_rate"
+            )
 
     def _token(self, field, value):
         return str(self.dataset.id2token(field, int(value))) if self.dataset is not None else int(value)
@@ -201,6 +220,14 @@ class OptimizerSteps:
         log_likelihood.sum().backward()
         self.optimizer.zero_grad(set_to_none=True)
         return bool(moments)
+
+
+def _keep_scores_whole(plugin) -> None:
+    """FSDP2 casts what a forward pass returns, and adds up gradients, in bfloat16: too coarse to rank candidates by."""
+    if plugin.mixed_precision_policy is not None:
+        plugin.mixed_precision_policy = replace(
+            plugin.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=torch.float32
+        )
 
 
 def _weight(batch) -> torch.Tensor:

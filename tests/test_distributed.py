@@ -249,10 +249,17 @@ def command_line(settings):
     assert quick_start._launch(quick_start.parse_command_line(arguments), arguments, method="forkserver") == 0
 
 
-def test_torchrun_starts_the_command(tiny_data, tiny_llm, tmp_path):
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--nproc_per_node=2", "--master_port={port}"],
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port={port}"],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launchers_start_the_command(tiny_data, tiny_llm, tmp_path, launcher):
     settings = sharing_settings(tiny_data, tiny_llm, tmp_path)
-    (tmp_path / "settings.yaml").write_text(json.dumps({**settings, "epochs": 1}))
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={workers.free_port()}"]
+    (tmp_path / "settings.yaml").write_text(json.dumps({**settings, "epochs": 1, "gpu_id": ""}))
+    launcher = ["-m", *(word.format(port=workers.free_port()) for word in LAUNCHERS[launcher])]
     script = [str(ROOT / "run_recbole_llm.py"), "--model=LLaRA", "--dataset=tiny", "--config_files=settings.yaml"]
     command = [sys.executable, *launcher, *script]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

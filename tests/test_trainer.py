@@ -3,11 +3,13 @@
 import copy
 import math
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from recbole_llm import memory, meter
+from recbole_llm import distributed, memory, meter, training_step
 from recbole_llm.data.steps import Prefetch, step_loader
 from recbole_llm.trainer import LLMTrainer
 from recbole_llm.training_step import precision, warmup_cosine
@@ -174,6 +176,36 @@ def test_non_finite_gradient_stops_before_the_weights_change(fresh):
     with pytest.raises(FloatingPointError, match="a gradient is not finite in the step of"):
         trainer._step(steps(data, 2))
     assert all(torch.equal(w, before[n]) for n, w in model.named_parameters())
+
+
+def test_the_rows_of_all_processes_are_named_alike(fresh, monkeypatch):
+    config, data, model = fresh
+    trainer = trainer_of(config, data, model)
+    monkeypatch.setattr(distributed, "gather", lambda rows: [rows, [(False, ("u9", "i8"))]])
+    group = steps(data, 2)
+    with pytest.raises(FloatingPointError, match=r"loss is not finite at \(user, item\) rows \[\('u9', 'i8'\)\];"):
+        trainer._stop_at_non_finite(group, [torch.zeros(len(batch)) for batch in group])
+
+
+def test_float16_that_skips_without_end_stops(fresh):
+    config, data, model = fresh
+    trainer = trainer_of(config, data, model)
+    trainer._prepare()
+    for scale, stops in ((2.0, False), (2.0**-15, True)):
+        trainer.accelerator.scaler = SimpleNamespace(get_scale=lambda scale=scale: scale)
+        with pytest.raises(FloatingPointError, match="fp16 skipped step after step") if stops else nullcontext():
+            trainer._check_scale()
+
+
+def test_shards_keep_scores_and_gradients_in_float32():
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    plugin.set_mixed_precision("bf16")
+    assert plugin.mixed_precision_policy.output_dtype == torch.bfloat16  # what Accelerate would do
+    training_step._keep_scores_whole(plugin)
+    policy = plugin.mixed_precision_policy
+    assert (policy.param_dtype, policy.reduce_dtype, policy.output_dtype) == (torch.bfloat16, torch.float32, torch.float32)
 
 
 @pytest.mark.parametrize("max_steps", [1, 3])

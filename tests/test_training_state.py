@@ -104,6 +104,51 @@ def test_damaged_best_weights_are_put_back_from_the_same_step(run, trained, capl
     assert f"put back from {run / best.name.replace('best', 'step')}" in caplog.text
 
 
+@pytest.fixture
+def mid_epoch(tiny_data, tiny_llm, tmp_path, monkeypatch):
+    """(built, run's folder) after two epochs of three steps, each validation better, with saves at even steps too."""
+    settings = tiny.settings(
+        tiny_data, tiny_llm, tmp_path, epochs=2, train_sample_size=24, valid_sample_size=8, eval_batch_size=40,
+        save_steps=2, save_total_limit=2, lora_target_modules=["q_proj"],
+    )  # fmt: skip
+    scores = lambda self, *_, **__: (self.position.step / 10, {"ndcg@10": self.position.step / 10})  # noqa: E731
+    monkeypatch.setattr(workers.trainer.LLMTrainer, "_valid_epoch", scores)
+    built = workers.build("iLoRA", settings)
+    fitted = workers.train(built, tmp_path / "saved")
+    return built, Path(fitted.saved_model_file).parent
+
+
+def test_the_checkpoint_before_a_damaged_one_still_has_its_best_weights(mid_epoch, caplog):
+    built, run = mid_epoch
+    assert sorted(p.name for p in run.glob("*-*")) == [f"{kind}-{n:08d}" for kind, n in
+        (("best", 3), ("best", 6), ("step", 4), ("step", 6))]  # fmt: skip
+    end = load_file(run / "step-00000006" / "adapter_model.safetensors")
+    cut(run / "step-00000006" / "optimizer.safetensors")
+    fitted = workers.train(built, run.parent, resume="auto")
+    assert "step-00000006/optimizer.safetensors" in caplog.text
+    assert fitted.position.best == "best-00000006" and fitted.position.step == 6
+    for name, weight in load_file(run / "step-00000006" / "adapter_model.safetensors").items():
+        assert torch.equal(weight, end[name])
+
+
+def test_lost_best_weights_are_named_and_training_goes_on(mid_epoch, caplog):
+    built, run = mid_epoch
+    cut(run / "best-00000003" / "adapter_model.safetensors")
+    fitted = workers.train(built, run.parent, resume=str(run / "step-00000004"))
+    assert "best-00000003/adapter_model.safetensors is damaged" in caplog.text and "are lost" in caplog.text
+    assert fitted.saved_model_file == str(run / "best-00000006") and fitted.best_valid_score == 0.6
+
+
+@pytest.mark.parametrize("damage", [cut, edited, emptied])
+@pytest.mark.parametrize("way", ["auto", "path"])
+def test_a_damaged_run_json_is_named_and_rebuilt_from_a_checkpoint(run, trained, caplog, damage, way):
+    damage(run / "run.json")
+    found, _ = find_run(trained[0], "auto" if way == "auto" else str(run))
+    found.close()
+    assert found.folder == run
+    assert f"{run / 'run.json'} is damaged" in caplog.text and "step-00000003 are taken instead" in caplog.text
+
+
 def test_damaged_weights_are_not_tested_with(run, trained):
     best = next(run.glob("best-*"))
     edited(best / "adapter_model.safetensors")
@@ -156,6 +201,33 @@ def test_a_run_that_is_being_written_is_left_alone(run, trained, caplog):
         find_run(trained[0], str(run))
     assert find_run(trained[0], "auto") == (None, None) and "passes over" in caplog.text
     writer.close()
+
+
+def test_a_file_system_without_locks_is_warned_of(run, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    opened = Run(run)
+    opened.lock()
+    opened.close()
+    assert "without locks (No locks available)" in caplog.text
+
+
+def test_an_llm_is_known_by_its_weights_wherever_it_lies(run, trained, tmp_path):
+    import shutil
+
+    config, _, model, _ = trained
+    before, moved = config["llm_path"], tmp_path / "moved"
+    shutil.copytree(before, moved)
+    config["llm_path"] = str(moved)
+    try:
+        assert saving.load_checkpoint_into(model, run)["identity"]["llm"] == before
+        edited(moved / "model.safetensors")
+        with pytest.raises(ValueError, match="llm: checkpoint .*, here .*moved.*; llm_sha256: checkpoint '[0-9a-f]{64}'"):
+            saving.load_checkpoint_into(model, run)
+    finally:
+        config["llm_path"] = before
 
 
 @pytest.mark.parametrize("key", ["dataset", "llm_path"])
@@ -239,6 +311,29 @@ def test_a_pickle_in_a_checkpoint_is_refused_and_does_nothing(run, trained, tmp_
     else:
         assert not reads or name in ("optimizer.safetensors", "rng.safetensors")  # not read on this way
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_checkpoint_cannot_ask_for_an_llms_own_code(run, tiny_llm, tmp_path, trusted):
+    """It names an LLM that brings code and says trust_remote_code: only the caller's word counts."""
+    import shutil
+
+    import yaml
+    from recbole.quick_start import load_data_and_model
+
+    mark, llm = tmp_path / "mark", tmp_path / "llm"
+    shutil.copytree(tiny_llm, llm)
+    settings = json.loads((llm / "config.json").read_text())
+    (llm / "config.json").write_text(json.dumps({**settings, "auto_map": {"AutoConfig": "own.OwnConfig"}}))
+    code = f"import os\nos.mkdir({str(mark)!r})\nfrom transformers import LlamaConfig\n\nclass OwnConfig(LlamaConfig):\n    pass\n"
+    (llm / "own.py").write_text(code)
+    best = next(run.glob("best-*"))
+    values = yaml.safe_load((best / "config.yaml").read_text())
+    (best / "config.yaml").write_text(yaml.safe_dump({**values, "llm_path": str(llm), "trust_remote_code": True}))
+    reseal(best)
+    with pytest.raises((ValueError, FileExistsError)):  # in the end it is another LLM than the checkpoint's
+        load_data_and_model(str(best), trust_remote_code=trusted)
+    assert mark.exists() == trusted
 
 
 def test_disk_full_stops_the_run_and_leaves_earlier_checkpoints(trained, tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from peft import get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
-from recbole_llm import distributed
+from recbole_llm import distributed, provenance
 from recbole_llm.config import plain_values
 
 ADAPTER, MODULES, CONFIG, STATE = "adapter_model.safetensors", "modules.safetensors", "config.yaml", "state.json"
@@ -61,6 +61,7 @@ def identity(model) -> dict:
         "model": config["model"],
         "dataset": config["dataset"],
         "llm": config["llm_path"],
+        "llm_sha256": provenance.weights_hash(config["llm_path"]),
         "n_items": int(model.n_items),
         "crm": model.crm.name,
         "crm_sha256": model.crm.sha256,
@@ -190,8 +191,16 @@ def checkpoint_folder(path: str | os.PathLike) -> Path:
 
 
 def check_identity(model, state: dict, folder: Path) -> None:
-    """ValueError, with both values of each difference, where a checkpoint belongs to another run."""
+    """ValueError, with both values of each difference, where a checkpoint belongs to another run.
+
+    A local LLM is known by its weights, wherever it lies; one of the hub by its name.
+    """
     here, there = identity(model), state["identity"]
+    digest = here["llm_sha256"]
+    if digest is not None and there.get("llm_sha256") == digest:
+        del here["llm"]  # the same weights at another place
+    elif digest is None or there.get("llm_sha256") is None:
+        del here["llm_sha256"]  # a hub name, or a checkpoint of an earlier version
     wrong = [
         f"{key}: checkpoint {there.get(key)!r}, here {value!r}"
         for key, value in here.items()
