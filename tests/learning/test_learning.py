@@ -1,18 +1,20 @@
 """Learning itself: minutes of fine-tuning must find the answer that behaviour tokens give away (chance .05).
 
-Run by ``pytest -m learning``; left out otherwise. Measured on one thread: .26 before, iLoRA .84 after 800 prompts, RecLoRA
-.81 after 3,000 short ones, LLaRA .62 after 3,000, of which its curriculum leaves half without tokens.
+Run by ``pytest -m learning``; left out otherwise. Each model fine-tunes for at most two minutes on one core. Measured: .31
+before, iLoRA .87 after 800 prompts (46 to 82 s), LLaRA .83 after 2,200, of which its curriculum leaves half without tokens (114
+s), RecLoRA .81 after 3,000 short ones (43 s). Broken by hand: slots shifted by one .04; a frozen projector .43; a gate without
+gradient leaves the router where it began; a curriculum of the wrong sign ends with text-only prompts, whose loss rises.
 """
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
-import torch
 
-from recbole_llm.adapter.router import LAST_STD
 from recbole_llm.config import LLMConfig
-from recbole_llm.recommender import fit
+from recbole_llm.recommender import build
 from tests.learning import worlds
 
 pytestmark = pytest.mark.learning
@@ -24,13 +26,23 @@ def data(tmp_path_factory):
 
 
 def trained(name, data, out, **more):
-    """(the trainer after fine-tuning, Hit@1 on the test rows)."""
+    """(trainer after fine-tuning, how far the router's weights moved, Hit@1 on the test rows)."""
     settings = worlds.settings(data, out, **more)
     known = worlds.with_known_vectors(LLMConfig(name, "world", config_dict=settings), out)
-    fitted = fit(LLMConfig(name, "world", config_dict={**settings, "crm_path": known}))
-    result = fitted.trainer.evaluate(fitted.data[3], load_best_model=False)
-    print(name, more, result, round(fitted.seconds), "s")
-    return fitted, result["hit@1"]
+    trainer, (_, train, valid, test) = build(LLMConfig(name, "world", config_dict={**settings, "crm_path": known}))
+    before = router_weights(trainer)
+    began = time.perf_counter()
+    trainer.fit(train, valid)
+    seconds = time.perf_counter() - began
+    moved = max((float((weight - before[n]).abs().max()) for n, weight in router_weights(trainer).items()), default=0.0)
+    hit = trainer.evaluate(test, load_best_model=False)["hit@1"]
+    print(f"{name} {more}: hit@1 {hit:.2f}, losses {trainer.train_loss_dict}, router {moved:.4f}, {seconds:.0f} s")
+    return trainer, moved, hit
+
+
+def router_weights(trainer):
+    named = trainer.model.named_parameters()
+    return {name: weight.detach().clone() for name, weight in named if name.startswith("router.")}
 
 
 def test_the_vector_oracle_knows(data):
@@ -51,27 +63,23 @@ def test_the_vector_oracle_knows(data):
 
 def test_the_start_does_not_know(data, tmp_path):
     """Without fine-tuning the loud dimensions drown the others."""
-    assert trained("LLaRA", data, tmp_path, epochs=0)[1] < 0.4
+    assert trained("LLaRA", data, tmp_path, epochs=0)[2] < 0.4
 
 
 def test_ilora_learns(data, tmp_path):
-    """The projector learns to silence what is loud; the router moves, so that users' gates differ."""
-    fitted, hit = trained("iLoRA", data, tmp_path, train_sample_size=800, projector_lr_scale=10)
-    assert hit >= 0.6
-    model = fitted.trainer.model
-    with torch.no_grad():
-        gates = torch.cat([model.gate(batch.to(fitted.trainer.device)) for batch in fitted.data[3]])
-    assert gates.std(0).max() > 0.003
-    assert (model.router.out.weight.std() - LAST_STD).abs() > 1e-4  # it left its start
+    """The projector learns to silence what is loud, and the gate's router gets a gradient."""
+    _, moved, hit = trained("iLoRA", data, tmp_path, train_sample_size=800, projector_lr_scale=10)
+    assert hit >= 0.6 and moved > 1e-3
 
 
 def test_llara_learns(data, tmp_path):
-    """With its curriculum: text-only prompts first, hybrid ones more and more."""
-    _, hit = trained("LLaRA", data, tmp_path, train_sample_size=1500, epochs=2, projector_lr_scale=10)
+    """With its curriculum: text-only prompts first, whose answers nothing tells, then hybrid ones more and more."""
+    trainer, _, hit = trained("LLaRA", data, tmp_path, train_sample_size=1100, epochs=2, projector_lr_scale=10)
     assert hit >= 0.6
+    assert trainer.train_loss_dict[1] < 0.7 * trainer.train_loss_dict[0]
 
 
 def test_reclora_learns(data, tmp_path):
     more = {"crm_history_len": 10, "gate_input": "sequence", "behaviour_tokens": "both", "train_sample_size": 1500}
-    _, hit = trained("RecLoRA", data, tmp_path, projector_lr_scale=10, epochs=2, **more)
-    assert hit >= 0.6
+    _, moved, hit = trained("RecLoRA", data, tmp_path, projector_lr_scale=10, epochs=2, **more)
+    assert hit >= 0.6 and moved > 1e-3

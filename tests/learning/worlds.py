@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from recbole_llm import crm
-from recbole_llm.builtin.titles import make_titles
+from recbole_llm.builtin.titles import pseudo_word
 from recbole_llm.config import LLMConfig
 from recbole_llm.data.dataset import PromptDataset
 
@@ -40,11 +40,19 @@ def write_dataset(folder: Path, seed: int = 0) -> Path:
     for user in range(USERS):
         items = rng.integers(CLUSTERS) * PER_CLUSTER + rng.permutation(PER_CLUSTER)[:LENGTH]
         lines += [f"u{user}\ti{item}\t5\t{1000 + step}" for step, item in enumerate(items)]
-    titles = make_titles(4242, CLUSTERS * PER_CLUSTER)
+    titles = short_titles(4242, CLUSTERS * PER_CLUSTER)
     items = ["item_id:token\ttitle:token_seq", *(f"i{i}\t{title}" for i, title in enumerate(titles))]
     (folder / "world" / "world.inter").write_text("\n".join(lines) + "\n")
     (folder / "world" / "world.item").write_text("\n".join(items) + "\n")
     return folder
+
+
+def short_titles(seed: int, count: int) -> list[str]:
+    """Distinct made-up words: short prompts, so that minutes suffice."""
+    rng, words = np.random.default_rng(seed), {}
+    while len(words) < count:
+        words[pseudo_word(rng, 2).capitalize()] = None
+    return list(words)
 
 
 def settings(data: Path, out: Path, **more) -> dict:
