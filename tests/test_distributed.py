@@ -249,6 +249,13 @@ def command_line(settings):
     assert quick_start._launch(quick_start.parse_command_line(arguments), arguments, method="forkserver") == 0
 
 
+@pytest.mark.parametrize("said, processes, asked", [("true", 2, True), ("true", 1, False), ("false", 2, False)])
+def test_a_launcher_that_asks_for_fsdp_keeps_the_model_off_one_device(monkeypatch, said, processes, asked):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", said)
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    assert distributed.sharded() == asked
+
+
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--nproc_per_node=2", "--master_port={port}"],
     "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port={port}"],
