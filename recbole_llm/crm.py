@@ -86,7 +86,8 @@ class CRM(nn.Module):
         name: RecBole's model name.
         sha256: of its weights file.
         item_vectors: ``[item_num, d]`` buffer, the item embedding table (row 0 is padding).
-        seconds: wall time of its training, also where it was read from the cache (0 for a file given as `crm_path`).
+        seconds: wall time of its training, also where it was read from the cache (of a file given
+            as `crm_path`: what the `.json` beside it says, else 0).
     """
 
     def __init__(self, model: nn.Module, sha256: str, seconds: float = 0.0):

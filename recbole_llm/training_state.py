@@ -295,7 +295,11 @@ def find_run(config, resume):
     if not (run.folder / RUN).is_file() or (step and not (step / STATE).is_file()):
         raise FileNotFoundError(f"resume={resume!r}: no run of recbole_llm and no step folder of one; give auto, or "
                                 f"a folder of {config['checkpoint_dir']} that holds {RUN}")  # fmt: skip
-    there, here = run.record().get("settings", {}), json.loads(json.dumps(shaping(config)))
+    record = run.record()
+    if not record:
+        raise DamagedCheckpoint(f"resume={resume!r}: {run.folder / RUN} is damaged and no checkpoint beside it can be read; "
+                                "start again without --resume")  # fmt: skip
+    there, here = record["settings"], json.loads(json.dumps(shaping(config)))
     differ = [f"{key}: run {there.get(key)!r}, here {here.get(key)!r}" for key in sorted(there.keys() | here.keys())
               if there.get(key) != here.get(key)]  # fmt: skip
     if differ:

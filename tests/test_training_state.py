@@ -149,6 +149,14 @@ def test_a_damaged_run_json_is_named_and_rebuilt_from_a_checkpoint(run, trained,
     assert f"{run / 'run.json'} is damaged" in caplog.text and "step-00000003 are taken instead" in caplog.text
 
 
+def test_a_run_of_which_nothing_can_be_read_says_so(run, trained):
+    for file in (run / "run.json", *run.glob("step-*/state.json")):
+        cut(file)
+    with pytest.raises(saving.DamagedCheckpoint, match="run.json is damaged and no checkpoint beside it can be read"):
+        find_run(trained[0], str(run))
+    assert find_run(trained[0], "auto") == (None, None)
+
+
 def test_damaged_weights_are_not_tested_with(run, trained):
     best = next(run.glob("best-*"))
     edited(best / "adapter_model.safetensors")
