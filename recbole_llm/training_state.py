@@ -4,7 +4,7 @@
         run.json          the settings that shape the weights, and their hash
         lock              held by the process that writes here
         step-00000120/    the last `save_total_limit` positions: weights, optimizer, state (model/saving.py)
-        best-00000100/    the weights of the best validation
+        best-00000100/    the weights of the best validation, now and when a kept step was written
 
 Everything random is a function of (seed, step), so a position, the weights and the optimizer's moments are all that a
 resumed run needs to end bitwise where an uninterrupted one does. Files are safetensors, JSON and YAML.

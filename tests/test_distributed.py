@@ -99,7 +99,9 @@ def test_generated_answers_are_gathered_once(runs):
 def test_one_set_of_files(runs, world):
     out = runs[world]
     (run,) = (out / "saved").glob("iLoRA-*")
-    assert sorted(p.name.partition("-")[0] for p in run.iterdir()) == ["best", "lock", "run.json", "step", "step"]
+    assert sorted(p.name.partition("-")[0] for p in run.iterdir()) == [
+        "best", "best", "lock", "run.json", "step", "step",
+    ]  # fmt: skip
     assert sorted(p.suffix for p in (out / "saved" / "crm").iterdir()) == [".json", ".safetensors"]
     assert len(list((out / "saved" / "candidates").iterdir())) == 1
     assert sorted(p.suffix for p in (out / "results").iterdir()) == [".csv", ".json"]
