@@ -192,9 +192,9 @@ def test_float16_that_skips_without_end_stops(fresh):
     trainer = trainer_of(config, data, model)
     trainer._prepare()
     for scale, stops in ((2.0, False), (2.0**-15, True)):
-        trainer.accelerator.scaler = SimpleNamespace(get_scale=lambda scale=scale: scale)
+        trainer.accelerator.scaler = SimpleNamespace(get_scale=lambda scale=scale: scale, scale=lambda loss: loss)
         with pytest.raises(FloatingPointError, match="fp16 skipped step after step") if stops else nullcontext():
-            trainer._check_scale()
+            trainer._step(steps(data, 2))
 
 
 def test_shards_keep_scores_and_gradients_in_float32():
