@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from recbole.utils import get_model, set_color
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from recbole_llm import __version__, distributed, recommender
@@ -84,7 +84,7 @@ class CRM(nn.Module):
 
     Attributes:
         name: RecBole's model name.
-        sha256: of its weights file.
+        sha256: of its weights (names, shapes, values), wherever they are kept; of RecBole's `.pth`, of the file.
         item_vectors: ``[item_num, d]`` buffer, the item embedding table (row 0 is padding).
         seconds: wall time of its training, also where it was read from the cache (of a file given
             as `crm_path`: what the `.json` beside it says, else 0).
@@ -257,6 +257,22 @@ def _digest(state: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
+def sha256_of(path: str | Path) -> str | None:
+    """The sha256 that a CRM read from ``path`` has; None where no such file can be read.
+
+    Not that of a safetensors file: its header lists the metadata in an order that differs from one writing to the next.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return None
+    if path.suffix == ".pth":
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        return _digest(load_file(path))
+    except SafetensorError:
+        return None
+
+
 def _read(path: Path, own: LLMConfig, dataset, checked: bool = False) -> CRM:
     """The CRM in a file; ``checked``: only if its weights are those that were written (a cache, not a user's file)."""
     try:
@@ -280,7 +296,7 @@ def _read(path: Path, own: LLMConfig, dataset, checked: bool = False) -> CRM:
     except RuntimeError as error:
         raise Damaged(f"{path} does not hold the weights of a {own['model']} with this crm_config "
                       f"({' '.join(str(error).split())[:300]})") from error  # fmt: skip
-    crm = CRM(model, hashlib.sha256(path.read_bytes()).hexdigest())
+    crm = CRM(model, _digest(state))
     crm.seconds = _training_seconds(path.with_suffix(".json"))
     return crm
 
@@ -303,4 +319,4 @@ def _from_recbole_checkpoint(path: Path, dataset) -> CRM:
             f"{path} was trained on {theirs.item_num - 1} items of its own dataset; they are not the "
             f"{dataset.item_num - 1} items here, in this order; train it with the same dataset and filters"
         )
-    return CRM(model, hashlib.sha256(path.read_bytes()).hexdigest())
+    return CRM(model, sha256_of(path))

@@ -34,6 +34,20 @@ def test_a_trained_crm_is_frozen_and_kept(trained):
     assert torch.equal(again.item_vectors, model.item_vectors)
 
 
+def test_the_same_weights_have_the_same_hash_whatever_the_file_says_besides(trained, tmp_path):
+    config, train, model = trained
+    path = weights_file(config)
+    with crm.safe_open(path, framework="pt") as file:
+        meta = file.metadata() | {"best_valid_result": "{}"}
+    copy, weights = tmp_path / "copy.safetensors", load_file(path)
+    save_file(weights, copy, metadata=meta)
+    assert copy.read_bytes() != path.read_bytes()
+    assert crm.sha256_of(copy) == crm.sha256_of(path) == model.sha256
+    save_file({name: weight + 1 for name, weight in weights.items()}, copy, metadata=meta)
+    assert crm.sha256_of(copy) != model.sha256
+    assert crm.sha256_of(tmp_path / "none.safetensors") is None
+
+
 def test_user_vectors_are_recboles_sequence_representation_without_dropout(trained):
     _, train, model = trained
     rows = train.inter_feat[:8]

@@ -231,6 +231,24 @@ def _users(column: Column, i: int, j: int) -> dict | None:
     return {"wins": better, "ties": len(difference) - better - worse, "losses": worse}
 
 
+def _mixed_crms(groups: list[list[Stored]]) -> str | None:
+    """Which LLM rows read different weights of one CRM at one seed: their difference is not their methods' alone."""
+    weights: dict[tuple, dict[str, list[str]]] = {}
+    for group in groups:
+        for entry in group:
+            if read := entry.record.get("crm"):
+                of_seed = weights.setdefault((read["model"], entry.record["seed"]), {})
+                of_seed.setdefault(str(read["sha256"])[:12], []).append(entry.name)
+    texts = [
+        f"{model} of seed {seed}: " + "; ".join(f"{sha} read by {', '.join(names)}" for sha, names in sorted(of_seed.items()))
+        for (model, seed), of_seed in sorted(weights.items())
+        if len(of_seed) > 1
+    ]
+    if not texts:
+        return None
+    return "LLM rows read different weights of the same recommender, so they differ by more than their method. " + "; ".join(texts)
+
+
 def _warnings(column: Column, order: list[int], n_rows: int, groups) -> list[str]:
     """What a reader must know before reading differences into the table."""
     found = []
@@ -251,6 +269,8 @@ def _warnings(column: Column, order: list[int], n_rows: int, groups) -> list[str
     seeds = {tuple(entry.record["seed"] for entry in group) for group in groups}
     if len(seeds) > 1:
         found.append("rows have different seeds: " + "; ".join(sorted(str(list(s)) for s in seeds)))
+    if mixed := _mixed_crms(groups):
+        found.append(mixed)
     devices = {entry.record.get("device") for group in groups for entry in group}
     if len(devices) > 1:
         found.append(

@@ -4,14 +4,12 @@ it does not reuse a file: configuration, versions, code, data, candidates, LLM w
 
 from __future__ import annotations
 
-import hashlib
 import json
 from functools import lru_cache
-from pathlib import Path
 
 import yaml
 
-from recbole_llm import provenance, registry, result
+from recbole_llm import crm, provenance, registry, result
 from recbole_llm.config import plain_values, properties_dir
 from recbole_llm.config_check import recbole_keys
 from recbole_llm.measured import measured_on
@@ -63,7 +61,7 @@ def expected(config) -> dict:
         "data": provenance.data_hash(config),
         "candidates": rows_sha256(config),
         "llm": provenance.weights_hash(config["llm_path"]) if plugin else None,
-        "crm": _sha256(config["crm_path"]) if plugin and config["crm_path"] else None,
+        "crm": crm.sha256_of(config["crm_path"]) if plugin and config["crm_path"] else None,
         "permutations": config["permutations"] or 0 if plugin and config["protocol"] == "candidates" else 0,
     }
 
@@ -116,8 +114,3 @@ def llm_keys() -> frozenset:
 def rows_sha256(config) -> str:
     """The sha256 that a run's result file gives for its test rows and candidates."""
     return measured_on(config)["sha256"]
-
-
-def _sha256(path: str) -> str | None:
-    file = Path(path)
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None

@@ -77,6 +77,19 @@ def test_few_rows_are_warned_about_with_the_smallest_detectable_difference(board
     assert build_board(tmp_path, "made-up", "candidates", QUICK)["warnings"] == []
 
 
+def test_rows_that_read_different_weights_of_one_crm_are_warned_about(tmp_path):
+    rng = np.random.default_rng(0)
+    fake.write_run(tmp_path, "SASRec", fake.ranks(rng, 1000, 1.0))
+    for name, sha in (("LLaRA", "a"), ("iLoRA@K=2", "b"), ("iLoRA@K=8", "b")):
+        fake.write_run(tmp_path, name, fake.ranks(rng, 1000, 1.0), llm=True, crm={"model": "SASRec", "sha256": sha * 64})
+    (warning,) = build_board(tmp_path, "made-up", "candidates", QUICK)["warnings"]
+    assert "SASRec of seed 2020: aaaaaaaaaaaa read by LLaRA; bbbbbbbbbbbb read by iLoRA@K=2, iLoRA@K=8" in warning
+    # another seed has a CRM of its own, and another model is another CRM: neither is a mixture
+    fake.write_run(tmp_path, "LLaRA", fake.ranks(rng, 1000, 1.0), llm=True, crm={"model": "SASRec", "sha256": "b" * 64})
+    fake.write_run(tmp_path, "RecLoRA", fake.ranks(rng, 1000, 1.0), llm=True, crm={"model": "DIN", "sha256": "d" * 64})
+    assert build_board(tmp_path, "made-up", "candidates", QUICK)["warnings"] == []
+
+
 def test_another_candidate_hash_is_refused_not_mixed(tmp_path):
     rng = np.random.default_rng(0)
     fake.write_run(tmp_path, "BPR", fake.ranks(rng, 50, 1.0))
