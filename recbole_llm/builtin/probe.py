@@ -45,12 +45,13 @@ def probe(model, projectors: Projectors, tokenizer, plan: Plan = HARD, skills=SK
           batches: int = 2, seed: int = 999) -> dict[str, dict[str, float]]:
     """Accuracy by skill, with a trained projector (``trained``) and with fresh random ones (``fresh``)."""
     generator, device = held_out(tokenizer, seed), next(model.parameters()).device
-    torch.manual_seed(seed)
     table: dict[str, dict[str, float]] = {}
-    for skill in skills:
-        table[skill] = {}
-        for name, which in (("trained", 0), ("fresh", projectors.copies)):
-            drawn = [generator.batch(plan.only(skill), tokens) for _ in range(batches)]
-            scores = np.concatenate([accuracy(model, projectors, batch, which, device) for batch in drawn])
-            table[skill][name] = round(float(scores.mean()), 4)
+    with torch.random.fork_rng():  # a run that is probed half way draws the same projectors afterwards
+        torch.manual_seed(seed)
+        for skill in skills:
+            table[skill] = {}
+            for name, which in (("trained", 0), ("fresh", projectors.copies)):
+                drawn = [generator.batch(plan.only(skill), tokens) for _ in range(batches)]
+                scores = np.concatenate([accuracy(model, projectors, batch, which, device) for batch in drawn])
+                table[skill][name] = round(float(scores.mean()), 4)
     return table

@@ -12,11 +12,12 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recbole_llm.builtin import build, phrases, pretrain, slots
+from recbole_llm.builtin import build, phrases, pretrain, probe, slots
 from recbole_llm.builtin.pretrain import Pretraining, Settings, learning_rate, stage_at
 from recbole_llm.builtin.tokenizer import train_tokenizer
 
 MICRO = Settings(size="tiny", steps=12, tokens=150, warmup=2, settle=1, titles=300)
+MICRO_PLAN = replace(probe.HARD, items=(3, 3), history=(2, 2), questions=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,6 +54,15 @@ def test_resumed_run_is_the_same(uninterrupted, tokenizer, tmp_path):
     assert second.curve == uninterrupted.curve
     for name, weight in uninterrupted.model.state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[name], weight, rtol=0, atol=0)
+
+
+def test_a_run_that_is_probed_half_way_is_the_same(uninterrupted, tokenizer):
+    run = Pretraining(MICRO, tokenizer=tokenizer)
+    while run.step < MICRO.steps:
+        if run.step == 3:
+            probe.probe(run.model, run.projectors, tokenizer, MICRO_PLAN, skills=("lookup",), tokens=100, batches=1)
+        run.train_step()
+    assert any(row["fresh"] for row in run.curve[3:]) and run.curve == uninterrupted.curve
 
 
 def test_resume_refuses_other_settings_and_empty_folders(tokenizer, tmp_path):
