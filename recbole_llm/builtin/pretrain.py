@@ -56,6 +56,7 @@ class Settings:
     structured: bool = True
     settle: int = 100  # steps in which the late layers' queries and keys stay as started: what they read must fit first
     look_scale: float = 0.3  # their rate afterwards, as a share of the rate
+    bf16: bool = False  # autocast: 2.4 times as fast on a CPU with avx512_bf16, but another model
 
 
 def stage_at(step: int, steps: int) -> int:
@@ -79,6 +80,8 @@ class Pretraining:
         self.settings, self.device = settings, torch.device(device)
         self.tokenizer = tokenizer or train_tokenizer(settings.seed)
         self.model = build_model(settings.size, self.tokenizer, settings.seed, settings.structured).to(self.device)
+        if settings.bf16:  # on the CPU eager attention is faster in bfloat16 than the fused one
+            self.model.set_attn_implementation("eager" if self.device.type == "cpu" else "sdpa")
         plan = circuits.layout(self.model.config, settings.seed)
         self.projectors = Projectors(self.model.config.hidden_size, 0.7 * plan.slot, plan.vector).to(self.device)
         self.parts = {"model": self.model, "projectors": self.projectors}
@@ -103,8 +106,9 @@ class Pretraining:
         settled = not self.settings.structured or self.step >= self.settings.settle
         for group, scale in zip(self.optimizer.param_groups, (1.0, self.settings.look_scale * settled), strict=True):
             group["lr"] = rate * scale
-        logits, targets, numbers = forward(self.model, self.projectors, batch, which, self.device)
-        loss = functional.cross_entropy(logits, targets)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
+            logits, targets, numbers = forward(self.model, self.projectors, batch, which, self.device)
+        loss = functional.cross_entropy(logits.float(), targets)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; lower --learning-rate")
         self.optimizer.zero_grad(set_to_none=True)
@@ -196,11 +200,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=None, help="stop after this long; --resume goes on")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--random-start", action="store_true", help="without the structured start of circuits.py")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16: CPUs with avx512_bf16, GPUs")
     parser.add_argument("--log-every", type=int, default=50)
     args = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = replace(Settings(), size=args.size, steps=args.steps, tokens=args.tokens, seed=args.seed,
-                       learning_rate=args.learning_rate, structured=not args.random_start)
+                       learning_rate=args.learning_rate, structured=not args.random_start, bf16=args.bf16)
     run = Pretraining(settings, device)
     if args.resume:
         run.resume(args.out / "state")

@@ -56,6 +56,17 @@ def test_resumed_run_is_the_same(uninterrupted, tokenizer, tmp_path):
         torch.testing.assert_close(second.model.state_dict()[name], weight, rtol=0, atol=0)
 
 
+def test_bfloat16_learns_from_the_same_batches(uninterrupted, tokenizer):
+    run = Pretraining(replace(MICRO, bf16=True), tokenizer=tokenizer)
+    while run.step < MICRO.steps:
+        run.train_step()
+    assert [row["tokens"] for row in run.curve] == [row["tokens"] for row in uninterrupted.curve]
+    losses = [[row["loss"] for row in each.curve] for each in (run, uninterrupted)]
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=0.02)  # the same weights still
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.15)  # rounding in scores of 40 and more
+    assert all(weight.dtype == torch.float32 for weight in run.model.parameters())
+
+
 def test_a_run_that_is_probed_half_way_is_the_same(uninterrupted, tokenizer):
     run = Pretraining(MICRO, tokenizer=tokenizer)
     while run.step < MICRO.steps:
