@@ -266,7 +266,8 @@ class LLMRecommender(SequentialRecommender):
             )
 
     def _projector(self, table: torch.Tensor, hidden: int, out_std: float, centred: bool = True) -> Projector:
-        start = pretrained_projector(BUILTIN, table.shape[1]) if self.config["llm_path"] == "builtin" else None
+        path = self.config["llm_path"]  # a folder that pretraining wrote holds a start; other LLMs have none
+        start = pretrained_projector(BUILTIN if path == "builtin" else path, table.shape[1])
         return Projector(table, hidden, out_std, start, centred)
 
     @torch.no_grad()

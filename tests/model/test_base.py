@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from recbole_llm.builtin.slots import Projectors
 from recbole_llm.model.base import Projector
 from tests.model.contract import ModelContract
 
@@ -65,6 +66,20 @@ def test_a_given_start_is_taken_as_it_is():
     table = torch.randn(50, 16)
     start = {n: w + 1 for n, w in Projector(table, 8, 1.0).state_dict().items()}
     assert all(torch.equal(w, start[n]) for n, w in Projector(table, 8, 1.0, start).state_dict().items())
+
+
+def test_an_llm_with_a_pretrained_projector_starts_there(tiny_data, tmp_path):
+    from recbole_llm.builtin.slots import pretrained_projector, save_projectors
+    from tests import tiny
+
+    folder = tiny.write_llm(tmp_path / "llm")
+    contract = ModelContract()
+    contract.name, contract.settings = "LLaRA", {"curriculum": "none"}
+    hidden = contract.build(tiny_data, folder, tmp_path / "without")[2].projector.state_dict()["2.weight"].shape[0]
+    save_projectors(Projectors(hidden, torch.zeros(hidden), torch.eye(hidden)), folder)
+    _, _, model = contract.build(tiny_data, folder, tmp_path / "with")
+    start = pretrained_projector(folder, model.crm.item_vectors.shape[1])
+    assert start and all(torch.equal(model.projector.state_dict()[name], weight) for name, weight in start.items())
 
 
 def test_groups_have_their_own_rates_and_no_decay_on_biases(built):
