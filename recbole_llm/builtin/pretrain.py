@@ -56,7 +56,7 @@ class Settings:
     structured: bool = True
     settle: int = 100  # steps in which the late layers' queries and keys stay as started: what they read must fit first
     look_scale: float = 0.3  # their rate afterwards, as a share of the rate
-    bf16: bool = False  # autocast: 2.4 times as fast on a CPU with avx512_bf16, but another model
+    bf16: bool = False  # autocast: about twice as fast on a CPU with avx512_bf16, but another model
 
 
 def stage_at(step: int, steps: int) -> int:
