@@ -13,6 +13,7 @@ import inspect
 import json
 import os
 import time
+from contextlib import suppress
 from logging import getLogger
 from pathlib import Path
 
@@ -258,19 +259,18 @@ def _digest(state: dict[str, torch.Tensor]) -> str:
 
 
 def sha256_of(path: str | Path) -> str | None:
-    """The sha256 that a CRM read from ``path`` has; None where no such file can be read.
+    """The sha256 that a CRM read from ``path`` has, or None where there is no such file.
 
-    Not that of a safetensors file: its header lists the metadata in an order that differs from one writing to the next.
+    Of the weights, not of a safetensors file: its header lists the metadata in an order that differs from one writing to
+    the next. Of the bytes where they are a ``.pth`` or damaged, so that a damaged file is never taken for the right one.
     """
     path = Path(path)
     if not path.is_file():
         return None
-    if path.suffix == ".pth":
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    try:
-        return _digest(load_file(path))
-    except SafetensorError:
-        return None
+    if path.suffix != ".pth":
+        with suppress(SafetensorError):
+            return _digest(load_file(path))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _read(path: Path, own: LLMConfig, dataset, checked: bool = False) -> CRM:

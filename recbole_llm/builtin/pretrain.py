@@ -80,8 +80,8 @@ class Pretraining:
         self.settings, self.device = settings, torch.device(device)
         self.tokenizer = tokenizer or train_tokenizer(settings.seed)
         self.model = build_model(settings.size, self.tokenizer, settings.seed, settings.structured).to(self.device)
-        if settings.bf16:  # on the CPU eager attention is faster in bfloat16 than the fused one
-            self.model.set_attn_implementation("eager" if self.device.type == "cpu" else "sdpa")
+        if settings.bf16 and self.device.type == "cpu":  # where eager attention is faster than the fused one
+            self.model.set_attn_implementation("eager")
         plan = circuits.layout(self.model.config, settings.seed)
         self.projectors = Projectors(self.model.config.hidden_size, 0.7 * plan.slot, plan.vector).to(self.device)
         self.parts = {"model": self.model, "projectors": self.projectors}

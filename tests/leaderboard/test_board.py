@@ -85,9 +85,12 @@ def test_rows_that_read_different_weights_of_one_crm_are_warned_about(tmp_path):
     (warning,) = build_board(tmp_path, "made-up", "candidates", QUICK)["warnings"]
     assert "SASRec of seed 2020: aaaaaaaaaaaa read by LLaRA; bbbbbbbbbbbb read by iLoRA@K=2, iLoRA@K=8" in warning
     # another seed has a CRM of its own, and another model is another CRM: neither is a mixture
-    fake.write_run(tmp_path, "LLaRA", fake.ranks(rng, 1000, 1.0), llm=True, crm={"model": "SASRec", "sha256": "b" * 64})
-    fake.write_run(tmp_path, "RecLoRA", fake.ranks(rng, 1000, 1.0), llm=True, crm={"model": "DIN", "sha256": "d" * 64})
-    assert build_board(tmp_path, "made-up", "candidates", QUICK)["warnings"] == []
+    other = tmp_path / "other"
+    for seed, sha in ((2020, "a"), (2021, "b")):
+        for name, model in (("LLaRA", "SASRec"), ("iLoRA", "SASRec"), ("RecLoRA", "DIN")):
+            read = {"model": model, "sha256": (sha if model == "SASRec" else "d") * 64}
+            fake.write_run(other, name, fake.ranks(rng, 1000, 1.0), seed, llm=True, crm=read)
+    assert build_board(other, "made-up", "candidates", QUICK)["warnings"] == []
 
 
 def test_another_candidate_hash_is_refused_not_mixed(tmp_path):
