@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import logging
 from functools import cache
 
 import torch
+
+from recbole_llm.rivals import log_probs, rivals
 
 METHODS = ("tree", "cache", "separate")
 _MASKED_ATTENTION = ("eager", "sdpa")  # implementations that apply an additive 4-D mask as it is given
@@ -29,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 
 def score_candidates(
-    llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, method="auto", candidates_per_forward=None
+    llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, method="auto", candidates_per_forward=None, constrained=False
 ):
     """Sum of log-probabilities of each candidate's tokens given its row's prompt.
 
@@ -41,6 +44,8 @@ def score_candidates(
         branch_mask: [B, C, T] True/1 at real tokens; every branch has at least one.
         method: "auto" (see `choose_scorer`), "tree", "cache" or "separate".
         candidates_per_forward: bounds memory; None = all at once ("separate": one).
+        constrained: a token competes with its rivals (:mod:`recbole_llm.rivals`), not with the whole vocabulary: then
+            the probabilities of a row's different candidates sum to one.
 
     Returns:
         [B, C] float32.
@@ -59,7 +64,8 @@ def score_candidates(
         raise ValueError(f"scoring method {method!r} is unknown; use auto, {', '.join(METHODS)}")
     branch_ids = branch_ids.masked_fill(~branch_mask, 0)
     score = {"tree": tree_scores, "cache": cache_scores, "separate": separate_scores}[method]
-    scores = score(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, candidates_per_forward)
+    among = rivals(branch_ids, branch_mask) if constrained else None
+    scores = score(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, candidates_per_forward, among)
     bad = (~torch.isfinite(scores)).any(1).nonzero().flatten().tolist()
     if bad:
         raise FloatingPointError(f"candidate scores are not finite in batch rows {bad}; try llm_dtype: float32")
@@ -100,13 +106,16 @@ def attention_window(config):
     return min((size for size in sizes if size), default=None)
 
 
-def tree_scores(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, candidates_per_forward=None):
-    """One forward over the prompt and all branches. Arguments and result as in `score_candidates`."""
-    chunks = _chunks(branch_ids, branch_mask, candidates_per_forward or branch_ids.shape[1])
+def tree_scores(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, candidates_per_forward=None, among=None):
+    """One forward over the prompt and all branches. Arguments and result as in `score_candidates`.
+
+    among: rivals (ids, mask) [B, C, T, C] of the tokens, or None for the vocabulary.
+    """
+    chunks = _chunks_among(branch_ids, branch_mask, candidates_per_forward or branch_ids.shape[1], among)
     return torch.cat([_tree_chunk(llm, prompt_embeds, prompt_mask, *chunk) for chunk in chunks], dim=1)
 
 
-def _tree_chunk(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask):
+def _tree_chunk(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, among):
     batch, n_candidates, tokens = branch_ids.shape
     fed = branch_mask[:, :, 1:].flatten(1)  # [B, C*(T-1)]: token t is fed where token t+1 is a label
     n_fed = int(fed.sum(1).max()) if fed.numel() else 0
@@ -117,10 +126,12 @@ def _tree_chunk(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask):
     positions = torch.cat([_positions(prompt_mask), prompt_mask.sum(1, keepdim=True) + offset], dim=1)
     mask = _tree_mask(prompt_mask, owner, offset, valid, embeds.dtype)
     logits = _forward(llm, embeds, mask, positions, keep=n_fed + 1, use_cache=False).logits[:, -(n_fed + 1) :]
-    scores = _log_probs(logits[:, 0], branch_ids[:, :, 0])  # [B, C]: first tokens, all from the prompt's last position
+    scores = _first_log_probs(logits[:, 0], branch_ids, among)
     if n_fed:
         labels = branch_ids[:, :, 1:].flatten(1).gather(1, order)
-        rest = _label_log_probs(logits[:, 1:], labels).masked_fill(~valid, 0.0)  # [B, N]
+        places = order[..., None].expand(-1, -1, n_candidates if among is None else among[0].shape[-1])
+        among = among and tuple(part[:, :, 1:].flatten(1, 2).gather(1, places) for part in among)  # [B, N, C]
+        rest = _label_log_probs(logits[:, 1:], labels, among).masked_fill(~valid, 0.0)  # [B, N]
         dense = rest.new_zeros(batch, n_candidates * steps).scatter(1, order, rest)
         scores = scores + dense.view(batch, n_candidates, steps).sum(2)
     return scores
@@ -143,23 +154,23 @@ def _tree_mask(prompt_mask, owner, offset, valid, dtype):
     return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
 
 
-def cache_scores(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, candidates_per_forward=None):
-    """The prompt once, then every branch on a copy of its cache. Arguments and result as in `score_candidates`."""
+def cache_scores(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, candidates_per_forward=None, among=None):
+    """The prompt once, then every branch on a copy of its cache. Arguments and result as in `tree_scores`."""
     out = _forward(llm, prompt_embeds, prompt_mask.long(), _positions(prompt_mask), keep=1, use_cache=True)
-    first = _log_probs(out.logits[:, -1], branch_ids[:, :, 0])  # [B, C]
+    first = _first_log_probs(out.logits[:, -1], branch_ids, among)
     if branch_ids.shape[2] == 1:
         return first
     size = candidates_per_forward or branch_ids.shape[1]
-    chunks, rest = _chunks(branch_ids, branch_mask, size), []
-    for i, (ids, mask) in enumerate(chunks):
+    chunks, rest = _chunks_among(branch_ids, branch_mask, size, among), []
+    for i, (ids, mask, chunk) in enumerate(chunks):
         last = i == len(chunks) - 1
         past = out.past_key_values if last else copy.deepcopy(out.past_key_values)
         past.batch_repeat_interleave(ids.shape[1])
-        rest.append(_continue_cache(llm, past, prompt_mask, ids, mask))
+        rest.append(_continue_cache(llm, past, prompt_mask, ids, mask, chunk))
     return first + torch.cat(rest, dim=1)
 
 
-def _continue_cache(llm, past, prompt_mask, ids, mask):
+def _continue_cache(llm, past, prompt_mask, ids, mask, among):
     """Sums [B, n] over all but the first token of n branches per row, after a cache of the prompt."""
     batch, n, tokens = ids.shape
     ids, mask = ids.flatten(0, 1), mask.flatten(0, 1)  # [B*n, T]
@@ -169,18 +180,19 @@ def _continue_cache(llm, past, prompt_mask, ids, mask):
     seen = torch.cat([prompt, mask[:, 1:]], dim=1).long()
     out = _forward(llm, embeds, seen, positions, keep=tokens - 1, past_key_values=past, use_cache=True)
     logits = out.logits[:, -(tokens - 1) :]
-    return _label_log_probs(logits, ids[:, 1:]).masked_fill(~mask[:, 1:], 0.0).sum(1).view(batch, n)
+    among = among and tuple(part[:, :, 1:].flatten(0, 1) for part in among)
+    return _label_log_probs(logits, ids[:, 1:], among).masked_fill(~mask[:, 1:], 0.0).sum(1).view(batch, n)
 
 
-def separate_scores(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, candidates_per_forward=None):
-    """Prompt and branch in one sequence, nothing shared. Arguments and result as in `score_candidates`.
+def separate_scores(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, candidates_per_forward=None, among=None):
+    """Prompt and branch in one sequence, nothing shared. Arguments and result as in `tree_scores`.
 
     Sequences are moved to the left, padding to the right, where no causal model can see it: recurrent layers exist that
     read left padding whatever the mask says.
     """
     lengths, scores = prompt_mask.sum(1, keepdim=True), []  # [B, 1]
     start = int(lengths.min()) - 1  # the first position whose logits are needed in any row
-    for ids, mask in _chunks(branch_ids, branch_mask, candidates_per_forward or 1):
+    for ids, mask, chunk in _chunks_among(branch_ids, branch_mask, candidates_per_forward or 1, among):
         batch, n, tokens = ids.shape
         ids, mask = ids.flatten(0, 1), mask.flatten(0, 1)  # [B*n, T]
         embeds = _extend(llm, prompt_embeds.repeat_interleave(n, dim=0), ids[:, :-1])  # [B*n, P+T-1, d]
@@ -192,7 +204,8 @@ def separate_scores(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, ca
         logits = _forward(llm, embeds, seen.long(), _positions(seen), keep=keep, use_cache=False).logits[:, -keep:]
         places = lengths.repeat_interleave(n, dim=0) - 1 - start + torch.arange(tokens, device=ids.device)
         logits = logits.gather(1, places[..., None].expand(-1, -1, logits.shape[2]))  # [B*n, T, V]
-        scores.append(_label_log_probs(logits, ids).masked_fill(~mask, 0.0).sum(1).view(batch, n))
+        chunk = chunk and tuple(part.flatten(0, 1) for part in chunk)
+        scores.append(_label_log_probs(logits, ids, chunk).masked_fill(~mask, 0.0).sum(1).view(batch, n))
     return torch.cat(scores, dim=1)
 
 
@@ -305,14 +318,32 @@ def _chunks(ids, mask, size):
     return list(zip(ids.split(size, dim=1), mask.split(size, dim=1), strict=True))
 
 
+def _chunks_among(ids, mask, size, among):
+    """[(ids, mask, rivals or None)] of at most `size` candidates each."""
+    rivals_of = zip(*(part.split(size, dim=1) for part in among), strict=True) if among else itertools.repeat(None)
+    return [(*chunk, found) for chunk, found in zip(_chunks(ids, mask, size), rivals_of, strict=False)]
+
+
 def _log_probs(logits, ids):
     """float32 log softmax(logits [..., V]) at ids [..., k]."""
     logits = logits.float()
     return logits.gather(-1, ids) - logits.logsumexp(-1, keepdim=True)
 
 
-def _label_log_probs(logits, labels):
-    """float32 log-probabilities [B, N] of labels [B, N] under logits [B, N, V], in blocks of bounded size."""
+def _first_log_probs(logits, branch_ids, among):
+    """[B, C]: first tokens, all from the prompt's last position with logits [B, V]."""
+    if among is None:
+        return _log_probs(logits, branch_ids[:, :, 0])
+    return log_probs(logits[:, None], branch_ids[:, :, 0], *(part[:, :, 0] for part in among))
+
+
+def _label_log_probs(logits, labels, among=None):
+    """float32 log-probabilities [B, N] of labels [B, N] under logits [B, N, V], in blocks of bounded size.
+
+    among: rivals (ids, mask) [B, N, C], or None for the vocabulary.
+    """
+    if among is not None:
+        return log_probs(logits, labels, *among)
     size = max(1, _BLOCK // max(1, logits.shape[0] * logits.shape[2]))
     blocks = zip(logits.split(size, dim=1), labels.split(size, dim=1), strict=True)
     return torch.cat([_log_probs(block, label[..., None])[..., 0] for block, label in blocks], dim=1)

@@ -67,6 +67,39 @@ def test_methods_equal_plain_forwards(model_type, attention):
             )
 
 
+@torch.no_grad()
+def constrained_reference(llm, batch):
+    """[B, C]: at each token, only the tokens with which a candidate of the row goes on from here."""
+    embeds, mask, branches, branch_mask = batch.inputs
+    out = torch.zeros(branches.shape[:2])
+    for b in range(branches.shape[0]):
+        row = [branches[b, c][branch_mask[b, c]].tolist() for c in range(branches.shape[1])]
+        for c, answer in enumerate(row):
+            sequence = torch.cat([batch.ids[b][mask[b]], torch.tensor(answer)])[None]
+            logits = llm(input_ids=sequence, use_cache=False).logits[0, -len(answer) - 1 : -1].double()
+            for t, token in enumerate(answer):
+                children = sorted({other[t] for other in row if len(other) > t and other[:t] == answer[:t]})
+                out[b, c] += logits[t, children].log_softmax(0)[children.index(token)]
+    return out
+
+
+@pytest.mark.parametrize("method", scoring.METHODS)
+def test_constrained_scores_are_those_of_decoding_that_can_only_name_candidates(method):
+    llm = build("llama")
+    batch = make_batch(llm, n_candidates=6)
+    ids, mask = batch.inputs[2:]
+    ids[:, 1, :2], ids[:, 2, :1], ids[:, 4] = ids[:, 0, :2], ids[:, 0, :1], ids[:, 3]  # shared beginnings, one title twice
+    mask[..., :3], mask[:, 4] = True, mask[:, 3]
+    ids.scatter_(2, mask.sum(2, keepdim=True) - 1, 2)  # the end token: no title inside a title
+    expected = constrained_reference(llm, batch)
+    different = expected[:, [0, 1, 2, 3, 5]].exp().sum(1)
+    torch.testing.assert_close(different, torch.ones(3), atol=1e-5, rtol=0)
+    for size in (None, 2):
+        found = score(llm, batch, method, candidates_per_forward=size, constrained=True)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert (expected - score(llm, batch, method)).abs().min() > 1
+
+
 @pytest.mark.parametrize("method", scoring.METHODS)
 @pytest.mark.parametrize("n_candidates, tokens", [(1, 4), (3, 1), (1, 1), (4, 2)])
 def test_small_shapes(method, n_candidates, tokens):

@@ -24,6 +24,7 @@ from recbole_llm.data.collector import ROW_FIELD
 from recbole_llm.data.evaluation import match_rows
 from recbole_llm.data.prompt import parse_template
 from recbole_llm.data.rows import candidate_sets
+from recbole_llm.rivals import rivals
 
 BUCKET_BATCHES = 32  # rows are sorted by length within windows of this many batches: little padding, much shuffling
 
@@ -120,13 +121,16 @@ class Collate:
     """Examples -> RecBole :class:`Interaction` (tensors only).
 
     Adds to the split's own columns: ``prompt_ids, prompt_mask, prompt_items`` [B, P] (left-padded), ``candidates``
-    [B, C], ``target_position`` [B]; in training ``answer_ids, answer_mask`` [B, A] (right-padded); in evaluation
+    [B, C], ``target_position`` [B]; in training ``answer_ids, answer_mask`` [B, A] (right-padded) and, where
+    ``constrained``, ``rival_ids, rival_mask`` [B, A, C] (:mod:`recbole_llm.rivals`); in evaluation
     ``branch_ids, branch_mask`` [B, C, T], every candidate's answer tokens, and ``candidate_row`` [B], the row's number in
     the candidate set.
     """
 
     def __init__(self, rows: PromptRows, training: bool, canonical: dict[int, int] | None = None):
         self.rows, self.training, self.canonical = rows, training, canonical or {}
+        constrained = rows.model_class.scoring == "title" and rows.config["likelihood_over"] == "candidates"
+        self.constrained = training and constrained
 
     def __call__(self, examples: list[dict]) -> Interaction:
         keys = [example["key"] for example in examples]
@@ -141,13 +145,24 @@ class Collate:
         if self.training:
             answers = [example["answer"] for example in examples]
             columns["answer_ids"], columns["answer_mask"] = _pad(answers, tokens.pad_token_id, False)
+            if self.constrained:
+                columns["rival_ids"], columns["rival_mask"] = self._rivals(keys, columns["answer_ids"].shape[1])
         else:
-            branches = [tokens.answer(item) for key in keys for item in key.candidates]
-            ids, mask = _pad(branches, tokens.pad_token_id, False)
-            columns["branch_ids"] = ids.view(len(keys), -1, ids.shape[1])
-            columns["branch_mask"] = mask.view(len(keys), -1, mask.shape[1])
+            columns["branch_ids"], columns["branch_mask"] = self._branches(keys)
             columns[ROW_FIELD] = torch.tensor([self.canonical[key.row] for key in keys])
         return Interaction(columns)
+
+    def _branches(self, keys: list[Key]) -> tuple[torch.Tensor, torch.Tensor]:
+        """``([B, C, T] ids, [B, C, T] mask)``: the answer tokens of every candidate, right-padded."""
+        tokens = self.rows.tokens
+        ids, mask = _pad([tokens.answer(item) for key in keys for item in key.candidates], tokens.pad_token_id, False)
+        return ids.view(len(keys), -1, ids.shape[1]), mask.view(len(keys), -1, mask.shape[1])
+
+    def _rivals(self, keys: list[Key], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """``([B, length, C] ids, [B, length, C] mask)``: the rivals of the answers' tokens."""
+        found = rivals(*self._branches(keys))  # [B, C, T, C] each
+        rows, targets = torch.arange(len(keys)), torch.tensor([key.target_position for key in keys])
+        return tuple(part[rows, targets, :length] for part in found)
 
 
 class TrainBatches(Sampler[list[Key]]):

@@ -21,6 +21,7 @@ from recbole_llm.builtin.slots import pretrained_projector
 from recbole_llm.data import prompt
 from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.llm import BUILTIN, check_tokenizer, context_length, load_llm
+from recbole_llm.rivals import log_probs
 
 
 class Projector(nn.Sequential):
@@ -71,6 +72,7 @@ class LLMRecommender(SequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.config = config
+        self.constrained = self.scoring == "title" and config["likelihood_over"] == "candidates"
         self.tokens = dataset.prompt_tokenizer
         self.crm = crm.load_or_train(config, dataset)
         init_seed(config["seed"], config["reproducibility"])  # the same start whether the CRM was trained now or read
@@ -194,7 +196,8 @@ class LLMRecommender(SequentialRecommender):
         """Teacher-forced answers.
 
         Returns:
-            ``(log_likelihood [B], answer tokens [B])``, the first summed over each answer's title and end token.
+            ``(log_likelihood [B], answer tokens [B])``, the first summed over each answer's title and end token: over
+            the vocabulary, or (``likelihood_over: candidates``) among the tokens that lead to a candidate.
         """
         answer, answer_mask = interaction["answer_ids"], interaction["answer_mask"]
         self._check_length(interaction["prompt_ids"].shape[1], answer.shape[1] - 1)
@@ -208,8 +211,12 @@ class LLMRecommender(SequentialRecommender):
                 logits_to_keep=answer.shape[1] + 1,
                 use_cache=False,
             ).logits[:, :-1]  # position j predicts answer token j
-        losses = nn.functional.cross_entropy(logits.flatten(0, 1).float(), answer.flatten(), reduction="none")
-        return -(losses.view(answer.shape) * answer_mask).sum(1), answer_mask.sum(1)
+        if self.constrained:
+            found = log_probs(logits, answer, interaction["rival_ids"], interaction["rival_mask"])  # [B, A]
+        else:
+            losses = nn.functional.cross_entropy(logits.flatten(0, 1).float(), answer.flatten(), reduction="none")
+            found = -losses.view(answer.shape)
+        return (found * answer_mask).sum(1), answer_mask.sum(1)
 
     def calculate_loss(self, interaction: Interaction) -> torch.Tensor:
         """Mean negative log-likelihood per answer token."""
@@ -228,6 +235,7 @@ class LLMRecommender(SequentialRecommender):
                 interaction["branch_ids"],
                 interaction["branch_mask"],
                 method=self.config["scoring_method"],
+                constrained=self.constrained,
             )
 
     def full_sort_predict(self, interaction: Interaction) -> torch.Tensor:

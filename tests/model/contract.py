@@ -10,6 +10,7 @@ from recbole.utils import get_model, init_seed
 from recbole_llm import LLMConfig
 from recbole_llm.data.preparation import prepare_data
 from recbole_llm.model.saving import load_checkpoint_into, save_checkpoint
+from recbole_llm.rivals import rivals
 from recbole_llm.trainer import LLMTrainer
 from tests import tiny
 
@@ -93,13 +94,17 @@ class ModelContract:
         torch.testing.assert_close(methods["tree"], methods["separate"], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(methods["cache"], methods["separate"], rtol=1e-4, atol=1e-4)
 
-    def test_likelihood_of_the_answer_is_the_score_of_the_target(self, model, batch):
+    @pytest.mark.parametrize("constrained", [True, False])
+    def test_likelihood_of_the_answer_is_the_score_of_the_target(self, model, batch, constrained, monkeypatch):
         """Training and scoring read the same distribution: teacher forcing on the target = its branch."""
+        monkeypatch.setattr(model, "constrained", constrained)
         place = batch["target_position"]
         rows = torch.arange(len(batch))
         labelled = copy.deepcopy(batch)
         labelled.interaction["answer_ids"] = batch["branch_ids"][rows, place]
         labelled.interaction["answer_mask"] = batch["branch_mask"][rows, place]
+        for name, part in zip(("ids", "mask"), rivals(batch["branch_ids"], batch["branch_mask"]), strict=True):
+            labelled.interaction[f"rival_{name}"] = part[rows, place]
         with torch.no_grad():
             log_likelihood, n_tokens = model(labelled)
         torch.testing.assert_close(log_likelihood, model.score_candidates(batch)[rows, place], rtol=1e-4, atol=1e-4)

@@ -1,3 +1,8 @@
+import copy
+import math
+
+import torch
+
 from recbole_llm.config import LLMConfig
 from recbole_llm.data.preparation import prepare_data
 from recbole_llm.model.llara import LLaRA
@@ -8,6 +13,36 @@ from tests.model.contract import ModelContract
 class TestLLaRA(ModelContract):
     name = "LLaRA"
     settings = {"curriculum": "none"}
+
+
+class TestLLaRAOverCandidates(ModelContract):
+    name = "LLaRA"
+    settings = {"curriculum": "none", "likelihood_over": "candidates"}
+
+    def test_scores_are_log_probabilities_of_the_candidate_set(self, model, batch):
+        tokens = batch["branch_ids"].masked_fill(~batch["branch_mask"], -1)
+        for row, scores in zip(tokens.tolist(), model.score_candidates(batch), strict=True):
+            different = {tuple(ids): score for ids, score in zip(row, scores.tolist(), strict=True)}
+            assert abs(sum(map(math.exp, different.values())) - 1) < 1e-4
+
+    def test_training_reads_the_rivals_of_its_own_candidates(self, built, model):
+        """The loader's columns give the target's score among the very candidates of its prompt."""
+        _, (dataset, train, _, _), _ = built
+        train.set_epoch(0)
+        batch = next(iter(train))
+        answer = dataset.prompt_tokenizer.answer
+        branches = [answer(item) for items in batch["candidates"].tolist() for item in items]
+        width = max(map(len, branches))
+        shape = (*batch["candidates"].shape, width)
+        asked = copy.deepcopy(batch)
+        asked.interaction["branch_ids"] = torch.tensor([ids + [0] * (width - len(ids)) for ids in branches]).view(shape)
+        asked.interaction["branch_mask"] = (torch.arange(width) < torch.tensor(list(map(len, branches)))[:, None]).view(shape)
+        rows = torch.arange(len(batch))
+        with torch.no_grad():
+            found, n_tokens = model(batch)
+        expected = model.score_candidates(asked)[rows, batch["target_position"]]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        assert (n_tokens == asked["branch_mask"][rows, batch["target_position"]].sum(1)).all()
 
 
 def prepared(tiny_data, tiny_llm, out, **more):
