@@ -129,8 +129,7 @@ class Collate:
 
     def __init__(self, rows: PromptRows, training: bool, canonical: dict[int, int] | None = None):
         self.rows, self.training, self.canonical = rows, training, canonical or {}
-        constrained = rows.model_class.scoring == "title" and rows.config["likelihood_over"] == "candidates"
-        self.constrained = training and constrained
+        self.constrained = training and rows.config["likelihood_over"] == "candidates"
 
     def __call__(self, examples: list[dict]) -> Interaction:
         keys = [example["key"] for example in examples]

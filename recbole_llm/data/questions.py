@@ -155,7 +155,7 @@ class ClickCollate:
 
     Columns: user, `item_id` and `label` [B]; `item_id_list` [B, L] and `item_length` [B], the CRM's history;
     `candidates` [B, C]; `prompt_ids, prompt_mask, prompt_items` [B, P]. In training it is whole, with `answer_ids` and
-    `answer_mask` [B, 1]; in evaluation it is the prefix, with `branch_ids, branch_mask, branch_items` [B, C, T] and
+    `answer_mask` [B, 1] (and under `likelihood_over: candidates` both answers as `rival_ids, rival_mask` [B, 1, 2]); in evaluation it is the prefix, with `branch_ids, branch_mask, branch_items` [B, C, T] and
     `candidate_row`, [B] or, for labelled rows, [B, C] (-1: padding). With a history per item, prompts are [B, C, P] and
     the CRM's columns [B, C, L] and [B, C].
     """
@@ -198,7 +198,11 @@ class ClickCollate:
     def _answers(self, keys: list[Question]) -> dict[str, torch.Tensor]:
         yes, no = self.rows.answers
         ids = torch.tensor([[yes if key.label else no] for key in keys])
-        return {"answer_ids": ids, "answer_mask": torch.ones_like(ids, dtype=torch.bool)}
+        columns = {"answer_ids": ids, "answer_mask": torch.ones_like(ids, dtype=torch.bool)}
+        if self.rows.config["likelihood_over"] == "candidates":
+            both = torch.tensor([yes, no]).expand(len(keys), 1, 2)
+            columns |= {"rival_ids": both, "rival_mask": torch.ones_like(both, dtype=torch.bool)}
+        return columns
 
     def _branches(self, keys: list[Question], examples: list[dict]) -> dict[str, torch.Tensor]:
         branches = [branch for example in examples for branch in example["branches"]]

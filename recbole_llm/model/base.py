@@ -72,7 +72,7 @@ class LLMRecommender(SequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.config = config
-        self.constrained = self.scoring == "title" and config["likelihood_over"] == "candidates"
+        self.constrained = config["likelihood_over"] == "candidates"
         self.tokens = dataset.prompt_tokenizer
         self.crm = crm.load_or_train(config, dataset)
         init_seed(config["seed"], config["reproducibility"])  # the same start whether the CRM was trained now or read

@@ -195,6 +195,8 @@ class PointwiseContract(ModelContract):
         for answer in model.yes_no:
             asked.interaction["answer_ids"] = torch.full((len(batch), 1), answer)
             asked.interaction["answer_mask"] = torch.ones(len(batch), 1, dtype=torch.bool)
+            asked.interaction["rival_ids"] = torch.tensor(list(model.yes_no)).expand(len(batch), 1, 2)
+            asked.interaction["rival_mask"] = torch.ones(len(batch), 1, 2, dtype=torch.bool)
             with torch.no_grad():
                 likelihood.append(model(asked)[0])
         expected = model.score_candidates(batch)[rows, place]

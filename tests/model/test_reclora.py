@@ -68,6 +68,21 @@ class TestRecLoRA(PointwiseContract):
             assert ((model.gate(batch).weights > 0).sum(-1) == 1).all()
 
 
+class TestRecLoRAOverCandidates(PointwiseContract):
+    name = "RecLoRA"
+    settings = {**SMALL, "likelihood_over": "candidates"}
+
+    def test_an_answer_competes_with_the_other_answer_alone(self, model, train_batch):
+        """exp(log-likelihood) of Yes and of No sum to one."""
+        both = copy.deepcopy(train_batch)
+        with torch.no_grad():
+            found = [model(train_batch)[0]]
+            yes, no = model.yes_no
+            both.interaction["answer_ids"] = yes + no - train_batch["answer_ids"]
+            found.append(model(both)[0])
+        torch.testing.assert_close(found[0].exp() + found[1].exp(), torch.ones(len(train_batch)))
+
+
 class TestRecLoRAWithATargetAwareGate(PointwiseContract):
     name = "RecLoRA"
     settings = {**SMALL, "gate_input": "target"}
