@@ -24,7 +24,7 @@ def rivals(branch_ids: torch.Tensor, branch_mask: torch.Tensor) -> tuple[torch.T
     """
     mask = branch_mask.bool()
     same = (branch_ids[:, :, None] == branch_ids[:, None]) & mask[:, :, None] & mask[:, None]  # [B, i, j, T]
-    alike = same.long().cumprod(-1).bool()  # the first t + 1 tokens are the same
+    alike = same.cumprod(-1, dtype=torch.uint8).bool()  # the first t + 1 tokens are the same
     before = torch.cat([torch.ones_like(alike[..., :1]), alike[..., :-1]], dim=-1)  # the first t are
     n = branch_ids.shape[1]
     earlier = torch.ones(n, n, dtype=torch.bool, device=mask.device).tril(-1)  # [j, j'] with j' before j

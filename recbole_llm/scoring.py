@@ -129,8 +129,9 @@ def _tree_chunk(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, among)
     scores = _first_log_probs(logits[:, 0], branch_ids, among)
     if n_fed:
         labels = branch_ids[:, :, 1:].flatten(1).gather(1, order)
-        places = order[..., None].expand(-1, -1, n_candidates if among is None else among[0].shape[-1])
-        among = among and tuple(part[:, :, 1:].flatten(1, 2).gather(1, places) for part in among)  # [B, N, C]
+        if among:
+            places = order[..., None].expand(-1, -1, among[0].shape[-1])
+            among = tuple(part[:, :, 1:].flatten(1, 2).gather(1, places) for part in among)  # [B, N, C]
         rest = _label_log_probs(logits[:, 1:], labels, among).masked_fill(~valid, 0.0)  # [B, N]
         dense = rest.new_zeros(batch, n_candidates * steps).scatter(1, order, rest)
         scores = scores + dense.view(batch, n_candidates, steps).sum(2)
