@@ -155,7 +155,8 @@ class ClickCollate:
 
     Columns: user, `item_id` and `label` [B]; `item_id_list` [B, L] and `item_length` [B], the CRM's history;
     `candidates` [B, C]; `prompt_ids, prompt_mask, prompt_items` [B, P]. In training it is whole, with `answer_ids` and
-    `answer_mask` [B, 1] (and under `likelihood_over: candidates` both answers as `rival_ids, rival_mask` [B, 1, 2]); in evaluation it is the prefix, with `branch_ids, branch_mask, branch_items` [B, C, T] and
+    `answer_mask` [B, 1] (and under `likelihood_over: candidates` both answers as `rival_ids, rival_mask` [B, 1, 2]); in
+    evaluation it is the prefix, with `branch_ids, branch_mask, branch_items` [B, C, T] and
     `candidate_row`, [B] or, for labelled rows, [B, C] (-1: padding). With a history per item, prompts are [B, C, P] and
     the CRM's columns [B, C, L] and [B, C].
     """
