@@ -186,6 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
                                  "then compare, which reads their result files")  # fmt: skip
             return run_command_line(options)
         run_recbole_llm(options.model, options.dataset, options.config_files, None, options.options)
+        distributed.stop()  # gloo's threads must have ended when the interpreter does, or it may abort
     except (ConfigError, ValueError, FileNotFoundError, FloatingPointError, ImportError, OSError) as error:
         getLogger().debug("", exc_info=True)
         if distributed.world_size() > 1:

@@ -258,6 +258,16 @@ def test_a_launcher_that_asks_for_fsdp_keeps_the_model_off_one_device(monkeypatc
     assert distributed.sharded() == asked
 
 
+def leaves_the_run():
+    quick_start.run_recbole_llm = lambda *settings: distributed.total(distributed.rank())
+    assert quick_start.main(["--model=LLaRA", "--dataset=tiny"]) == 0
+    assert not torch.distributed.is_initialized()
+
+
+def test_the_command_line_leaves_the_run_before_the_interpreter_ends(tmp_path):
+    workers.run(leaves_the_run, world=2, folder=tmp_path)
+
+
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--nproc_per_node=2", "--master_port={port}"],
     "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port={port}"],
