@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from recbole_llm import distributed
+
 BUILTIN = Path(__file__).parent / "builtin"
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("eager", "sdpa", "flash_attention_2")
@@ -173,6 +175,11 @@ def _options(config):
         options["attn_implementation"] = attention
     bits = _choice(config, "llm_quantization", ("8bit", "4bit"))
     if bits is not None:
+        if distributed.sharded():
+            raise ValueError(
+                f"llm_quantization: {bits} weights cannot be cut into FSDP's shards here; set it to null, or start with "
+                "torchrun, where each GPU holds all of them"
+            )
         options["quantization_config"] = _quantization(bits, options["dtype"])
         options["device_map"] = {"": str(config["device"] or "cpu")}
     return options

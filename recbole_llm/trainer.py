@@ -57,7 +57,7 @@ class LLMTrainer(OptimizerSteps, CandidateEvaluation, Trainer):
         """Train to the end, from the start or from where ``resume`` says; returns (best score, best result).
 
         Raises:
-            FloatingPointError: a loss or gradient is not finite; nothing of that step is kept.
+            FloatingPointError: a loss or gradient is not finite, nothing of that step is kept; or a validation score.
             OutOfMemory: a batch does not fit; the message names its size and the settings that help.
             OSError: a checkpoint cannot be written; earlier ones are untouched.
             ValueError: ``resume`` names a run of other settings, or one that cannot be read.
@@ -144,6 +144,12 @@ class LLMTrainer(OptimizerSteps, CandidateEvaluation, Trainer):
         """One validation, with RecBole's early stopping and log lines; whether training stops."""
         start = time.perf_counter()
         score, result = self._valid_epoch(valid_data, show_progress=self.show_progress)
+        if not math.isfinite(score):
+            raise FloatingPointError(
+                f"{self.config['valid_metric']} of the validation rows is {score} after step {self.position.step}, so no "
+                "weights can be called the best: lower learning_rate, set mixed_precision=no, or choose a valid_metric "
+                "that these rows define; checkpoints of earlier steps stay"
+            )
         self.best_valid_score, self.cur_step, stop, better = early_stopping(
             score, self.best_valid_score, self.cur_step, max_step=self.stopping_step, bigger=self.valid_metric_bigger
         )

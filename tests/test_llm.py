@@ -120,6 +120,12 @@ def test_quantisation_settings(monkeypatch):
     assert loading._options(settings("x", llm_quantization="8bit"))["quantization_config"].load_in_8bit
 
 
+def test_shards_of_quantised_weights_are_refused(monkeypatch):
+    monkeypatch.setattr(loading.distributed, "sharded", lambda: True)
+    with pytest.raises(ValueError, match=r"llm_quantization: 8bit .* FSDP"):
+        loading._options(settings("x", llm_quantization="8bit"))
+
+
 @pytest.mark.parametrize("path", ["/nowhere/at/all", "./nowhere", "~/nowhere", "a/b/c"])
 def test_a_path_that_does_not_exist(path):
     with pytest.raises(FileNotFoundError, match="does not exist; give a folder, a hub name"):

@@ -230,6 +230,13 @@ def test_early_stopping_on_the_validation_metric(fresh, monkeypatch):
     assert fitted.position.epoch == 3 and fitted.saved_model_file.endswith("best-00000002")
 
 
+def test_a_validation_score_that_is_not_finite_stops_with_its_name(fresh, monkeypatch):
+    config, data, model = fresh
+    monkeypatch.setattr(LLMTrainer, "_valid_epoch", lambda self, *_, **__: (float("nan"), {"ndcg@10": float("nan")}))
+    with pytest.raises(FloatingPointError, match=r"NDCG@10 of the validation rows is nan after step 2, .*valid_metric"):
+        trainer_of(config, data, model).fit(data[1], data[2])
+
+
 def test_one_seed_gives_one_run_and_another_a_different_one(fresh):
     config, data, model = fresh
     ends = []
