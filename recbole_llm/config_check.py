@@ -104,7 +104,7 @@ RULES = {
     "attn_implementation": optional(choice("sdpa", "eager", "flash_attention_2")),
     "llm_quantization": optional(choice("8bit", "4bit")),
     "llm_eval": choice("likelihood", "generate"),
-    "likelihood_over": choice("vocabulary", "candidates"),
+    "likelihood_over": choice("auto", "vocabulary", "candidates"),
     "scoring_method": choice("auto", "tree", "cache", "separate"),
     "trust_remote_code": FLAG,
     "lora_r": POSITIVE,

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from recbole_llm import distributed
+from recbole_llm.builtin.slots import PROJECTORS
 
 BUILTIN = Path(__file__).parent / "builtin"
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -93,6 +94,15 @@ def load_tokenizer(config):
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def constrained(config):
+    """Whether an answer's tokens compete with those of other answers only (`likelihood_over`; :mod:`recbole_llm.rivals`).
+
+    `auto` says yes for the built-in LLM and what :mod:`recbole_llm.builtin.pretrain` wrote: they were trained so.
+    """
+    over = config["likelihood_over"]
+    return over == "candidates" or over == "auto" and (Path(resolve_path(config)) / PROJECTORS).is_file()
 
 
 def resolve_path(config):

@@ -13,10 +13,10 @@ from recbole_llm.builtin import circuits
 
 ROPE_THETA = 1e10  # most rotary pairs stand still over a prompt: content is compared alike at every distance
 SIZES = {
-    name: {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": 5, "num_attention_heads": 4,
+    name: {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": 5, "num_attention_heads": 5,
            "head_dim": head}
     for name, (hidden, inner, head) in {
-        "tiny": (64, 128, 64), "small": (192, 384, 64), "base": (256, 256, 96), "large": (384, 384, 128),
+        "tiny": (80, 128, 64), "small": (200, 384, 64), "base": (280, 256, 96), "large": (400, 384, 128),
     }.items()
 }
 OPENERS = (" candidates", " candidate", " choose", " Choose", " Options", " recommend",

@@ -5,16 +5,26 @@ head's dimensions almost still over a prompt's length; those carry content, the 
 
     layer 0   heads 0, 1   the previous token, the one before it
               head 2       "a list of candidates has begun": flags what stands after words like "choose"
-    layer 1   head 0       induction: the token after an earlier copy of this one and the one before (Olsson et al. 2022)
-              head 1       takes this token itself off what will be predicted
-              head 2       a bag of the last few tokens, kept in each position: a slot gathers its title
-              head 3       the first token after the last slot but one: a slot gathers how its title starts
-    layer 2   head 0       taste: the mean of the slots that are not flagged (the history)
-    layer 3   heads 0, 1   match: flagged slots similar to the taste; reads out what they gathered
-    layer 4   head 0       match once more
-              head 1       yes or no: one flagged slot similar to the taste, or not
-Scores that must only select (is a slot, is flagged) stay small: the norm of a position varies by a tenth, and a large
-score turns that into noise. Everything else starts small and random, and everything is trained afterwards. Measured: LOG.md.
+              head 3       at slots: the title's last piece once more
+              head 4       "three back stood a slot": flags the second piece of a title
+    layer 1   head 2       a bag of the last few tokens, kept in each slot: it gathers its title
+              heads 3, 4   the title's first and second piece, gathered in each slot
+    layer 2   head 0       taste: the mean of the slots that are not flagged (the history), recent ones weighing more, or
+                           the user's vector where one stands first
+              head 1       at slots: "I am a candidate", of the same length for all
+    layer 3   heads 0, 1   match: candidates similar to the taste; reads out what they gathered, so how they begin
+              head 2       after the first piece: the candidate like the taste that begins so; reads out its second piece
+              head 3       induction: the token after an earlier copy of this one and the one before (Olsson et al. 2022)
+              head 4       takes this token itself off what will be predicted
+    layer 4   head 1       yes or no: one candidate similar to the taste, or not
+              head 3       makes what stands at punctuation long: after the last norm a choice made there is unsure
+Everything else starts small and random, and everything is trained afterwards. What made it robust (measured: LOG.md):
+- Scores that must only select stay small, and what they read is of one length: RMSNorm turns differences in length into
+  differences in score. Hence long constant parts of slots, and flags that attention writes, not products of vectors.
+- The choice is soft: heads that put .8 on one candidate say nothing of the others, and pass no gradient to them.
+- Resting heads look at the first token, which is therefore long: noise on it would be written everywhere.
+- The residual stream is ``LENGTH`` times longer than its signals need. Nothing that reads it can tell, since every
+  reader has a norm; but an optimizer that moves every weight by its rate, whatever its size, then moves it that much less.
 """
 
 from __future__ import annotations
@@ -25,6 +35,10 @@ import torch
 from torch.nn import functional
 
 FAST = 0.29  # share of a head's rotary pairs whose angle moves noticeably within a prompt, at rope_theta 1e10
+LENGTH = 64.0  # of the residual stream, where a token's embedding had length 1
+SLOT, VECTOR, FIRST = 5.0, 3.0, 10.0  # lengths, before LENGTH: a slot's constant part and its vector, the first token
+TEXT = 0.5  # of a token's embedding along `text`
+LOGITS = 1.5  # gain of the last norm: copies are sure
 
 
 def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
@@ -47,7 +61,7 @@ class _Heads:
     def _rows(self, head: int) -> slice:
         return slice(head * self.head_dim, (head + 1) * self.head_dim)
 
-    def quiet(self, head: int, factor: float = 0.1) -> None:
+    def quiet(self, head: int, factor: float = 0.02) -> None:
         """Shrink the random query and key weights."""
         for projection in (self.attention.q_proj, self.attention.k_proj):
             projection.weight[self._rows(head)] *= factor
@@ -93,36 +107,43 @@ class _Heads:
 class Layout:
     """Who writes where in the residual stream; all follows from ``seed``.
 
-    Orthogonal spaces of ``width`` directions: ``token`` (embeddings; at a slot: what it gathered of its title),
-    ``previous`` and ``before`` (the tokens one and two back), ``vector`` (a slot's vector; elsewhere: the taste).
-    Single directions: ``slot`` (a slot stands here), ``flag`` (a candidate list has begun), ``word`` (this token begins
-    one), ``start`` (the first token), ``after`` (two back stood a slot: a title starts here), ``mark``
-    (this is punctuation).
+    Orthogonal spaces of ``width`` directions: ``token`` (embeddings; at a slot: what it gathered of its title, the second
+    piece turned as ``second``), ``previous`` (the token before; turned, ``before``: the one before that), ``vector`` (a
+    slot's vector; elsewhere: the taste). Single directions: ``slot_axis`` (a slot stands
+    here; ``slot`` reads it as length 1), ``flag`` (a candidate list has begun), ``candidate`` (a slot of it), ``word``
+    (this token begins one), ``start`` (the first token), ``user`` (the one after it: a slot there is the user's), ``text``
+    (any token but the first), ``opening`` and ``following`` (first and second piece of a title), ``mark`` (punctuation).
     """
 
     def __init__(self, hidden: int, head_dim: int, seed: int):
         generator = torch.Generator().manual_seed(seed)
         axes = _orthonormal(hidden, hidden, generator)
-        self.slot, self.flag, self.word, self.start, self.after, self.mark = axes[:6]
+        self.slot_axis, self.flag, self.word, self.start, self.opening = axes[:5]
+        self.mark, self.candidate, self.following, self.text, self.user = axes[5:10]
+        self.slot = self.slot_axis / SLOT
         content = 2 * (head_dim // 2 - 2 - round(FAST * (head_dim // 2)))
-        vector = min(content, 64, (hidden - 6) // 3)  # 64: RecBole's usual width, kept whole where a head can compare it
-        token = min(head_dim - 1, (hidden - 6 - vector) // 2)
-        parts = list(axes[6 : 6 + vector + 2 * token].split([vector, token, token]))
-        parts.append(_orthonormal(token, token, generator) @ parts[2])  # "two back" shares a space with "one back", turned
-        self.vector, self.token, self.previous, self.before = (
+        vector = min(content, 64, (hidden - 10) // 3)  # 64: RecBole's usual width, kept whole where a head can compare it
+        token = min(head_dim - 2, (hidden - 10 - vector) // 2)
+        parts = list(axes[10 : 10 + vector + 2 * token].split([vector, token, token]))
+        parts += [_orthonormal(token, token, generator) @ parts[i] for i in (2, 1)]
+        self.vector, self.token, self.previous, self.before, self.second = (
             functional.pad(part, (0, 0, 0, head_dim - len(part))) for part in parts
         )  # each [head_dim, hidden]
 
-        def inner(width: int) -> torch.Tensor:
-            rows = min(content, width)
-            return functional.pad(_orthonormal(rows, width, generator), (0, head_dim - width, 0, content - rows))
+        def inner(width: int, rows: int = content, skip: int = 0) -> torch.Tensor:
+            """``[content, head_dim]``: what a match compares of ``width`` directions, ``skip`` rows left free above."""
+            rows = min(rows, width)
+            pads = (0, head_dim - width, skip, content - skip - rows)
+            return functional.pad(_orthonormal(rows, width, generator), pads)
 
         self.words_inner, self.context_inner = inner(token), inner(token)
-        self.inner = [inner(vector) for _ in range(4)]  # each [content, head_dim]: what a match compares
+        half = min(content, vector, token) // 2
+        self.half_vector, self.half_token = math.sqrt(2) * inner(vector, half), inner(token, half, half)
+        self.inner = [inner(vector) for _ in range(3)]
 
 
 def layout(config, seed: int) -> Layout:
-    """The layout of a model with this config: pretraining gives the projectors its ``slot`` direction."""
+    """The layout of a model with this config: pretraining gives the projectors its spaces."""
     return Layout(config.hidden_size, config.head_dim, seed)
 
 
@@ -131,87 +152,147 @@ def _embeddings(model, plan: Layout, flag_tokens: list[int], marks: list[int]) -
     weight = model.model.embed_tokens.weight
     inside = weight @ plan.token.T @ plan.token
     weight.copy_(inside / inside.norm(dim=1, keepdim=True))
+    weight += TEXT * plan.text
     weight[flag_tokens] += plan.word
     weight[marks] += plan.mark
-    weight[model.config.bos_token_id] = plan.start
+    weight[model.config.bos_token_id] = FIRST * plan.start
 
 
-def _look_back(layer: _Heads, plan: Layout) -> None:
-    """Layer 0: the two tokens before, and whether a candidate list has begun."""
-    for head, write in ((0, plan.previous), (1, plan.before)):
-        read, target = plan.token.clone(), write.T.clone()
-        read[-1], target[:, -1] = (plan.slot, plan.after) if head else (plan.mark, 0.6 * plan.after)
-        layer.quiet(head)
-        layer.position(head, head + 1, 40.0, range(round(0.22 * layer.half)))
-        layer.copy(head, read, target, 1.0)
-    layer.quiet(2)
-    layer.switch(2, plan.word + 0.7 * plan.start, 14 * layer.unit)
-    layer.copy(2, torch.outer(_first(plan), plan.word), torch.outer(plan.flag, _first(plan)), 1.0)
-
-
-def _first(plan: Layout) -> torch.Tensor:
+def _one(plan: Layout) -> torch.Tensor:
     return functional.one_hot(torch.tensor(0), plan.token.shape[0]).float()
 
 
-def _induction(layer: _Heads, plan: Layout, end: torch.Tensor) -> None:
-    """Layer 1, head 0: the token after an earlier copy of this one, or the end where that is a slot; else it rests.
+def _sign(layer: _Heads, head: int, plan: Layout, read: torch.Tensor, write: torch.Tensor, strength: float) -> None:
+    """Write ``strength * write`` as far as what is looked at lies along ``read``."""
+    layer.copy(head, torch.outer(_one(plan), read), torch.outer(write, _one(plan)), strength)
 
-    Head 1 takes this token itself off what will be predicted.
-    """
-    read, write = plan.token.clone(), plan.token.T.clone()
-    read[-1], write[:, -1] = plan.slot, end
-    layer.quiet(0)
-    layer.match(0, plan.words_inner @ plan.token, plan.words_inner @ plan.previous, 6.0)
-    layer.match(0, plan.context_inner @ plan.previous, plan.context_inner @ plan.before, 2.0)
-    layer.switch(0, plan.start, 14 * layer.unit)
-    layer.rest(0, plan.start, -plan.mark, 20 * layer.unit, always=False)  # before an answer: nothing to go on with yet
-    layer.copy(0, read, write, 4.0)
-    layer.quiet(1)
-    layer.position(1, 0, 40.0, range(round(0.22 * layer.half)))
-    layer.copy(1, plan.token, plan.token.T, -1.6)
+
+def _look_back(layer: _Heads, plan: Layout) -> None:
+    """Layer 0: the tokens before, where a title begins, and whether a candidate list has begun."""
+    back = range(round(0.22 * layer.half))
+    for head in range(5):
+        layer.quiet(head)
+    for head, space, signs in (
+        (0, plan.previous, ((plan.mark, 0.6 * plan.opening), (plan.start, plan.user))),
+        (1, plan.before, ((plan.slot, plan.opening), (plan.mark, 0.6 * plan.following))),
+    ):
+        read, write = plan.token.clone(), space.T.clone()
+        for i, (seen, written) in enumerate(signs, start=1):
+            read[-i], write[:, -i] = seen, written
+        layer.position(head, head + 1, 40.0, back)
+        layer.copy(head, read, write, 1.0)
+    layer.switch(2, plan.word + 0.7 * plan.start, 14 * layer.unit)
+    _sign(layer, 2, plan, plan.word, plan.flag, 1.0)
+    layer.position(3, 1, 40.0, back)
+    layer.rest(3, plan.start, 2 * plan.slot, 120 * layer.unit)
+    layer.copy(3, plan.token, plan.previous.T, 3.0)
+    layer.position(4, 3, 40.0, back)
+    _sign(layer, 4, plan, plan.slot, plan.following, 1.0)
 
 
 def _gather(layer: _Heads, plan: Layout) -> None:
-    """Layer 1, heads 2 and 3, at slots only (elsewhere they rest on the first token): the title before the slot."""
-    for head in (2, 3):
+    """Layer 1, at slots only (elsewhere the heads rest on the first token): the title before the slot."""
+    for head in (2, 3, 4):
         layer.quiet(head)
-        layer.copy(head, plan.token, plan.token.T, 1.2 if head == 2 else 2.0)
-        layer.rest(head, plan.start, plan.slot, 120 * layer.unit)
     layer.position(2, 3.0, 8.0, range(1, round(0.22 * layer.half)))
     layer.switch(2, -plan.slot - plan.mark, 20 * layer.unit)
-    layer.position(3, 0.0, 60.0, range(round(0.08 * layer.half), round(0.25 * layer.half)))
-    layer.switch(3, plan.after, 40 * layer.unit)
+    layer.rest(2, plan.start, 2 * plan.slot, 120 * layer.unit)
+    layer.copy(2, plan.token, plan.token.T, 1.2)
+    for head, sign, space in ((3, plan.opening, plan.token), (4, plan.following, plan.second)):
+        layer.position(head, 0.0, 90.0, range(round(0.105 * layer.half), round(0.25 * layer.half)))  # up to 20 pieces
+        layer.switch(head, sign, 90 * layer.unit)
+        layer.rest(head, plan.start, 2 * plan.slot, 200 * layer.unit)
+        layer.copy(head, plan.token, space.T, 2.0)
+
+
+def _taste(layer: _Heads, plan: Layout) -> None:
+    """Layer 2: the mean of the history's slots, or the user's; and which slots are candidates."""
+    slow = round(0.23 * layer.half)
+    layer.quiet(0)
+    signs = 30 * (plan.slot - 6 * plan.flag) + 60 * plan.user - 30 * plan.start  # the first token reads itself as `user`
+    layer.switch(0, -500 * plan.text + signs, layer.unit)
+    layer.position(0, 0.0, 15.0, range(slow, slow + 1))
+    layer.copy(0, plan.vector, plan.vector.T, 1.0)
+    layer.quiet(1)
+    layer.switch(1, plan.word, 100 * layer.unit)
+    layer.rest(1, plan.start, 2 * plan.slot, 120 * layer.unit)
+    _sign(layer, 1, plan, plan.word, plan.candidate, 5.0)
+
+
+def _match(layer: _Heads, plan: Layout) -> None:
+    """Layer 3: the candidate like the taste; how it begins (before an answer), then its second piece."""
+    others = -500 * plan.text - 60 * plan.user
+    for head in (0, 1):
+        layer.quiet(head)
+        layer.match(head, plan.inner[head] @ plan.vector, plan.inner[head] @ plan.vector, 4.0)
+        layer.switch(head, others + 20 * plan.candidate, layer.unit)
+        layer.rest(head, plan.start, plan.mark, 120 * layer.unit)
+        layer.copy(head, plan.token, plan.token.T, 6.0)
+    both = plan.half_vector @ plan.vector + 1.7 * plan.half_token @ plan.token
+    layer.quiet(2)
+    layer.match(2, both, both, 12.0)
+    layer.switch(2, others + 60 * plan.candidate, layer.unit)
+    layer.rest(2, plan.start, 2 * plan.opening - 3 * plan.mark, 130 * layer.unit)
+    layer.copy(2, plan.second, plan.token.T, 6.0)
+
+
+def _induction(layer: _Heads, plan: Layout, end: torch.Tensor) -> None:
+    """Layer 3: the token after an earlier copy of this one, or the end where that is a slot; before an answer it rests."""
+    read, write = plan.token.clone(), plan.token.T.clone()
+    read[-1], write[:, -1] = plan.slot, 3 * end
+    layer.quiet(3)
+    layer.match(3, plan.words_inner @ plan.token, plan.words_inner @ plan.previous, 8.0)
+    layer.match(3, plan.context_inner @ plan.previous, plan.context_inner @ plan.before, 4.0)
+    layer.switch(3, plan.start, 22 * layer.unit)
+    layer.rest(3, plan.start, -plan.mark, 40 * layer.unit, always=False)
+    layer.copy(3, read, write, 3.0)
+    read, write = plan.token.clone(), plan.token.T.clone()
+    read[-1], write[:, -1] = plan.mark, plan.mark
+    layer.quiet(4)
+    layer.position(4, 0, 40.0, range(round(0.22 * layer.half)))
+    layer.copy(4, read, write, -2.0)
+
+
+def _answer(layer: _Heads, plan: Layout, answers: torch.Tensor) -> None:
+    """Layer 4: yes where a candidate is like the taste, no where the head rests; choices that are not too sure.
+
+    The first token scores what a candidate does whose likeness is neither much nor little: found by trying, at this width.
+    """
+    layer.quiet(1)
+    layer.match(1, plan.inner[2] @ plan.vector, plan.inner[2] @ plan.vector, 7.0)
+    layer.switch(1, -500 * plan.text + 60 * plan.candidate + 25 * plan.start, layer.unit)
+    _sign(layer, 1, plan, plan.slot - 0.1 * plan.start, answers, 3.0)
+    layer.quiet(3)
+    layer.position(3, 0, 40.0, range(round(0.22 * layer.half)))
+    _sign(layer, 3, plan, plan.mark, plan.mark, 80.0)
+
+
+def _lengthen(model, factor: float) -> None:
+    """The residual stream ``factor`` times longer, and values twice; what the model computes stays."""
+    model.model.embed_tokens.weight *= factor
+    model.model.norm.weight /= factor  # the head shares the embeddings
+    for layer in model.model.layers:
+        layer.self_attn.v_proj.weight *= 2
+        layer.self_attn.o_proj.weight *= factor / 2
+        layer.mlp.down_proj.weight *= factor
 
 
 @torch.no_grad()
 def install(model, seed: int, flag_tokens: list[int], marks: list[int], yes_no: tuple[int, int]) -> None:
-    """Write the heads of the module docstring into a freshly built Llama of at least 5 layers and 4 heads."""
+    """Write the heads of the module docstring into a freshly built Llama of at least 5 layers and 5 heads."""
     config = model.config
     plan, theta = layout(config, seed), config.rope_parameters["rope_theta"]
     layers = [_Heads(layer, config.head_dim, theta) for layer in model.model.layers]
     _embeddings(model, plan, flag_tokens, marks)
-    answers = model.model.embed_tokens.weight[yes_no[0]] - model.model.embed_tokens.weight[yes_no[1]]
-    for layer in model.model.layers:  # what is still random stays in the background
-        layer.self_attn.o_proj.weight *= 0.3
-        layer.mlp.down_proj.weight *= 0.3
+    words = model.model.embed_tokens.weight
+    for layer in model.model.layers:  # nothing random is written: RMSNorm would mix it into every score
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
     _look_back(layers[0], plan)
-    _induction(layers[1], plan, model.model.embed_tokens.weight[config.eos_token_id])
     _gather(layers[1], plan)
-    layers[2].quiet(0)
-    layers[2].switch(0, plan.slot - 2 * plan.flag, 18 * layers[2].unit)
-    layers[2].copy(0, plan.vector, plan.vector.T, 1.5)
-    for layer, head, inner in ((3, 0, plan.inner[0]), (3, 1, plan.inner[1]), (4, 0, plan.inner[2])):
-        layers[layer].quiet(head)
-        layers[layer].match(head, inner @ plan.vector, inner @ plan.vector, 7.0)
-        layers[layer].switch(head, plan.slot + 1.5 * plan.flag, 20 * layers[layer].unit)
-        layers[layer].copy(head, plan.token, plan.token.T, 1.6)
-    _yes_no(layers[4], plan, answers)
-    model.model.norm.weight *= 1.5
-
-
-def _yes_no(layer: _Heads, plan: Layout, answers: torch.Tensor) -> None:
-    """Layer 4, head 1: looks at a flagged slot like the taste (yes), or rests on the first token (no)."""
-    layer.quiet(1)
-    layer.match(1, plan.inner[3] @ plan.vector, plan.inner[3] @ plan.vector, 7.0)
-    layer.switch(1, plan.slot + 1.5 * plan.flag + 0.7 * plan.start, 20 * layer.unit)
-    layer.copy(1, torch.outer(_first(plan), plan.slot - 0.25 * plan.start), torch.outer(answers, _first(plan)), 0.5)
+    _taste(layers[2], plan)
+    _match(layers[3], plan)
+    _induction(layers[3], plan, words[config.eos_token_id])
+    _answer(layers[4], plan, words[yes_no[0]] - words[yes_no[1]])
+    model.model.norm.weight *= LOGITS
+    _lengthen(model, LENGTH)

@@ -21,25 +21,26 @@ from torch.nn import functional
 
 from recbole_llm.builtin import circuits, state
 from recbole_llm.builtin.build import build_model, export, write_json
-from recbole_llm.builtin.probe import HARD, forward, probe
+from recbole_llm.builtin.probe import HARD, chosen_right, forward, probe
 from recbole_llm.builtin.sequences import SKILLS
 from recbole_llm.builtin.slots import Projectors, save_projectors
 from recbole_llm.builtin.tasks import Generator, Plan
 from recbole_llm.builtin.tokenizer import train_tokenizer
+from recbole_llm.rivals import log_probs
 
-EASY = {"repeat": 0.5, "lookup": 1.5, "noisy": 1.0, "history": 1.0}
-MORE = EASY | {"repeat": 0.5, "user": 1.0, "number": 0.3, "user_real": 1.0, "words": 0.7, "history": 2.0}
-ALL = {"history": 3.0, "noisy": 1.0, "lookup": 0.7, "user": 0.7, "user_real": 0.7, "repeat": 0.3, "both": 0.5,
-       "words": 0.2, "conflict": 0.3, "yes_no": 0.6, "number": 0.1}
-# (share of the steps, share of fresh projectors, scale of the rate, plan)
+ALL = {"history": 3.0, "noisy": 0.4, "lookup": 0.4, "user": 0.4, "user_real": 0.5, "repeat": 0.7, "number": 0.4,
+       "both": 0.3, "conflict": 0.2, "words": 0.6, "yes_no": 1.0}
+HARD_WORLDS = {"sharpness": (4.0, 12.0), "popular": (0.2, 1.2)}
+# (share of the steps, plan)
 STAGES = (
-    (0.06, 0.2, 1.0, Plan(items=(2, 5), history=(1, 3), questions=8, title_tokens=4, margin=1.2, weights=EASY)),
-    (0.10, 0.2, 1.0, Plan(items=(4, 9), history=(1, 6), questions=5, title_tokens=6, weights=MORE)),
-    (0.30, 0.2, 0.6, Plan(items=(4, 14), history=(2, 10), questions=4, title_tokens=10, noise=0.4, margin=0.8,
-                          weights=ALL)),
-    (0.54, 0.15, 0.6, Plan(items=(6, 20), history=(3, 10), questions=3, title_tokens=14, noise=0.5, margin=0.3,
-                           sharpness=(2.0, 8.0), popular=(0.2, 1.2), weights=ALL)),
+    (0.06, Plan(items=(2, 8), history=(1, 6), questions=5, title_tokens=6, margin=0.8, alike=0.2, weights=ALL,
+               **HARD_WORLDS)),
+    (0.14, Plan(items=(4, 14), history=(2, 10), questions=4, title_tokens=10, noise=0.4, margin=0.6, alike=0.4,
+               weights=ALL, **HARD_WORLDS)),
+    (0.8, Plan(items=(4, 20), history=(2, 10), questions=3, title_tokens=14, noise=0.4, margin=0.4, alike=0.4,
+               soft=0.5, weights=ALL, **HARD_WORLDS)),
 )
+COPY = 0.1  # weight of a token's likelihood over the vocabulary, beside its likelihood among its rivals
 
 
 @dataclass(frozen=True)
@@ -47,30 +48,41 @@ class Settings:
     """One pretraining run."""
 
     size: str = "base"
-    steps: int = 2400
+    steps: int = 1500
     tokens: int = 4000  # per step
-    learning_rate: float = 3e-4
-    warmup: int = 20
+    learning_rate: float = 1e-4
+    warmup: int = 30
     seed: int = 2020
     titles: int = 20_000  # made-up titles in the pool
     structured: bool = True
-    settle: int = 100  # steps in which the late layers' queries and keys stay as started: what they read must fit first
-    look_scale: float = 0.3  # their rate afterwards, as a share of the rate
+    look_scale: float = 0.1  # rate of queries and keys, as a share of the rate
+    mlp_scale: float = 4.0  # rate of what MLPs write, which starts at nothing in a long residual stream
     bf16: bool = False  # autocast: about twice as fast on a CPU with avx512_bf16, but another model
 
 
 def stage_at(step: int, steps: int) -> int:
     """The number of the stage that ``step`` belongs to."""
-    ends = np.cumsum([share for share, *_ in STAGES]) * steps
+    ends = np.cumsum([share for share, _ in STAGES]) * steps
     return min(int(np.searchsorted(ends - 1e-9, step, side="right")), len(STAGES) - 1)
 
 
 def learning_rate(step: int, settings: Settings) -> float:
-    """Linear warm-up, level for the first half, cosine to a fiftieth."""
+    """Linear warm-up, cosine to a fiftieth."""
     if step < settings.warmup:
         return settings.learning_rate * (step + 1) / settings.warmup
-    late = max(0.0, step / settings.steps - 0.5) / 0.5
-    return settings.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * late)))
+    return settings.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / settings.steps)))
+
+
+def answer_loss(logits: torch.Tensor, targets: torch.Tensor, rivals: torch.Tensor) -> torch.Tensor:
+    """Mean loss of the choices, each among its rivals, and a little of every token's loss over the vocabulary.
+
+    Args:
+        logits: [n, V]; targets: [n]; rivals: [n, R] token ids, -1 where there are fewer.
+    """
+    among = log_probs(logits, targets, rivals.clamp_min(0), rivals >= 0)  # [n]; 0 where nothing is to choose
+    choices = (rivals >= 0).sum(1) > 1
+    whole = functional.cross_entropy(logits.float(), targets, reduction="sum")
+    return (COPY * whole - among.sum()) / (COPY * len(targets) + choices.sum())
 
 
 class Pretraining:
@@ -83,43 +95,45 @@ class Pretraining:
         if settings.bf16 and self.device.type == "cpu":  # where eager attention is faster than the fused one
             self.model.set_attn_implementation("eager")
         plan = circuits.layout(self.model.config, settings.seed)
-        self.projectors = Projectors(self.model.config.hidden_size, 0.7 * plan.slot, plan.vector).to(self.device)
+        length = circuits.LENGTH * circuits.VECTOR if settings.structured else 1.0  # tokens have norm 1 at a random start
+        self.projectors = Projectors(self.model.config.hidden_size, self._marker(), plan.vector, length).to(self.device)
         self.parts = {"model": self.model, "projectors": self.projectors}
-        named = [pair for part in self.parts.values() for pair in part.named_parameters()]
-        late = [f"model.layers.{i}.self_attn.{which}_proj." for i in range(2, 99) for which in "qk"]
-        self.looking = [p for name, p in named if name.startswith(tuple(late))]
-        others = [p for name, p in named if not name.startswith(tuple(late))]
-        self.parameters = others + self.looking
-        self.optimizer = torch.optim.AdamW([{"params": others}, {"params": self.looking}], lr=settings.learning_rate,
-                                           betas=(0.9, 0.98), weight_decay=0.0)
+        groups: dict[float, list] = {1.0: list(self.projectors.parameters())}
+        for name, weight in self.model.named_parameters():
+            look, write = ".q_proj." in name or ".k_proj." in name, ".down_proj." in name
+            scale = settings.look_scale if look else settings.mlp_scale if write else 1.0
+            groups.setdefault(scale, []).append(weight)
+        self.optimizer = torch.optim.AdamW([{"params": weights, "scale": scale} for scale, weights in groups.items()],
+                                           lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
         self.generator = Generator(self.tokenizer, settings.seed, titles=settings.titles)
         self.step, self.seen, self.seconds, self.curve = 0, 0, 0.0, []
+
+    def _marker(self) -> torch.Tensor:
+        """``[hidden]``: what says "a slot stands here"."""
+        plan = circuits.layout(self.model.config, self.settings.seed)
+        return (circuits.LENGTH * circuits.SLOT if self.settings.structured else 1.0) * plan.slot_axis
 
     def train_step(self) -> dict:
         """One batch; returns step, skill, loss and the share of answers that are right."""
         number = stage_at(self.step, self.settings.steps)
-        _, fresh, boost, plan = STAGES[number]
-        rng, copies = self.generator.rng, self.projectors.copies
-        which = copies if rng.random() < fresh else int(rng.integers(copies))
+        plan = STAGES[number][1]
         batch = self.generator.batch(plan, self.settings.tokens)
-        rate = boost * learning_rate(self.step, self.settings)
-        settled = not self.settings.structured or self.step >= self.settings.settle
-        for group, scale in zip(self.optimizer.param_groups, (1.0, self.settings.look_scale * settled), strict=True):
-            group["lr"] = rate * scale
+        which = int(self.generator.rng.integers(self.projectors.copies))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["scale"] * learning_rate(self.step, self.settings)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
-            logits, targets, numbers = forward(self.model, self.projectors, batch, which, self.device)
-        loss = functional.cross_entropy(logits.float(), targets)
+            logits, targets, rivals, numbers = forward(self.model, self.projectors, batch, which, self.device)
+        loss = answer_loss(logits, targets, rivals)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; lower --learning-rate")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
         self.optimizer.step()
-        right = torch.ones(len(batch.skills), device=self.device)
-        right.scatter_reduce_(0, numbers, (logits.argmax(-1) == targets).float(), reduce="amin")
+        right = chosen_right(logits.detach(), targets, rivals, numbers)
         self.step += 1
         self.seen += batch.tokens
-        row = {"step": self.step, "stage": number, "skill": SKILLS[batch.skills[0]], "fresh": int(which == copies),
+        row = {"step": self.step, "stage": number, "skill": SKILLS[batch.skills[0]],
                "loss": round(loss.item(), 4), "right": round(right.mean().item(), 4), "tokens": self.seen}
         self.curve.append(row)
         return row
@@ -142,10 +156,9 @@ class Pretraining:
 
     def export(self, folder: Path) -> None:
         """Write the Hugging Face folder and the loss curve."""
-        plan = circuits.layout(self.model.config, self.settings.seed)
         with torch.no_grad():
             marker = self.tokenizer.convert_tokens_to_ids("<|item|>")
-            self.model.model.embed_tokens.weight[marker] = 0.7 * plan.slot.to(self.device)
+            self.model.model.embed_tokens.weight[marker] = self._marker().to(self.device)
         export(self.model, self.tokenizer, folder)
         save_projectors(self.projectors, folder)
         write_json(folder / "pretraining.json", {
@@ -167,7 +180,7 @@ def write_curve(path: Path, curve: list[dict]) -> None:
 def _report(run: Pretraining, window: int = 60) -> str:
     recent: dict[str, list[float]] = {}
     for row in run.curve[-window:]:
-        recent.setdefault(row["skill"] + ("*" if row["fresh"] else ""), []).append(row["right"])
+        recent.setdefault(row["skill"], []).append(row["right"])
     shares = " ".join(f"{name} {np.mean(values):.2f}" for name, values in sorted(recent.items()))
     return (f"step {run.step} stage {run.curve[-1]['stage']} {run.seen / max(run.seconds, 1e-9):.0f} tokens/s "
             f"{run.seconds / 60:.1f} min | {shares}")

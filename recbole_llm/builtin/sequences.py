@@ -22,6 +22,7 @@ class Titles:
         self.words = tokenizer(words, add_special_tokens=False)["input_ids"]
         self.lengths = np.array([len(ids) for ids in self.pool])
         self._by_limit: dict[int, np.ndarray] = {}
+        self._by_opening: dict[int, tuple[list[list[int]], np.ndarray]] = {}
         self._texts: dict[str, list[int]] = {}
         self._tokenizer = tokenizer
 
@@ -38,6 +39,29 @@ class Titles:
         chosen = self._by_limit[limit]
         return [self.pool[i] for i in chosen[rng.integers(len(chosen), size=count)]]
 
+    def alike(self, rng: np.random.Generator, listed: list[list[int]], limit: int, member: int | None = None) -> None:
+        """Give a group of the ``listed`` titles the same first piece ("The", "B"), as titles of real lists often have.
+
+        ``member`` is in the group more often than not. Titles are left as they are where too few begin alike.
+        """
+        if limit not in self._by_opening:
+            groups: dict[int, list[int]] = {}
+            for i in np.flatnonzero(self.lengths <= limit):
+                groups.setdefault(self.pool[i][0], []).append(i)
+            groups = {opening: group for opening, group in groups.items() if len(group) >= 12}
+            sizes = np.sqrt([len(group) for group in groups.values()])
+            self._by_opening[limit] = list(groups.values()), sizes / sizes.sum()
+        groups, shares = self._by_opening[limit]
+        if not groups:
+            return
+        group = groups[int(rng.choice(len(groups), p=shares))]
+        size = min(len(listed), int(rng.integers(2, 3 + len(listed) // 3)))
+        places = rng.permutation(len(listed))[:size].tolist()
+        if member is not None and member not in places and rng.random() < 0.7:
+            places[0] = member
+        for place, i in zip(places, rng.choice(group, size=size, replace=False), strict=True):
+            listed[place] = self.pool[i]
+
     def sharing(self, rng: np.random.Generator, word: list[int], limit: int) -> list[int]:
         """A title that holds ``word``."""
         parts = [word] + [self.words[i] for i in rng.integers(len(self.words), size=int(rng.integers(1, 3)))]
@@ -46,11 +70,16 @@ class Titles:
 
 
 class Sequence:
-    """A token sequence under construction. ``answers[t] > 0`` marks token ``t`` as part of that answer."""
+    """A token sequence under construction.
+
+    ``answers[t] > 0`` marks token ``t`` as part of that answer; ``rivals[t]`` are then the tokens it competes with
+    (:mod:`recbole_llm.rivals`).
+    """
 
     def __init__(self, pool: Titles, bos: int, eos: int, pad: int):
         self.pool, self.eos, self.pad = pool, eos, pad
         self.ids, self.slots, self.answers, self.skills = [bos], [0], [0], []
+        self.rivals: dict[int, list[int]] = {}
 
     def _add(self, ids: list[int], slot: int = 0, answer: int = 0) -> None:
         self.ids += ids
@@ -73,10 +102,14 @@ class Sequence:
             if rows is not None:
                 self.slot(rows[position])
 
-    def answer(self, ids: list[int], skill: str) -> None:
-        """The title and the end token, trained."""
+    def answer(self, ids: list[int], skill: str, listed: list[list[int]]) -> None:
+        """The title and the end token, trained; ``listed`` are the titles it is chosen from."""
+        ids, listed = [*ids, self.eos], [[*title, self.eos] for title in listed]
+        for t in range(len(ids)):
+            listed = [title for title in listed if len(title) > t and title[:t] == ids[:t]]
+            self.rivals[len(self.ids) + t] = sorted({title[t] for title in listed})
         self.skills.append(SKILLS.index(skill))
-        self._add([*ids, self.eos], answer=len(self.skills))
+        self._add(ids, answer=len(self.skills))
 
 
 @dataclass
@@ -86,6 +119,7 @@ class Batch:
     ids: np.ndarray
     slots: np.ndarray
     answers: np.ndarray  # 0, or 1 + the number of the answer in the batch that the token belongs to
+    rivals: np.ndarray  # [B, S, R] tokens that the answers' tokens compete with, their own included; -1: none
     skills: np.ndarray  # [answers] index into SKILLS
     vectors: np.ndarray
 

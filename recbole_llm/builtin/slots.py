@@ -22,20 +22,27 @@ PROJECTORS = "projectors.safetensors"
 
 
 class Projector(nn.Module):
-    """Linear-GELU-Linear from centred vectors ``[n, d]`` (unit mean square) to ``[n, hidden]`` of about unit norm.
+    """Linear-GELU-Linear from centred vectors ``[n, d]`` (unit mean square) to ``[n, hidden]`` of about norm ``length``.
 
     ``marker [hidden]``, where given, is added: it says "a slot stands here" (the embedding of ``<|item|>``).
     ``space [rows, hidden]``, where given, holds the output at the start.
     """
 
-    def __init__(self, d: int, hidden: int, marker: torch.Tensor | None = None, space: torch.Tensor | None = None):
+    def __init__(
+        self,
+        d: int,
+        hidden: int,
+        marker: torch.Tensor | None = None,
+        space: torch.Tensor | None = None,
+        length: float = 1.0,
+    ):
         super().__init__()
         self.first, self.second = nn.Linear(d, hidden), nn.Linear(hidden, hidden)
         with torch.no_grad():
             if space is not None:
                 self._isometric(space[space.norm(dim=1) > 0.5])
             out = self(torch.randn(64, d))
-            gain = 1.0 / out.norm(dim=-1).mean()
+            gain = length / out.norm(dim=-1).mean()
             self.second.weight.mul_(gain)
             self.second.bias.mul_(gain)
             if marker is not None:
@@ -62,12 +69,12 @@ class Projector(nn.Module):
 class Projectors(nn.Module):
     """``copies`` trainable projectors for each width, and fresh ones on demand."""
 
-    def __init__(self, hidden: int, marker: torch.Tensor, space: torch.Tensor, copies: int = 2):
+    def __init__(self, hidden: int, marker: torch.Tensor, space: torch.Tensor, length: float, copies: int = 2):
         super().__init__()
-        self.hidden, self.copies, self.marker = hidden, copies, marker
+        self.hidden, self.copies, self.marker, self.length = hidden, copies, marker, length
         self.trained = nn.ModuleDict(
             {
-                f"{d}_{copy}": Projector(d, hidden, marker, None if copy else space)
+                f"{d}_{copy}": Projector(d, hidden, marker, space, length)
                 for d in DIMENSIONS
                 for copy in range(copies)
             }
@@ -80,7 +87,7 @@ class Projectors(nn.Module):
             return self.trained[f"{d}_{which}"](vectors)
         with torch.no_grad():
             marked = torch.rand(()).item() < 0.7  # a projector downstream may not know of the marker
-            return Projector(d, self.hidden, self.marker if marked else None)(vectors)
+            return Projector(d, self.hidden, self.marker if marked else None, length=self.length)(vectors)
 
 
 def embed(model: nn.Module, ids: torch.Tensor, slots: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:

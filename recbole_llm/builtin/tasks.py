@@ -29,6 +29,8 @@ class Plan:
     margin: float = 1.0
     sharpness: tuple[float, float] = (6.0, 6.0)  # of users' tastes: low makes histories diverse, as real ones are
     popular: tuple[float, float] = (0.0, 0.0)  # of worlds: how much of a vector says how popular its item is
+    alike: float = 0.0  # share of candidate lists with groups of titles that begin with the same piece
+    soft: float = 0.0  # share of long candidate lists whose answer is drawn, the likelier the better
     weights: dict[str, float] = field(default_factory=lambda: {"repeat": 1.0, "lookup": 1.0})
 
     def only(self, skill: str) -> Plan:
@@ -79,14 +81,17 @@ class Generator:
     def _pack(self, sequences: list[Sequence], longest: int, vectors: np.ndarray) -> Batch:
         shape = (len(sequences), longest)
         ids, slots, answers = np.full(shape, self.pad), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        skills: list[int] = []
+        widest = max(len(tokens) for sequence in sequences for tokens in sequence.rivals.values())
+        rivals, skills = np.full((*shape, widest), -1), []
         for row, sequence in enumerate(sequences):
             n = len(sequence.ids)
             ids[row, :n], slots[row, :n] = sequence.ids, sequence.slots
             marks = np.array(sequence.answers)
             answers[row, :n] = np.where(marks > 0, marks + len(skills), 0)
             skills += sequence.skills
-        return Batch(ids, slots, answers, np.array(skills), vectors.astype(np.float32))
+            for place, tokens in sequence.rivals.items():
+                rivals[row, place, : len(tokens)] = tokens
+        return Batch(ids, slots, answers, rivals, np.array(skills), vectors.astype(np.float32))
 
     def _vector(self, vector: np.ndarray) -> int:
         """Append a vector to the batch's rows; returns its row."""
@@ -108,7 +113,7 @@ class Generator:
         out.items(listed, rows)
         out.text(phrases.pick(self.rng, phrases.REPEATS))
         for title in listed:
-            out.answer(title, "repeat")
+            out.answer(title, "repeat", listed)
 
     def _number(self, out: Sequence, world: World, plan: Plan, n: int, h: int) -> None:
         n = min(n, 9)
@@ -121,7 +126,7 @@ class Generator:
             out.text(",")
         for i in self.rng.permutation(n)[: plan.questions]:
             out.text(f"{phrases.pick(self.rng, phrases.NUMBERS)} {i + 1}:")
-            out.answer(listed[i], "number")
+            out.answer(listed[i], "number", listed)
 
     def _lookup(self, out: Sequence, world: World, plan: Plan, n: int, h: int) -> None:
         """One slot is shown, then lists of candidates: whose vector is it?"""
@@ -148,8 +153,9 @@ class Generator:
 
     def _user_real(self, out: Sequence, world: World, plan: Plan, n: int, h: int) -> None:
         """A user's vector beside a history of titles, with slots or without: the user's vector decides."""
-        items = world.histories(1, h, self._sharpness(plan))
-        query = world.summary(items)[0]
+        items, later = (world.histories(1, length, self._sharpness(plan)) for length in (h, max(h, 3)))
+        share = self.rng.uniform(0.0, 0.8)  # of the taste that the history does not show
+        query = (1 - share) * world.summary(items)[0] + share * world.summary(later)[0]
         query = query + 0.3 * self.rng.normal(size=world.d) * np.sqrt((query**2).mean())
         user = self._user_vector(query)
         self._choose(out, world, plan, n, "user_real", query, items[0].tolist(), user=user)
@@ -163,7 +169,8 @@ class Generator:
         """
         before, ask, end = phrases.frame(self.rng)
         if user is not None:
-            out.text(phrases.pick(self.rng, phrases.USER_LEADS))
+            if self.rng.random() < 0.5:  # a user token stands first, unless a template says otherwise
+                out.text(phrases.pick(self.rng, phrases.USER_LEADS))
             out.slot(user)
         out.text(before)
         bare = skill in ("lookup", "noisy", "user") or (user is None and self.rng.random() < plan.bare)
@@ -171,15 +178,17 @@ class Generator:
         out.items(titled, None if user is not None and self.rng.random() < 0.3 else shown)
         for candidates, best in self._lists(world, plan, n, query, shown, exact):
             listed = self.pool.draw(self.rng, n, plan.title_tokens)
+            for _ in range(int(self.rng.random() < plan.alike) * int(self.rng.integers(1, 3))):
+                self.pool.alike(self.rng, listed, plan.title_tokens, best)
             out.text(ask)
             out.items(listed, candidates.tolist())
             out.text(end)
-            out.answer(listed[best], skill)
+            out.answer(listed[best], skill, listed)
 
     def _lists(self, world: World, plan: Plan, n: int, query: np.ndarray, shown: list[int],
                exact: int | None) -> list[tuple[np.ndarray, int]]:
         """Candidate lists in ascending order of their best score, a step of half the margin apart."""
-        lists = [world.choices(query, shown, n, plan.margin) for _ in range(plan.questions if n < 12 else 1)]
+        lists = [world.candidates(query, shown, n, plan.margin, plan.soft) for _ in range(plan.questions if n < 12 else 1)]
         scores = world.vectors @ query
         lists.sort(key=lambda found: scores[found[0][found[1]]])
         if exact is not None:
@@ -210,7 +219,7 @@ class Generator:
         out.text(ask)
         out.items(listed, None if skill == "words" else candidates.tolist())
         out.text(end)
-        out.answer(listed[best], skill)
+        out.answer(listed[best], skill, listed)
 
     def _words(self, out: Sequence, world: World, plan: Plan, n: int, h: int) -> None:
         self._topic(out, world, plan, n, h, "words")
@@ -236,4 +245,4 @@ class Generator:
             out.text(phrases.pick(self.rng, phrases.YES_NO))
             out.items(self.pool.draw(self.rng, 1, plan.title_tokens), [int(candidates[best if like else other])])
             out.text(phrases.pick(self.rng, phrases.YES_NO_ENDS))
-            out.answer(self.yes if like else self.no, "yes_no")
+            out.answer(self.yes if like else self.no, "yes_no", [self.yes, self.no])

@@ -32,20 +32,21 @@ class World:
         factors = mixing * centres[cluster] + (1 - mixing) * rng.normal(size=(n_items, rank))
         factors *= spectrum * np.exp(rng.uniform(0, 0.25) * rng.normal(size=(n_items, 1)))
         vectors = factors @ rng.normal(size=(rank, d)) + rng.uniform(0, 0.2) * rng.normal(size=(n_items, d))
-        vectors -= vectors.mean(0)
-        self.vectors = (vectors / np.sqrt((vectors**2).mean())).astype(np.float32)
+        self.vectors = _standard(vectors)
         self.popularity = rng.uniform(0, 0.5) * rng.normal(size=n_items)
         self.d, self.n_items = d, n_items
         if popular[1] > 0:
             self._popular(rng.uniform(*popular))
+        if rng.random() < 0.7:  # lengths vary little, as those of trained embeddings do
+            lengths = np.linalg.norm(self.vectors, axis=1, keepdims=True)
+            spread = np.exp(rng.uniform(0.1, 0.25) * rng.normal(size=(n_items, 1)))
+            self.vectors = _standard(self.vectors / lengths * spread)
 
     def _popular(self, strength: float) -> None:
         rng = self.rng
         often, direction = rng.normal(size=self.n_items), rng.normal(size=self.d)
         direction *= strength * np.sqrt(self.d) / np.linalg.norm(direction)
-        vectors = self.vectors + np.outer(often, direction)
-        vectors -= vectors.mean(0)
-        self.vectors = (vectors / np.sqrt((vectors**2).mean())).astype(np.float32)
+        self.vectors = _standard(self.vectors + np.outer(often, direction))
         self.popularity = self.popularity + rng.uniform(1.0, 4.0) * often
 
     def histories(self, users: int, length: int, sharpness: float) -> np.ndarray:
@@ -65,10 +66,28 @@ class World:
         order = rng.permuted(np.tile(np.arange(length), (users, 1)), axis=1) if drift < 0.1 else None
         return chosen if order is None else np.take_along_axis(chosen, order, 1)
 
-    def summary(self, items: np.ndarray, decay: float = 0.9) -> np.ndarray:
+    def summary(self, items: np.ndarray, decay: float = 0.75) -> np.ndarray:
         """What a history says: the mean of its vectors, recent ones weighing more; ``[users, d]``."""
         weights = decay ** np.arange(items.shape[1])[::-1]
         return np.einsum("l,uld->ud", weights / weights.sum(), self.vectors[items]).astype(np.float32)
+
+    def candidates(
+        self, query: np.ndarray, excluded: list[int], count: int, margin: float, soft: float = 0.0
+    ) -> tuple[np.ndarray, int]:
+        """A list of candidates and its answer: the best one (:meth:`choices`), or in a share ``soft`` of long lists any,
+        the likelier the better, among items drawn at random. What users choose is never surely the best.
+        """
+        if count < 12 or self.rng.random() >= soft:
+            return self.choices(query, excluded, count, margin)
+        scores = self.vectors @ query
+        items = self.rng.choice(np.flatnonzero(self._allowed(excluded)), size=count, replace=False)
+        odds = np.exp(self.rng.uniform(2.0, 4.0) * (scores[items] - scores[items].max()) / scores.std())
+        return items, int(self.rng.choice(count, p=odds / odds.sum()))
+
+    def _allowed(self, excluded: list[int]) -> np.ndarray:
+        allowed = np.ones(self.n_items, dtype=bool)
+        allowed[[item for item in excluded if item < self.n_items]] = False  # rows beyond are users' vectors
+        return allowed
 
     def choices(self, query: np.ndarray, excluded: list[int], count: int, margin: float) -> tuple[np.ndarray, int]:
         """Candidates for one query vector ``[d]``: the best of the world's nearest few, and worse ones.
@@ -77,9 +96,7 @@ class World:
             ``(items [count], position)``: the item at ``position`` has the largest inner product with ``query``, ahead
             by at least ``margin`` standard deviations of the scores where the world has such items.
         """
-        rng, scores = self.rng, self.vectors @ query
-        allowed = np.ones(self.n_items, dtype=bool)
-        allowed[[item for item in excluded if item < self.n_items]] = False  # rows beyond are users' vectors
+        rng, scores, allowed = self.rng, self.vectors @ query, self._allowed(excluded)
         ranked = np.flatnonzero(allowed)[np.argsort(-scores[allowed])]
         target = ranked[int(rng.integers(max(1, len(ranked) // 12)))]
         below = np.flatnonzero(allowed & (scores < scores[target] - margin * scores.std()))
@@ -89,3 +106,9 @@ class World:
         items = rng.choice(below, size=count - 1, replace=False)
         position = int(rng.integers(count))
         return np.insert(items, position, target), position
+
+
+def _standard(vectors: np.ndarray) -> np.ndarray:
+    """Centred, of unit mean square."""
+    vectors = vectors - vectors.mean(0)
+    return (vectors / np.sqrt((vectors**2).mean())).astype(np.float32)

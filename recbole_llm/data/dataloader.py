@@ -24,6 +24,7 @@ from recbole_llm.data.collector import ROW_FIELD
 from recbole_llm.data.evaluation import match_rows
 from recbole_llm.data.prompt import parse_template
 from recbole_llm.data.rows import candidate_sets
+from recbole_llm.llm import constrained
 from recbole_llm.rivals import rivals
 
 BUCKET_BATCHES = 32  # rows are sorted by length within windows of this many batches: little padding, much shuffling
@@ -129,7 +130,7 @@ class Collate:
 
     def __init__(self, rows: PromptRows, training: bool, canonical: dict[int, int] | None = None):
         self.rows, self.training, self.canonical = rows, training, canonical or {}
-        self.constrained = training and rows.config["likelihood_over"] == "candidates"
+        self.constrained = training and constrained(rows.config)
 
     def __call__(self, examples: list[dict]) -> Interaction:
         keys = [example["key"] for example in examples]

@@ -20,7 +20,7 @@ from recbole_llm.adapter import enable_gradient_checkpointing
 from recbole_llm.builtin.slots import pretrained_projector
 from recbole_llm.data import prompt
 from recbole_llm.data.tokens import USER_SLOT
-from recbole_llm.llm import BUILTIN, check_tokenizer, context_length, load_llm
+from recbole_llm.llm import BUILTIN, check_tokenizer, constrained, context_length, load_llm
 from recbole_llm.rivals import log_probs
 
 
@@ -72,7 +72,7 @@ class LLMRecommender(SequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.config = config
-        self.constrained = config["likelihood_over"] == "candidates"
+        self.constrained = constrained(config)
         self.tokens = dataset.prompt_tokenizer
         self.crm = crm.load_or_train(config, dataset)
         init_seed(config["seed"], config["reproducibility"])  # the same start whether the CRM was trained now or read

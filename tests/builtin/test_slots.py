@@ -13,7 +13,7 @@ from recbole_llm.builtin.slots import Projector, Projectors
 @pytest.fixture
 def projectors():
     torch.manual_seed(0)
-    return Projectors(16, 0.7 * torch.eye(16)[0], torch.eye(16)[1:9], copies=1)
+    return Projectors(16, 0.7 * torch.eye(16)[0], torch.eye(16)[1:9], 2.0, copies=1)
 
 
 @pytest.mark.parametrize("d", [32, 64, 128])
@@ -35,10 +35,10 @@ def test_widths_between_and_beyond(projectors, tmp_path):
 def test_start_keeps_the_marker_and_the_space():
     torch.manual_seed(1)
     marker, space = 0.7 * torch.eye(16)[0], torch.eye(16)[1:9]
-    out = Projector(64, 16, marker, space)(torch.randn(200, 64)).detach()
+    out = Projector(64, 16, marker, space, length=3.0)(torch.randn(200, 64)).detach()
     torch.testing.assert_close(out[:, 0], torch.full((200,), 0.7))
     assert out[:, 9:].abs().max() < 1e-6
-    assert 0.8 < out[:, 1:].norm(dim=1).mean() < 1.25
+    assert 2.4 < out[:, 1:].norm(dim=1).mean() < 3.75
 
 
 def test_start_keeps_inner_products():

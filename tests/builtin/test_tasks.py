@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def _generator(tokenizer, seed=3) -> Generator:
 @pytest.mark.parametrize("skill", SKILLS)
 def test_same_seed_same_batch(tokenizer, skill):
     first, second, other = (_generator(tokenizer, seed).batch(PLAN.only(skill), 400) for seed in (3, 3, 4))
-    for name in ("ids", "slots", "answers", "skills", "vectors"):
+    for name in ("ids", "slots", "answers", "rivals", "skills", "vectors"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     assert not np.array_equal(first.ids, other.ids)
 
@@ -79,12 +80,51 @@ def test_history_answer_is_nearest_to_the_decayed_mean(tokenizer):
     for row in range(len(batch.ids)):
         answer = np.flatnonzero(batch.answers[row])
         rows = batch.slots[row, np.flatnonzero(batch.slots[row, : answer[0]])] - 1
-        weights = np.array([0.9**2, 0.9, 1.0])
+        weights = np.array([0.75**2, 0.75, 1.0])
         taste = (weights[:, None] * batch.vectors[rows[:3]]).sum(0)
         best = int((batch.vectors[rows[3:]] @ taste).argmax())
         slot = np.flatnonzero(batch.slots[row])[3 + best]
         n = len(answer) - 1
         assert batch.ids[row, slot - n : slot].tolist() == batch.ids[row, answer[:-1]].tolist()
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_rivals_are_the_ways_to_go_on_of_the_listed_titles(tokenizer, skill):
+    """Every answer's tokens are among their rivals; where nothing is left to choose, the token stands alone."""
+    batch = _generator(tokenizer).batch(replace(PLAN, alike=1.0, weights={skill: 1.0}), 600)
+    asked = batch.answers > 0
+    among = batch.rivals[asked]
+    assert (batch.rivals[~asked] == -1).all()
+    assert (among == batch.ids[asked][:, None]).sum(1).tolist() == [1] * int(asked.sum())
+    first = batch.answers != np.pad(batch.answers, ((0, 0), (1, 0)))[:, :-1]
+    counts = (batch.rivals >= 0).sum(2)
+    assert (counts[asked & first] >= (1 if skill in ("repeat", "number") else 2)).mean() > 0.8
+    assert counts[asked & (batch.ids == tokenizer.eos_token_id)].mean() < 1.2  # titles inside titles are rare
+
+
+def test_soft_answers_are_better_than_chance_and_not_always_best():
+    world = World(np.random.default_rng(4), 32, 300)
+    ranks = []
+    for item in range(300):
+        query = world.vectors[item]
+        items, position = world.candidates(query, [item], 15, 0.3, soft=1.0)
+        assert item not in items and len(set(items.tolist())) == 15
+        ranks.append(int((world.vectors[items] @ query > world.vectors[items[position]] @ query).sum()))
+    assert 0.2 < np.mean(np.array(ranks) == 0) < 0.95 and np.mean(ranks) < 4  # uniform: .07 and 7
+    short, best = world.candidates(query, [7], 6, 0.3, soft=1.0)  # short lists have a best one
+    assert (world.vectors[short] @ query).argmax() == best
+
+
+def test_alike_titles_begin_with_one_piece(tokenizer):
+    generator = Generator(tokenizer, 3, titles=4_000)
+    rng, found = np.random.default_rng(0), []
+    for _ in range(50):
+        listed = generator.pool.draw(rng, 10, 12)
+        generator.pool.alike(rng, listed, 12, member=4)
+        openings = [title[0] for title in listed]
+        found.append(openings.count(openings[4]))
+        assert len(listed) == 10
+    assert np.mean(np.array(found) >= 2) > 0.6
 
 
 def test_choices_lead_by_the_margin():

@@ -76,7 +76,7 @@ def test_an_llm_with_a_pretrained_projector_starts_there(tiny_data, tmp_path):
     contract = ModelContract()
     contract.name, contract.settings = "LLaRA", {"curriculum": "none"}
     hidden = contract.build(tiny_data, folder, tmp_path / "without")[2].projector.state_dict()["2.weight"].shape[0]
-    save_projectors(Projectors(hidden, torch.zeros(hidden), torch.eye(hidden)), folder)
+    save_projectors(Projectors(hidden, torch.zeros(hidden), torch.eye(hidden), 1.0), folder)
     _, _, model = contract.build(tiny_data, folder, tmp_path / "with")
     start = pretrained_projector(folder, model.crm.item_vectors.shape[1])
     assert start and all(torch.equal(model.projector.state_dict()[name], weight) for name, weight in start.items())
