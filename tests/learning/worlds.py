@@ -3,7 +3,7 @@
 Items have vectors: 24 dimensions that say the cluster, and 8 louder ones that say nothing. A user picks all items of one
 cluster; the last is the target, and the 19 other candidates are of other clusters. Titles are made up and say nothing. The
 recommender is a SASRec whose item table holds these vectors, so what LLaRA, iLoRA and RecLoRA can know, they know from
-behaviour tokens, once the projector silences the loud dimensions. Known answers: all dimensions find the target in .81 of
+behaviour tokens, once the projector silences the loud dimensions. Known answers: all dimensions find the target in .67 of
 the rows, the 24 in all of them.
 """
 
@@ -21,7 +21,7 @@ from recbole_llm.builtin.titles import pseudo_word
 from recbole_llm.config import LLMConfig
 from recbole_llm.data.dataset import PromptDataset
 
-CLUSTERS, PER_CLUSTER, USERS, LENGTH, SIGNAL, NOISE, LOUD = 60, 8, 300, 8, 24, 8, 2.5
+CLUSTERS, PER_CLUSTER, USERS, LENGTH, SIGNAL, NOISE, LOUD = 60, 8, 300, 8, 24, 8, 2.9
 
 
 def vectors(seed: int = 0) -> np.ndarray:
