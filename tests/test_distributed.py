@@ -48,7 +48,8 @@ def sharing_settings(data, llm, out, **more):
     """Batches and steps that two and three processes cannot share evenly; no dropout."""
     return tiny.settings(
         data, llm, out, epochs=2, train_sample_size=22, train_batch_size=5, accumulation_steps=2, eval_batch_size=12,
-        lora_dropout=0.0, lora_target_modules=["q_proj", "v_proj"], valid_sample_size=20, curriculum="none", **more,
+        lora_dropout=0.0, lora_target_modules=["q_proj", "v_proj"], valid_sample_size=20, curriculum="none",
+        learning_rate=3e-4, projector_lr_scale=1.0, **more,
     )  # fmt: skip
 
 
