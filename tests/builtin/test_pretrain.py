@@ -153,6 +153,23 @@ def test_slots_gather_how_titles_begin_whatever_their_length(tokenizer):
         assert attention[3, end, first] > 0.5 and attention[4, end, first + 1] > 0.4, (first, end)
 
 
+@pytest.mark.parametrize("user", [True, False])
+def test_the_taste_is_the_users_where_its_slot_stands_first(tokenizer, user):
+    """Untrained, layer 2, head 0 of the last token: all on the slot after the first token, or on the history's slots."""
+    run = Pretraining(replace(MICRO, size="base"), tokenizer=tokenizer)
+    run.model.set_attn_implementation("eager")
+    ids, slot = [tokenizer.bos_token_id, 0 if user else 900, 901], [0, 1 if user else 0, 0]
+    comma = tokenizer.convert_tokens_to_ids(",")
+    for number in (2, 3, 4):
+        ids, slot = ids + [700 + number, 800 + number, 0, comma], slot + [0, 0, number, 0]
+    vectors = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    embedded = slots.embed(run.model, torch.tensor([ids]), torch.tensor([slot]), run.projectors(vectors, 0))
+    with torch.no_grad():
+        attention = run.model.model(inputs_embeds=embedded, output_attentions=True).attentions[2][0, 0, -1]
+    shown = [place for place, number in enumerate(slot) if number > 1]
+    assert (attention[1] if user else attention[shown].sum()) > 0.9
+
+
 def test_a_longer_residual_stream_computes_the_same(tokenizer, monkeypatch):
     ids, found = torch.tensor([[tokenizer.bos_token_id, *range(600, 640)]]), []
     for length in (1.0, circuits.LENGTH):
