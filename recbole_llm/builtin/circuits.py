@@ -12,8 +12,9 @@ head's dimensions almost still over a prompt's length; those carry content, the 
     layer 2   head 0       taste: the mean of the slots that are not flagged (the history), recent ones weighing more, or
                            the user's vector where one stands first
               head 1       at slots: "I am a candidate", of the same length for all
-    layer 3   heads 0, 1   match: candidates similar to the taste; reads out what they gathered, so how they begin
-              head 2       after the first piece: the candidate like the taste that begins so; reads out its second piece
+    layer 3   head 0       match: candidates similar to the taste; reads out what they gathered, so how they begin
+              heads 1, 2   after the first piece: the candidate like the taste that begins so; reads out its second piece.
+                           A head has too few dimensions to compare vectors and pieces whole: each sees its share of both
               head 3       induction: the token after an earlier copy of this one and the one before (Olsson et al. 2022)
               head 4       takes this token itself off what will be predicted
     layer 4   head 1       yes or no: one candidate similar to the taste, or not
@@ -38,6 +39,7 @@ FAST = 0.29  # share of a head's rotary pairs whose angle moves noticeably withi
 LENGTH = 64.0  # of the residual stream, where a token's embedding had length 1
 SLOT, VECTOR, FIRST = 5.0, 3.0, 10.0  # lengths, before LENGTH: a slot's constant part and its vector, the first token
 TEXT = 0.5  # of a token's embedding along `text`
+BOTH = 0.625  # share of a head's dimensions that compare vectors, where it compares pieces as well
 LOGITS = 1.5  # gain of the last norm: copies are sure
 
 
@@ -137,9 +139,13 @@ class Layout:
             return functional.pad(_orthonormal(rows, width, generator), pads)
 
         self.words_inner, self.context_inner = inner(token), inner(token)
-        half = min(content, vector, token) // 2
-        self.half_vector, self.half_token = math.sqrt(2) * inner(vector, half), inner(token, half, half)
-        self.inner = [inner(vector) for _ in range(3)]
+        rows = min(round(BOTH * content), vector)
+        turned = math.sqrt(vector / rows) * _orthonormal(vector, vector, generator)
+        self.shares = [  # every direction of `vector` is seen by one of the two, those in the middle by both
+            functional.pad(part, (0, head_dim - vector, 0, content - rows)) for part in (turned[:rows], turned[-rows:])
+        ]
+        self.piece = inner(token, content - rows, rows)
+        self.alike, self.liked = inner(vector), inner(vector)
 
 
 def layout(config, seed: int) -> Layout:
@@ -222,29 +228,32 @@ def _taste(layer: _Heads, plan: Layout) -> None:
 def _match(layer: _Heads, plan: Layout) -> None:
     """Layer 3: the candidate like the taste; how it begins (before an answer), then its second piece."""
     others = -500 * plan.text - 60 * plan.user
-    for head in (0, 1):
+    layer.quiet(0)
+    layer.match(0, plan.alike @ plan.vector, plan.alike @ plan.vector, 4.0)
+    layer.switch(0, others + 20 * plan.candidate, layer.unit)
+    layer.rest(0, plan.start, plan.mark, 120 * layer.unit)
+    layer.copy(0, plan.token, plan.token.T, 12.0)
+    for head, share in zip((1, 2), plan.shares):
+        both = share @ plan.vector + 1.4 * plan.piece @ plan.token
         layer.quiet(head)
-        layer.match(head, plan.inner[head] @ plan.vector, plan.inner[head] @ plan.vector, 4.0)
-        layer.switch(head, others + 20 * plan.candidate, layer.unit)
-        layer.rest(head, plan.start, plan.mark, 120 * layer.unit)
-        layer.copy(head, plan.token, plan.token.T, 6.0)
-    both = plan.half_vector @ plan.vector + 1.7 * plan.half_token @ plan.token
-    layer.quiet(2)
-    layer.match(2, both, both, 12.0)
-    layer.switch(2, others + 60 * plan.candidate, layer.unit)
-    layer.rest(2, plan.start, 2 * plan.opening - 3 * plan.mark, 130 * layer.unit)
-    layer.copy(2, plan.second, plan.token.T, 6.0)
+        layer.match(head, both, both, 17.0)
+        layer.switch(head, others + 60 * plan.candidate, layer.unit)
+        layer.rest(head, plan.start, 2 * plan.opening - 3 * plan.mark, 130 * layer.unit)
+        layer.copy(head, plan.second, plan.token.T, 5.0)
 
 
 def _induction(layer: _Heads, plan: Layout, end: torch.Tensor) -> None:
-    """Layer 3: the token after an earlier copy of this one, or the end where that is a slot; before an answer it rests."""
+    """Layer 3: the token after an earlier copy of this one, or the end where that is a slot.
+
+    It rests before an answer and after its first piece: there the candidates decide, not who else begins so.
+    """
     read, write = plan.token.clone(), plan.token.T.clone()
     read[-1], write[:, -1] = plan.slot, 3 * end
     layer.quiet(3)
     layer.match(3, plan.words_inner @ plan.token, plan.words_inner @ plan.previous, 8.0)
     layer.match(3, plan.context_inner @ plan.previous, plan.context_inner @ plan.before, 4.0)
     layer.switch(3, plan.start, 22 * layer.unit)
-    layer.rest(3, plan.start, -plan.mark, 40 * layer.unit, always=False)
+    layer.rest(3, plan.start, -plan.mark - plan.opening, 40 * layer.unit, always=False)
     layer.copy(3, read, write, 3.0)
     read, write = plan.token.clone(), plan.token.T.clone()
     read[-1], write[:, -1] = plan.mark, plan.mark
@@ -259,7 +268,7 @@ def _answer(layer: _Heads, plan: Layout, answers: torch.Tensor) -> None:
     The first token scores what a candidate does whose likeness is neither much nor little: found by trying, at this width.
     """
     layer.quiet(1)
-    layer.match(1, plan.inner[2] @ plan.vector, plan.inner[2] @ plan.vector, 7.0)
+    layer.match(1, plan.liked @ plan.vector, plan.liked @ plan.vector, 7.0)
     layer.switch(1, -500 * plan.text + 60 * plan.candidate + 25 * plan.start, layer.unit)
     _sign(layer, 1, plan, plan.slot - 0.1 * plan.start, answers, 3.0)
     layer.quiet(3)

@@ -48,15 +48,16 @@ class Settings:
     """One pretraining run."""
 
     size: str = "base"
-    steps: int = 1500
+    steps: int = 1000
     tokens: int = 4000  # per step
     learning_rate: float = 1e-4
     warmup: int = 30
     seed: int = 2020
     titles: int = 20_000  # made-up titles in the pool
     structured: bool = True
-    look_scale: float = 0.1  # rate of queries and keys, as a share of the rate
+    look_scale: float = 0.02  # rate of queries and keys, as a share of the rate
     mlp_scale: float = 4.0  # rate of what MLPs write, which starts at nothing in a long residual stream
+    settled: tuple[int, ...] = (1, 2)  # layers whose attention stays as it started: training blurs what they gather
     bf16: bool = False  # autocast: about twice as fast on a CPU with avx512_bf16, but another model
 
 
@@ -71,6 +72,14 @@ def learning_rate(step: int, settings: Settings) -> float:
     if step < settings.warmup:
         return settings.learning_rate * (step + 1) / settings.warmup
     return settings.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / settings.steps)))
+
+
+def _rate(name: str, settings: Settings) -> float:
+    """The rate of a weight of the model, as a share of the rate."""
+    if settings.structured and name.startswith(tuple(f"model.layers.{layer}.self_attn." for layer in settings.settled)):
+        return 0.0
+    look, write = ".q_proj." in name or ".k_proj." in name, ".down_proj." in name
+    return settings.look_scale if look else settings.mlp_scale if write else 1.0
 
 
 def answer_loss(logits: torch.Tensor, targets: torch.Tensor, rivals: torch.Tensor) -> torch.Tensor:
@@ -100,9 +109,7 @@ class Pretraining:
         self.parts = {"model": self.model, "projectors": self.projectors}
         groups: dict[float, list] = {1.0: list(self.projectors.parameters())}
         for name, weight in self.model.named_parameters():
-            look, write = ".q_proj." in name or ".k_proj." in name, ".down_proj." in name
-            scale = settings.look_scale if look else settings.mlp_scale if write else 1.0
-            groups.setdefault(scale, []).append(weight)
+            groups.setdefault(_rate(name, settings), []).append(weight)
         self.optimizer = torch.optim.AdamW([{"params": weights, "scale": scale} for scale, weights in groups.items()],
                                            lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
         self.generator = Generator(self.tokenizer, settings.seed, titles=settings.titles)
@@ -148,8 +155,9 @@ class Pretraining:
     def resume(self, folder: Path) -> None:
         """Go on where :meth:`save` stopped; the settings must be the same."""
         meta = state.load(folder, self.parts, self.optimizer)
-        if meta["settings"] != self.settings.__dict__:
-            raise ValueError(f"{folder} was written with {meta['settings']}, not {self.settings.__dict__}")
+        settings = self.settings.__dict__ | {"settled": list(self.settings.settled)}  # as JSON has it
+        if meta["settings"] != settings:
+            raise ValueError(f"{folder} was written with {meta['settings']}, not {settings}")
         self.generator.state = meta["generator"]
         self.step, self.seen = meta["step"], meta["seen"]
         self.seconds, self.curve = meta["seconds"], meta["curve"]
