@@ -233,7 +233,7 @@ def _match(layer: _Heads, plan: Layout) -> None:
     layer.switch(0, others + 20 * plan.candidate, layer.unit)
     layer.rest(0, plan.start, plan.mark, 120 * layer.unit)
     layer.copy(0, plan.token, plan.token.T, 12.0)
-    for head, share in zip((1, 2), plan.shares):
+    for head, share in enumerate(plan.shares, start=1):
         both = share @ plan.vector + 1.4 * plan.piece @ plan.token
         layer.quiet(head)
         layer.match(head, both, both, 17.0)
