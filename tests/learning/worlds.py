@@ -63,6 +63,7 @@ def settings(data: Path, out: Path, **more) -> dict:
         "item_text_field": "title", "n_candidates": 20, "crm_model": "SASRec", "crm_epochs": 0,
         "crm_config": {"hidden_size": SIGNAL + NOISE, "inner_size": 32}, "show_progress": False, "epochs": 1,
         "prompt_words": {"verb": "watch", "verbed": "watched", "item": "movie", "items": "movies"}, "latency_rows": 0,
+        "learning_rate": 2e-4,  # there is much to unlearn here: the default is for real vectors, which the start reads already
         **more,
     }  # fmt: skip
 
