@@ -14,7 +14,7 @@ head's dimensions almost still over a prompt's length; those carry content, the 
               head 1       at slots: "I am a candidate", of the same length for all
     layer 3   head 0       match: candidates similar to the taste; reads out what they gathered, so how they begin
               heads 1, 2   after the first piece: the candidate like the taste that begins so; reads out its second piece.
-                           A head has too few dimensions to compare vectors and pieces whole: each sees its share of both
+                           A head has too few dimensions to compare vectors and pieces: each sees a share of the vectors
               head 3       induction: the token after an earlier copy of this one and the one before (Olsson et al. 2022)
               head 4       takes this token itself off what will be predicted
     layer 4   head 1       yes or no: one candidate similar to the taste, or not

@@ -75,7 +75,7 @@ def learning_rate(step: int, settings: Settings) -> float:
 
 
 def _rate(name: str, settings: Settings) -> float:
-    """The rate of a weight of the model, as a share of the rate."""
+    """The rate of a weight of the model, as a share of the rate; a gradient counts in the clipping also where that is 0."""
     if settings.structured and name.startswith(tuple(f"model.layers.{layer}.self_attn." for layer in settings.settled)):
         return 0.0
     look, write = ".q_proj." in name or ".k_proj." in name, ".down_proj." in name
