@@ -2,9 +2,11 @@
 
 README's tables are those of the leaderboard (``recbole_llm.leaderboard``), with fewer columns: mean over seeds, 95% interval
 over users, deviation over seeds, rank = 1 + the number of significantly better rows. The first one holds every row, the others those
-with all seeds; docs/leaderboards/ has all columns of all rows. Nothing between the markers is written by hand.
+with all seeds; docs/leaderboards/ has all columns of all rows. Nothing between the markers is written by hand. The table of a
+board that FOLDER has no file of stays as it is.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from recbole_llm.result import read_result
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "leaderboards"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+FIRST = ("ml-100k", "candidates")
 SHOWN = {"candidates": ("hit@1", "ndcg@10"), "full": ("hit@10", "ndcg@10"), "ctr": ("auc", "logloss", "acc")}
 
 
@@ -52,6 +55,13 @@ def table(folder: Path, board: dict, every_row: bool) -> str:
                       "|" + "---|" * len(head), *rows])  # fmt: skip
 
 
+def stored_tables(text: str) -> dict[tuple[str, str], str]:
+    """What stands between the markers now, by (dataset, protocol)."""
+    heads = list(re.finditer(r"^\*\*(\S+), `(\w+)`\*\*:", text, re.MULTILINE))
+    ends = [*(head.start() for head in heads), len(text)][1:]
+    return {head.groups(): text[head.start() : end].strip() for head, end in zip(heads, ends, strict=True)}
+
+
 def main(folder: str | None = None) -> None:
     """Replace what stands between README's markers, and the pages in docs/leaderboards/.
 
@@ -64,13 +74,14 @@ def main(folder: str | None = None) -> None:
         raise FileNotFoundError(f"no result file in {folder}; run run_recbole_llm.py first")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    tables = []
-    for dataset, protocol in sorted(found, key=lambda pair: (pair[1], pair[0] != "ml-100k", pair)):
+    old, after = rest.split(END)
+    tables = stored_tables(old)
+    for dataset, protocol in found:
         board = build_board(folder, dataset, protocol, stored_options(folder, dataset, protocol))
         (PAGES / f"{dataset}.{protocol}.md").write_text(markdown(board), encoding="utf-8")
-        tables.append(table(folder, board, every_row=not tables))
-    tables = "\n\n".join(tables)
+        tables[dataset, protocol] = table(folder, board, every_row=(dataset, protocol) == FIRST)
+    order = sorted(tables, key=lambda pair: (pair[1], pair != FIRST, pair))
+    tables = "\n\n".join(tables[pair] for pair in order)
     (ROOT / "README.md").write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}", encoding="utf-8")
 
 

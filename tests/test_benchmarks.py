@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks import gpu
+from benchmarks import gpu, readme
 
 
 def test_the_gpu_benchmark_runs_on_a_cpu_at_the_tiny_shape(tmp_path, capsys):
@@ -15,3 +15,10 @@ def test_the_gpu_benchmark_runs_on_a_cpu_at_the_tiny_shape(tmp_path, capsys):
     assert all(way["tokens_per_second"] > 0 and way["peak_memory_gb"] > 0 for way in record["training"].values())
     assert all(value > 0 for value in (*record["prompts_per_second"].values(), *record["ratios"].values()))
     assert str(file) in capsys.readouterr().out
+
+
+def test_readme_keeps_the_tables_of_boards_without_files():
+    tables = ["**ml-100k, `candidates`**: 9 rows.\n\n| a |\n|---|\n| **b**: c |", "**games, `ctr`**: 3 rows.\n\n| d |"]
+    found = readme.stored_tables("\n" + "\n\n".join(tables) + "\n")
+    assert found == {("ml-100k", "candidates"): tables[0], ("games", "ctr"): tables[1]}
+    assert readme.stored_tables("\n") == {}
