@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import re
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ STAGES = (
     (0.8, Plan(items=(4, 20), history=(2, 10), questions=3, title_tokens=14, noise=0.4, margin=0.4, alike=0.4,
                soft=0.5, weights=ALL, **HARD_WORLDS)),
 )
+# (weights, how far they go back to the start in the end): pretraining blurs there what real vectors need (LOG.md, cause 9)
+RETURNED = ((r"layers\.0\.self_attn\.o_proj\.", 1.0), (r"layers\.3\.self_attn\.[vo]_proj\.", 0.5))
 COPY = 0.1  # weight of a token's likelihood over the vocabulary, beside its likelihood among its rivals
 
 
@@ -145,6 +148,16 @@ class Pretraining:
         self.curve.append(row)
         return row
 
+    @torch.no_grad()
+    def go_back(self) -> None:
+        """Move what ``RETURNED`` names towards the structured start; a state to resume from is saved before."""
+        settings = self.settings
+        start = build_model(settings.size, self.tokenizer, settings.seed).to(self.device).state_dict()
+        for name, weight in self.model.named_parameters():
+            for pattern, share in RETURNED:
+                if re.search(pattern, name):
+                    weight.lerp_(start[name], share)
+
     def save(self, folder: Path) -> None:
         """Write everything that :meth:`resume` needs."""
         state.save(folder, self.parts, self.optimizer, {
@@ -234,6 +247,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{settings.size}: {count:,} parameters on {device}; {settings.steps} steps of {settings.tokens} tokens")
     _loop(run, args.out, args.minutes, args.log_every)
     run.save(args.out / "state")
+    if settings.structured and run.step == settings.steps:
+        run.go_back()
     run.export(args.out)
     if not run.step:  # --steps 0: only the start, e.g. random weights to compare with
         return

@@ -198,6 +198,19 @@ def test_settled_layers_keep_their_attention(uninterrupted, tokenizer):
     assert {name.split(".")[2] for name in moved & attention} == {"0", "3", "4"}
 
 
+def test_a_finished_run_goes_back_to_the_start_in_part(uninterrupted, tokenizer):
+    start = Pretraining(MICRO, tokenizer=tokenizer).model.state_dict()
+    trained = {name: weight.clone() for name, weight in uninterrupted.model.state_dict().items()}
+    run = Pretraining(MICRO, tokenizer=tokenizer)
+    run.model.load_state_dict(trained)
+    run.go_back()
+    for name, weight in run.model.state_dict().items():
+        layer, part = ([*name.split("."), "", "", ""][i] for i in (2, 4))
+        share = 1.0 if (layer, part) == ("0", "o_proj") else 0.5 if layer == "3" and part in ("v_proj", "o_proj") else 0.0
+        torch.testing.assert_close(weight, start[name] * share + trained[name] * (1 - share), rtol=1e-6, atol=1e-7)
+        assert share == 0 or name.endswith("bias") or not torch.equal(weight, trained[name])
+
+
 def test_a_longer_residual_stream_computes_the_same(tokenizer, monkeypatch):
     ids, found = torch.tensor([[tokenizer.bos_token_id, *range(600, 640)]]), []
     for length in (1.0, circuits.LENGTH):
