@@ -19,7 +19,8 @@ head's dimensions almost still over a prompt's length; those carry content, the 
               head 4       takes this token itself off what will be predicted
     layer 4   head 1       yes or no: one candidate similar to the taste, or not
               head 3       makes what stands at punctuation long: after the last norm a choice made there is unsure
-Everything else starts small and random, and everything is trained afterwards. What made it robust (measured: LOG.md):
+Everything else starts small and random; what pretraining then moves and what it leaves, ``pretrain.Settings`` says. What made it
+robust (measured: LOG.md):
 - Scores that must only select stay small, and what they read is of one length: RMSNorm turns differences in length into
   differences in score. Hence long constant parts of slots, and flags that attention writes, not products of vectors.
 - The choice is soft: heads that put .8 on one candidate say nothing of the others, and pass no gradient to them.
