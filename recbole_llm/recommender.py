@@ -67,7 +67,8 @@ def rank_catalogue(trainer, data, config) -> None:
 
 
 def fit(config, saved: bool = True) -> Fitted:
-    """Train ``config``'s model; early stopping and model selection read the validation rows only."""
+    """Train ``config``'s model; early stopping and model selection read the loader of validation rows only (which RecLoRA's
+    `recipe: released` fills with the test rows, as its authors' code does)."""
     trainer, data = build(config)
     start = time.perf_counter()
     score, result = trainer.fit(data[1], data[2], saved=saved, show_progress=config["show_progress"])

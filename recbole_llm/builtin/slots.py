@@ -1,8 +1,7 @@
 """Behaviour slots: the projector of LLaRA (section 3.2), several of them at once, and batches turned into embeddings.
 
-Pretraining uses a handful of trainable projectors for vectors of several widths, and projectors drawn afresh for every
-batch, which are never trained: a model that reads those compares slots whatever the projector, so that a new one is
-learnt quickly downstream.
+Pretraining uses a handful of trainable projectors for vectors of several widths. Projectors drawn afresh, which are never
+trained, serve its probe alone: how far does the model compare slots whatever the projector?
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Nothing here comes from a dataset. Several questions follow one list (``Plan.questions``), so that a short sequence
 trains many answers. Every answer is known by construction: a copy of a listed title, or the item whose vector has the
-largest inner product with a query vector (:mod:`recbole_llm.builtin.worlds`).
+largest inner product with a query vector (:mod:`recbole_llm.builtin.worlds`); in a share of the long lists
+(``Plan.soft``) one that is drawn, the likelier the larger its inner product.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The built-in model's tokenizer: byte-level BPE, trained on made-up titles and on prompt words.
 
 All 256 bytes are in the vocabulary, so every text can be written and read back. Digits stand alone. ``<|item|>``
-and ``<|user|>`` are never produced by text: their embeddings are where behaviour slots start from in pretraining.
+and ``<|user|>`` are never produced by this package from text (:mod:`recbole_llm.data.tokens`): the one's embedding is the
+constant part of a behaviour slot, the other is reserved.
 """
 
 from __future__ import annotations

@@ -72,6 +72,11 @@ class ClickRows(PromptRows):
             self._vectors = item_vectors(self.config, self.split.titles, self.tokens.title_ids)
         return most_relevant(self._vectors, self.timelines.items, start, end, np.asarray(items), k)
 
+    def history(self, row: int) -> list[int]:
+        """Items of the latest history that a prompt shows, oldest first: what `train_negatives: recent` keeps out."""
+        places = recent(self.start[[row]], self.end[[row]], self.config["text_history_len"])[0]
+        return self.timelines.items[places[places >= 0]].tolist()
+
     def histories(self, rows: np.ndarray, items: np.ndarray) -> tuple[list[tuple], list[tuple]]:
         """(text, long) places of n questions, as tuples without padding."""
         return tuple(

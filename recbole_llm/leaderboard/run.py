@@ -49,7 +49,7 @@ def run_leaderboard(
             that lists models: which of its rows, by their names or their models'.
         datasets, protocols: lists or comma-separated names. seeds: a number or a list.
         config_file_list: YAML files with settings for every row; ``settings``: over them.
-        spec: a leaderboard's YAML (``properties/leaderboard/*.yaml``) or its content; arguments here go over it.
+        spec: a leaderboard's YAML (``properties/leaderboard/*.yaml``) or its content; arguments here go over it, but not over a row's own settings.
         rerun: do not reuse result files. reference, metric, resamples: of the table.
         tune: a search space (``properties/hyper/*.yaml``): every row is tuned on validation first, at equal budget.
 
@@ -74,7 +74,7 @@ def run_leaderboard(
     )
     shared = _settings(chosen, config_file_list, settings)
     arguments = (chosen.get("models"), chosen.get("datasets"), chosen.get("protocols"), chosen.get("seeds") or 1)
-    plan = partial(make_plan, *arguments, shared, chosen.get("llm"), chosen.get("baselines"))
+    plan = partial(make_plan, *arguments, *shared)
     runs = plan()
     _check_reference(chosen, runs, named=reference is not None)
     wanted, found, tuned_seconds = _expectations(runs), None, 0.0
@@ -113,13 +113,19 @@ def _merge(spec, **over) -> dict:
     return chosen | given
 
 
-def _settings(chosen: dict, config_file_list, settings: dict | None) -> dict:
+def _settings(chosen: dict, config_file_list, settings: dict | None) -> list[dict]:
+    """Settings for every row, for LLM rows and for baselines: what is given here goes over all of the YAML's.
+
+    A row's own settings stay above it: they are what the row is named for.
+    """
     from recbole_llm.config import read_yaml
 
-    shared = dict(chosen.get("settings") or {})
+    given: dict = {}
     for file in config_file_list or []:
-        shared |= read_yaml(file)
-    return shared | (settings or {})
+        given |= read_yaml(file)
+    given |= settings or {}
+    yaml = [dict(chosen.get(group) or {}) for group in ("settings", "llm", "baselines")]
+    return [yaml[0] | given, *({k: v for k, v in group.items() if k not in given} for group in yaml[1:])]
 
 
 def _check_reference(chosen: dict, runs: list[Run], named: bool) -> None:

@@ -1,7 +1,7 @@
 """What every LLM recommender shares: a frozen CRM, a frozen LLM with an adapter, a projector, candidate scoring.
 
 A new model overrides up to four methods: :meth:`LLMRecommender.render` (the prompt), :meth:`hybrid_probability` (the
-curriculum), :meth:`adapt` (which adapter goes on the LLM) and :meth:`gate` (how experts are mixed for a row).
+curriculum), :meth:`adapter_config` (which adapter goes on the LLM) and :meth:`gate` (how experts are mixed for a row).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from recbole.utils import InputType, ModelType, init_seed
 from torch import nn
 
 from recbole_llm import crm, scoring
-from recbole_llm.adapter import enable_gradient_checkpointing
+from recbole_llm.adapter import enable_gradient_checkpointing, use_gate
 from recbole_llm.builtin.slots import pretrained_projector
 from recbole_llm.data import prompt
 from recbole_llm.data.tokens import USER_SLOT
@@ -134,7 +134,8 @@ class LLMRecommender(SequentialRecommender):
 
     def gated(self, interaction: Interaction) -> AbstractContextManager:
         """Context in which the adapter mixes its experts for these rows."""
-        return nullcontext()
+        gate = self.gate(interaction)
+        return nullcontext() if gate is None else use_gate(self.llm, gate)
 
     def parameter_groups(self) -> list[dict]:
         """Trainable weights with their own learning-rate scale: adapter, projector, router."""

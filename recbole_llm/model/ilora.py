@@ -15,7 +15,7 @@ import hashlib
 
 import torch
 
-from recbole_llm.adapter import GatedLoraConfig, Router, use_gate
+from recbole_llm.adapter import GatedLoraConfig, Router
 from recbole_llm.model.llara import LLaRA
 
 
@@ -53,6 +53,3 @@ class iLoRA(LLaRA):  # noqa: N801  (the paper's name, as typed on the command li
         digest = hashlib.sha256(repr((self.config["seed"], history)).encode()).digest()
         noise = torch.randn(self.num_experts, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
         return noise.softmax(-1)
-
-    def gated(self, interaction):
-        return use_gate(self.llm, self.gate(interaction))

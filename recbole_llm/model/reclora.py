@@ -12,12 +12,10 @@ rows. `recipe: released` brings back its selection on the test rows and its sing
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from peft import LoraConfig
 
-from recbole_llm.adapter import Gate, GatedLoraConfig, PersonalisedRouter, gated_modules, use_gate
+from recbole_llm.adapter import Gate, GatedLoraConfig, PersonalisedRouter, gated_modules
 from recbole_llm.data import prompt
 from recbole_llm.data.prompt import Field
 from recbole_llm.data.questions import answer_ids, click_templates
@@ -110,9 +108,6 @@ class RecLoRA(LLMRecommender):
         target = interaction[self.ITEM_ID] if self.gate_input == "target" else None
         weights = self.router(self.crm.user_vectors(interaction, target))
         return Gate.per_row(weights) if self.router.shared else Gate.per_module(weights)
-
-    def gated(self, interaction):
-        return nullcontext() if self.mixing == "none" else use_gate(self.llm, self.gate(interaction))
 
     # ---- scoring ---------------------------------------------------------------------------------------------------
 

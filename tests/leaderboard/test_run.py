@@ -151,6 +151,18 @@ def test_models_pick_rows_of_a_yaml_by_their_names_or_their_models(shared, monke
         board(shared, Runs(), monkeypatch, models="BPR", spec=spec, reference="Random")
 
 
+def test_what_is_given_goes_over_a_yamls_groups_but_not_over_a_rows_own_settings(shared):
+    rows = ["BPR", {"name": "BPR@long", "model": "BPR", "epochs": 30}, "LLaRA"]
+    spec = {"models": rows, "settings": {"epochs": 2, "seed": 5}, "llm": {"epochs": 3}, "baselines": {"epochs": 8}}
+    chosen = run._merge(spec, datasets="tiny")
+    shared.pop("epochs")
+    for given, wanted in ({}, [8, 30, 3]), ({"epochs": 1}, [1, 30, 1]):
+        groups = run._settings(chosen, None, shared | given)
+        runs = run.make_plan(chosen["models"], "tiny", None, 1, *groups)
+        assert [one.config["epochs"] for one in runs] == wanted
+        assert {one.seed for one in runs} == {5 if "seed" not in shared else shared["seed"]}
+
+
 def test_permutations_are_wanted_of_candidates_alone(shared):
     for protocol, wanted in ("candidates", 3), ("full", 0):
         more = {"protocol": protocol, "permutations": 3, "n_candidates": 8, "rerank_n": 5}

@@ -29,6 +29,35 @@ def test_a_slot_holds_its_items_projected_vector_and_other_places_their_token(bu
     assert (items == -1).sum(1).eq(1).all()
 
 
+def test_a_model_that_overrides_adapter_and_gate_alone_is_mixed_by_its_gate(tiny_data, tiny_llm, tmp_path, monkeypatch):
+    """As README's "Add a model" says: nothing else is needed."""
+    from recbole_llm import registry
+    from recbole_llm.adapter import GatedLoraConfig
+    from recbole_llm.model.base import LLMRecommender
+
+    class FirstExpert(LLMRecommender):
+        chosen = 0
+
+        def adapter_config(self):
+            return GatedLoraConfig(task_type="CAUSAL_LM", num_experts=2, mixing="split", **self.lora_arguments())
+
+        def gate(self, interaction):
+            return torch.eye(2)[[self.chosen] * len(interaction)]
+
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    registry.register(FirstExpert)
+    contract = ModelContract()
+    contract.name, contract.settings = "FirstExpert", {"curriculum": "none"}
+    _, data, model = contract.build(tiny_data, tiny_llm, tmp_path)
+    batch, model = next(iter(data[3])), model.eval()
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight.data, std=0.1)
+    scores = model.score_candidates(batch)
+    model.chosen = 1
+    assert (scores - model.score_candidates(batch)).abs().max() > 1e-4
+
+
 def test_the_projector_starts_at_the_scale_of_the_token_embeddings():
     torch.manual_seed(0)
     table = torch.randn(500, 16) * 3 + 5

@@ -277,6 +277,22 @@ def test_the_released_recipe_selects_on_the_test_rows_after_one_epoch(tiny_data,
     assert asked(valid) == asked(test)
 
 
+def test_recent_negatives_stay_outside_the_shown_history(tiny_data, tiny_llm, tmp_path):
+    more = {"text_history_len": 3, "train_negatives": "recent", "n_candidates": 8, "protocol": "candidates"}
+    config = LLMConfig("RecLoRA", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path, **{**SMALL, **more}))
+    train = prepare_data(config)[1]
+    rows, found = train.dataset, 0
+    for row in range(len(rows.targets)):
+        places = [place for place in range(rows.start[row], rows.end[row])][-3:]
+        assert rows.history(row) == rows.timelines.items[places].tolist()
+        found += len(places) == 3
+    assert found  # longer histories are cut
+    train.set_epoch(0)
+    keys = [key for batch in train.batches for key in batch]
+    asked_about = [(rows.history(key.row), key.candidates[0]) for key in keys if not key.label]
+    assert asked_about and not any(item in history for history, item in asked_about)
+
+
 def test_a_template_must_end_with_the_target(tiny_data, tiny_llm, tmp_path):
     templates = {"ctr": ["Is {target} liked after{history}? Answer:"], "candidates": []}
     with pytest.raises(ValueError, match=r"\{target\} must come last"):
