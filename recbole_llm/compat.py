@@ -264,6 +264,19 @@ def own_datasets():
 
 
 @shim
+def stable_duplicates():
+    """dataset.py:853: `rm_dup_inter` sorts the interactions by time with pandas' default, which is not stable.
+
+    Cause: the order that quicksort gives equal times depends on the CPU's vector instructions. Effect without: where
+    times are equal (Last.fm: those of a day) another machine keeps other rows last, and tests on other targets.
+    """
+    from recbole.data.dataset import Dataset
+
+    old = "ascending=True, inplace=True"
+    rewrite(Dataset, "_remove_duplication", (old, f'{old}, kind="stable"', 1))
+
+
+@shim
 def flops():
     """utils.py:269 through quick_start.py:141: `get_flops` deep-copies the model and runs it on one raw row.
 

@@ -210,6 +210,18 @@ def flops():
 
 
 @probe
+def stable_duplicates():
+    from recbole.data import create_dataset
+
+    header = ["user_id:token", "item_id:token", "timestamp:float"]
+    write("ties", "inter", header, *([f"u{i % 7}", f"i{i}", i % 3] for i in range(3000)))
+    columns = {"inter": ["user_id", "item_id", "timestamp"]}
+    dataset = create_dataset(config(dataset="ties", rm_dup_inter="first", TIME_FIELD="timestamp", load_col=columns))
+    order = [int(token[1:]) for token in dataset.id2token("item_id", np.asarray(dataset.inter_feat["item_id"]))]
+    assert order == sorted(range(3000), key=lambda i: i % 3), "equal times lost the file's order"
+
+
+@probe
 def plain_checkpoints():
     from recbole.quick_start import load_data_and_model, run_recbole
     from recbole.quick_start.quick_start import load_data_and_model as inner

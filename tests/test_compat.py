@@ -27,6 +27,7 @@ FAILURES = {
     "pop_counts": "[0, 1, 1, 0]",
     "download_barrier": "process group",
     "own_datasets": "a download of",
+    "stable_duplicates": "lost the file's order",
     "flops": "a second copy of the model",
     "plain_checkpoints": "Unpickling",
     "pickled_datasets": "the pickle ran",
