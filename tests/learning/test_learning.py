@@ -1,8 +1,8 @@
 """Learning itself: minutes of fine-tuning must find the answer that behaviour tokens give away (chance .05).
 
-Run by ``pytest -m learning``; left out otherwise. Each model fine-tunes for about two minutes on one core at most. Measured: .41
-before, iLoRA .70 after 800 prompts (52 s), LLaRA .86 after 2,200, of which its curriculum leaves half without tokens (133 s), RecLoRA
-.86 after 3,000 short ones (50 s). Broken by hand: slots shifted by one .04; a frozen projector .41.
+Run by ``pytest -m learning``; left out otherwise. Each model fine-tunes for a few minutes on one core at most. Measured: .42 before,
+iLoRA .76 after 800 prompts (75 s), LLaRA .89 after 2,200, of which its curriculum leaves half without tokens (189 s), RecLoRA .85 after
+3,000 short ones (69 s). Broken by hand with weights before these: slots shifted by one .04; a frozen projector .41.
 """
 
 from __future__ import annotations
