@@ -193,7 +193,8 @@ def load_or_train(config, dataset) -> CRM:
         path = Path(config["crm_path"])
         if not path.is_file():
             raise FileNotFoundError(f"crm_path={str(path)!r} does not exist; give a .safetensors file of this package, "
-                                    "a .pth that RecBole wrote with recbole_llm imported, or leave crm_path out to train the CRM")  # fmt: skip
+                                    "a .pth that RecBole wrote with recbole_llm imported, or leave crm_path out to train "
+                                    "the CRM")  # fmt: skip
         if path.suffix == ".pth":
             return _from_recbole_checkpoint(path, dataset)
         try:

@@ -67,8 +67,10 @@ def rank_catalogue(trainer, data, config) -> None:
 
 
 def fit(config, saved: bool = True) -> Fitted:
-    """Train ``config``'s model; early stopping and model selection read the loader of validation rows only (which RecLoRA's
-    `recipe: released` fills with the test rows, as its authors' code does)."""
+    """Train ``config``'s model; early stopping and model selection read the validation rows only.
+
+    RecLoRA's ``recipe: released`` is the exception: its validation loader holds the test rows, as in its authors' code.
+    """
     trainer, data = build(config)
     start = time.perf_counter()
     score, result = trainer.fit(data[1], data[2], saved=saved, show_progress=config["show_progress"])

@@ -49,7 +49,8 @@ def run_leaderboard(
             that lists models: which of its rows, by their names or their models'.
         datasets, protocols: lists or comma-separated names. seeds: a number or a list.
         config_file_list: YAML files with settings for every row; ``settings``: over them.
-        spec: a leaderboard's YAML (``properties/leaderboard/*.yaml``) or its content; arguments here go over it, but not over a row's own settings.
+        spec: a leaderboard's YAML (``properties/leaderboard/*.yaml``) or its content; arguments here go
+            over it, but not over a row's own settings.
         rerun: do not reuse result files. reference, metric, resamples: of the table.
         tune: a search space (``properties/hyper/*.yaml``): every row is tuned on validation first, at equal budget.
 

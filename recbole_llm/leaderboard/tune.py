@@ -10,7 +10,8 @@ The space is YAML, with RecBole's kinds (choice, uniform, quniform, loguniform):
       Pop: {}                 # has nothing to tune, and says so
 
 Bounds of loguniform are values, not their logarithms (RecBole's files hold exponents). A trial trains with the plan's
-first seed and never reads the test rows (but under RecLoRA's ``recipe: released``); it is kept in ``<result>.tuning.json``, so that a killed search goes on.
+first seed and never reads the test rows (but under RecLoRA's ``recipe: released``); it is kept in
+``<result>.tuning.json``, so that a killed search goes on.
 """
 
 from __future__ import annotations

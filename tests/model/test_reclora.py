@@ -283,7 +283,7 @@ def test_recent_negatives_stay_outside_the_shown_history(tiny_data, tiny_llm, tm
     train = prepare_data(config)[1]
     rows, found = train.dataset, 0
     for row in range(len(rows.targets)):
-        places = [place for place in range(rows.start[row], rows.end[row])][-3:]
+        places = list(range(rows.start[row], rows.end[row]))[-3:]
         assert rows.history(row) == rows.timelines.items[places].tolist()
         found += len(places) == 3
     assert found  # longer histories are cut
