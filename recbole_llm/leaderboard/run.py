@@ -11,6 +11,7 @@ import gc
 import json
 import time
 import traceback
+from dataclasses import replace
 from functools import partial
 from logging import getLogger
 from pathlib import Path
@@ -23,6 +24,7 @@ from recbole_llm import result
 from recbole_llm.config_check import ConfigError
 from recbole_llm.leaderboard import reuse
 from recbole_llm.leaderboard.board import Options
+from recbole_llm.leaderboard.contents import load_board
 from recbole_llm.leaderboard.plan import Run, make_plan, pick_models, read_spec
 from recbole_llm.leaderboard.progress import Progress
 from recbole_llm.leaderboard.report import data_frame, write_pages, write_report, write_text, written_files
@@ -77,7 +79,7 @@ def run_leaderboard(
     arguments = (chosen.get("models"), chosen.get("datasets"), chosen.get("protocols"), chosen.get("seeds") or 1)
     plan = partial(make_plan, *arguments, *shared)
     runs = plan()
-    _check_reference(chosen, runs, named=reference is not None)
+    _check_reference(chosen, runs, needed=reference is not None or models is None)
     wanted, found, tuned_seconds = _expectations(runs), None, 0.0
     if chosen.get("tune"):
         from recbole_llm.leaderboard.tune import tune_rows
@@ -129,13 +131,10 @@ def _settings(chosen: dict, config_file_list, settings: dict | None) -> list[dic
     return [yaml[0] | given, *({k: v for k, v in group.items() if k not in given} for group in yaml[1:])]
 
 
-def _check_reference(chosen: dict, runs: list[Run], named: bool) -> None:
-    """A reference ``named`` in the call must be a row; a YAML's falls away where its row was not picked."""
+def _check_reference(chosen: dict, runs: list[Run], needed: bool) -> None:
+    """A reference must be a row; only where rows of a YAML were picked may it be one of an earlier call (:func:`_reference`)."""
     names = list(dict.fromkeys(run.entry.name for run in runs))
-    if chosen.get("reference") and chosen["reference"] not in names:
-        if not named:
-            chosen["reference"] = None
-            return
+    if needed and chosen.get("reference") and chosen["reference"] not in names:
         raise ConfigError([f"reference: {chosen['reference']!r} is not among the rows {', '.join(names)}"])
 
 
@@ -233,13 +232,21 @@ def _write(runs: list[Run], wanted: dict, chosen: dict) -> list[dict]:
         mine = [run for run in runs if (run.dataset, run.protocol) == (dataset, protocol)]
         options = Options(
             metric=chosen.get("metric"),
-            reference=chosen.get("reference"),
             resamples=chosen.get("resamples") or Options.resamples,
             candidates=wanted[mine[0].path]["candidates"],
             prefer=[run.path.name for run in mine],
         )
+        options = replace(options, reference=_reference(folder, mine, chosen.get("reference"), options))
         (board,) = write_report(folder, [(dataset, protocol)], options)
         boards.append(board)
     if len(boards) > 1:
         write_pages(folder, boards)
     return boards
+
+
+def _reference(folder: Path, mine: list[Run], wanted: str | None, options: Options) -> str | None:
+    """The YAML's reference, if it is a row of this call or one that an earlier call left in the folder."""
+    if wanted is None or wanted in {run.entry.name for run in mine}:
+        return wanted
+    earlier = load_board(folder, mine[0].dataset, mine[0].protocol, options.candidates, options.prefer).kept
+    return wanted if wanted in earlier else None

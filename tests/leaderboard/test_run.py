@@ -144,11 +144,23 @@ def test_models_pick_rows_of_a_yaml_by_their_names_or_their_models(shared, monke
     runs = Runs()
     frame = board(shared, runs, monkeypatch, models="BPR,Pop", spec=spec)  # its reference is not among them
     assert [name for name, _ in runs.seen] == ["BPR", "BPR@wide", "Pop"] and len(frame) == 3
+    assert frame.attrs["boards"][0]["options"]["reference"] is None
     runs = Runs()
     board(shared, runs, monkeypatch, models="BPR@wide", spec=spec, rerun=True)
     assert [name for name, _ in runs.seen] == ["BPR@wide"]
     with pytest.raises(ConfigError, match="reference: 'Random' is not among the rows"):
         board(shared, Runs(), monkeypatch, models="BPR", spec=spec, reference="Random")
+    with pytest.raises(ConfigError, match="reference: 'Rendom' is not among the rows"):
+        board(shared, Runs(), monkeypatch, models=None, spec={"models": ["Random"], "reference": "Rendom"})
+
+
+def test_a_yamls_reference_may_be_a_row_of_an_earlier_call(shared, monkeypatch):
+    spec = {"models": ["Random", "BPR", "Pop"], "reference": "Random"}
+    board(shared, Runs(), monkeypatch, models="Random", spec=spec)
+    (found,) = board(shared, Runs(), monkeypatch, models="BPR,Pop", spec=spec).attrs["boards"]
+    assert found["reference"] == found["options"]["reference"] == "Random" and len(found["rows"]) == 3
+    stored = json.loads((Path(shared["result_dir"]) / "tiny.candidates.leaderboard.json").read_text())
+    assert stored["options"]["reference"] == "Random"
 
 
 def test_what_is_given_goes_over_a_yamls_groups_but_not_over_a_rows_own_settings(shared):
