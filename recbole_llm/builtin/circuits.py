@@ -7,10 +7,11 @@ head's dimensions almost still over a prompt's length; those carry content, the 
               head 2       "a list of candidates has begun": flags what stands after words like "choose"
               head 3       at slots: the title's last piece once more
               head 4       "three back stood a slot": flags the second piece of a title
-    layer 1   head 2       a bag of the last few tokens, kept in each slot: it gathers its title
+    layer 1   head 0       how many slots there were so far
+              head 2       a bag of the last few tokens, kept in each slot: it gathers its title
               heads 3, 4   the title's first and second piece, gathered in each slot
-    layer 2   head 0       taste: the mean of the slots that are not flagged (the history), recent ones weighing more, or
-                           the user's vector where one stands first
+    layer 2   head 0       taste: the mean of the slots that are not flagged (the history), each weighing .6 of the next,
+                           or the user's vector where one stands first
               head 1       at slots: "I am a candidate", of the same length for all
     layer 3   head 0       match: candidates similar to the taste; reads out what they gathered, so how they begin
               heads 1, 2   after the first piece: the candidate like the taste that begins so; reads out its second piece.
@@ -41,6 +42,7 @@ LENGTH = 64.0  # of the residual stream, where a token's embedding had length 1
 SLOT, VECTOR, FIRST = 5.0, 3.0, 10.0  # lengths, before LENGTH: a slot's constant part and its vector, the first token
 TEXT = 0.5  # of a token's embedding along `text`
 BOTH = 0.625  # share of a head's dimensions that compare vectors, where it compares pieces as well
+BEFORE = 200.0  # slots that the first token weighs as much as where slots are counted: many, so that the share grows evenly
 LOGITS = 1.5  # gain of the last norm: copies are sure
 
 
@@ -115,7 +117,8 @@ class Layout:
     slot's vector; elsewhere: the taste). Single directions: ``slot_axis`` (a slot stands
     here; ``slot`` reads it as length 1), ``flag`` (a candidate list has begun), ``candidate`` (a slot of it), ``word``
     (this token begins one), ``start`` (the first token), ``user`` (the one after it: a slot there is the user's), ``text``
-    (any token but the first), ``opening`` and ``following`` (first and second piece of a title), ``mark`` (punctuation).
+    (any token but the first), ``opening`` and ``following`` (first and second piece of a title), ``mark`` (punctuation),
+    ``index`` (how many slots there were so far).
     """
 
     def __init__(self, hidden: int, head_dim: int, seed: int):
@@ -125,8 +128,9 @@ class Layout:
         self.mark, self.candidate, self.following, self.text, self.user = axes[5:10]
         self.slot = self.slot_axis / SLOT
         content = 2 * (head_dim // 2 - 2 - round(FAST * (head_dim // 2)))
-        vector = min(content, 64, (hidden - 10) // 3)  # 64: RecBole's usual width, kept whole where a head can compare it
-        token = min(head_dim - 2, (hidden - 10 - vector) // 2)
+        self.index = axes[-1]
+        vector = min(content, 64, (hidden - 11) // 3)  # 64: RecBole's usual width, kept whole where a head can compare it
+        token = min(head_dim - 2, (hidden - 11 - vector) // 2)
         parts = list(axes[10 : 10 + vector + 2 * token].split([vector, token, token]))
         parts += [_orthonormal(token, token, generator) @ parts[i] for i in (2, 1)]
         self.vector, self.token, self.previous, self.before, self.second = (
@@ -198,9 +202,11 @@ def _look_back(layer: _Heads, plan: Layout) -> None:
 
 
 def _gather(layer: _Heads, plan: Layout) -> None:
-    """Layer 1, at slots only (elsewhere the heads rest on the first token): the title before the slot."""
-    for head in (2, 3, 4):
+    """Layer 1: slots are counted; at slots only (elsewhere the heads rest on the first token), the title before."""
+    for head in (0, 2, 3, 4):
         layer.quiet(head)
+    layer.switch(0, -500 * plan.text + math.log(BEFORE) * plan.start, layer.unit)
+    _sign(layer, 0, plan, plan.slot, plan.index, 0.06 * BEFORE)  # little: what is written here, all positions carry
     layer.position(2, 3.0, 8.0, range(1, round(0.22 * layer.half)))
     layer.switch(2, -plan.slot - plan.mark, 20 * layer.unit)
     layer.rest(2, plan.start, 2 * plan.slot, 120 * layer.unit)
@@ -214,11 +220,9 @@ def _gather(layer: _Heads, plan: Layout) -> None:
 
 def _taste(layer: _Heads, plan: Layout) -> None:
     """Layer 2: the mean of the history's slots, or the user's; and which slots are candidates."""
-    slow = round(0.23 * layer.half)
     layer.quiet(0)
-    signs = 30 * (plan.slot - 6 * plan.flag) + 60 * plan.user - 30 * plan.start  # the first token reads itself as `user`
-    layer.switch(0, -500 * plan.text + signs, layer.unit)
-    layer.position(0, 0.0, 15.0, range(slow, slow + 1))
+    signs = 30 * (plan.slot - 10 * plan.flag) + 60 * plan.user - 30 * plan.start  # the first token reads itself as `user`
+    layer.switch(0, -500 * plan.text + signs + 350 * plan.index, layer.unit)
     layer.copy(0, plan.vector, plan.vector.T, 1.0)
     layer.quiet(1)
     layer.switch(1, plan.word, 100 * layer.unit)
@@ -230,10 +234,10 @@ def _match(layer: _Heads, plan: Layout) -> None:
     """Layer 3: the candidate like the taste; how it begins (before an answer), then its second piece."""
     others = -500 * plan.text - 60 * plan.user
     layer.quiet(0)
-    layer.match(0, plan.alike @ plan.vector, plan.alike @ plan.vector, 4.0)
-    layer.switch(0, others + 20 * plan.candidate, layer.unit)
+    layer.match(0, plan.alike @ plan.vector, plan.alike @ plan.vector, 5.0)
+    layer.switch(0, others + 24 * plan.candidate, layer.unit)
     layer.rest(0, plan.start, plan.mark, 120 * layer.unit)
-    layer.copy(0, plan.token, plan.token.T, 12.0)
+    layer.copy(0, plan.token, plan.token.T, 10.5)
     for head, share in enumerate(plan.shares, start=1):
         both = share @ plan.vector + 1.4 * plan.piece @ plan.token
         layer.quiet(head)

@@ -42,8 +42,8 @@ STAGES = (
     (0.8, Plan(items=(4, 20), history=(2, 10), questions=3, title_tokens=14, noise=0.4, margin=0.4, alike=0.4,
                soft=0.5, weights=ALL, **HARD_WORLDS)),
 )
-# (weights, how far they go back to the start in the end): pretraining blurs there what real vectors need (LOG.md, cause 9)
-RETURNED = ((r"layers\.0\.self_attn\.o_proj\.", 1.0), (r"layers\.3\.self_attn\.[vo]_proj\.", 0.5))
+# weights that go back to the start in the end: pretraining blurs there what real vectors need (LOG.md, cause 9)
+RETURNED = re.compile(r"layers\.(0\.self_attn\.o|3\.self_attn\.[vo])_proj\.")
 COPY = 0.1  # weight of a token's likelihood over the vocabulary, beside its likelihood among its rivals
 
 
@@ -151,13 +151,12 @@ class Pretraining:
 
     @torch.no_grad()
     def go_back(self) -> None:
-        """Move what ``RETURNED`` names towards the structured start; a state to resume from is saved before."""
+        """Put back what ``RETURNED`` names as the structured start has it; a state to resume from is saved before."""
         settings = self.settings
         start = build_model(settings.size, self.tokenizer, settings.seed).to(self.device).state_dict()
         for name, weight in self.model.named_parameters():
-            for pattern, share in RETURNED:
-                if re.search(pattern, name):
-                    weight.lerp_(start[name], share)
+            if RETURNED.search(name):
+                weight.copy_(start[name])
 
     def save(self, folder: Path) -> None:
         """Write everything that :meth:`resume` needs."""
