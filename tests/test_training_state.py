@@ -239,12 +239,12 @@ def test_an_llm_is_known_by_its_weights_wherever_it_lies(run, trained, tmp_path)
         config["llm_path"] = before
 
 
-@pytest.mark.parametrize("key", ["dataset", "llm_path"])
-def test_another_datasets_or_llms_checkpoint_is_refused_with_both_values(run, trained, key):
+@pytest.mark.parametrize(("key", "other"), [("dataset", "elsewhere"), ("llm_path", "elsewhere"), ("lora_alpha", 3)])
+def test_a_checkpoint_of_other_settings_is_refused_with_both_values(run, trained, key, other):
     config, _, model, _ = trained
-    before, config[key] = config[key], "elsewhere"
+    before, config[key] = config[key], other
     try:
-        with pytest.raises(ValueError, match=f"{key.removesuffix('_path')}: checkpoint '{before}', here 'elsewhere'"):
+        with pytest.raises(ValueError, match=f"{key.removesuffix('_path')}: checkpoint {before!r}, here {other!r}"):
             saving.load_checkpoint_into(model, run)
     finally:
         config[key] = before

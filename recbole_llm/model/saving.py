@@ -27,10 +27,12 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from recbole_llm import distributed, provenance
-from recbole_llm.config import plain_values
+from recbole_llm.config import plain_values, read_yaml
 
 ADAPTER, MODULES, CONFIG, STATE = "adapter_model.safetensors", "modules.safetensors", "config.yaml", "state.json"
 OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
+# settings that change what trained weights compute without changing their names or shapes
+MEANING = ("lora_alpha", "num_experts", "lora_mixing", "gate_form", "gate_input", "gate_top_k")
 
 
 class DamagedCheckpoint(ValueError):
@@ -205,6 +207,12 @@ def check_identity(model, state: dict, folder: Path) -> None:
         f"{key}: checkpoint {there.get(key)!r}, here {value!r}"
         for key, value in here.items()
         if there.get(key) != value
+    ]
+    settings = read_yaml(folder / CONFIG)
+    wrong += [
+        f"{key}: checkpoint {settings[key]!r}, here {model.config[key]!r}"
+        for key in MEANING
+        if key in settings and settings[key] != model.config[key]
     ]
     if wrong:
         raise ValueError(
