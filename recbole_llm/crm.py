@@ -287,10 +287,7 @@ def _read(path: Path, own: LLMConfig, dataset, checked: bool = False) -> CRM:
     if meta.get("model") != own["model"]:
         raise ValueError(f"{path} holds {meta.get('model')!r} but crm_model={own['model']!r}; make the two agree")
     if meta.get("item_tokens") != item_tokens_hash(dataset):
-        raise ValueError(
-            f"{path} was trained on other items, or in another order, than dataset {own['dataset']!r} has now; "
-            "train the CRM on this dataset (leave crm_path out) or restore the filters that it was trained with"
-        )
+        raise Damaged(f"{path} was trained on other items, or in another order, than dataset {own['dataset']!r} has now")
     model = get_model(own["model"])(own, dataset)
     try:
         model.load_state_dict(state)

@@ -82,8 +82,20 @@ def test_weights_for_other_items_are_refused(trained, tiny_llm, tmp_path):
     crm.load_or_train(config, create_dataset(config).build()[0])
     other_data = tiny.write_dataset(tmp_path / "data", n_items=50)
     other = config_for(other_data, tiny_llm, tmp_path, crm_path=str(weights_file(config)))
-    with pytest.raises(ValueError, match="trained on other items, or in another order"):
+    with pytest.raises(ValueError, match="crm_path=.*trained on other items, or in another order.*leave crm_path out"):
         crm.load_or_train(other, create_dataset(other).build()[0])
+
+
+def test_a_cache_for_other_items_is_rebuilt_with_a_warning(trained, monkeypatch, caplog):
+    config, train, model = trained
+    with monkeypatch.context() as patch:  # as a version that ordered items otherwise would have written it
+        patch.setattr(crm, "item_tokens_hash", lambda dataset: "others")
+        weights_file(config).unlink()
+        crm.load_or_train(config, train)
+    with caplog.at_level("WARNING"):
+        again = crm.load_or_train(config, train)
+    assert "trained on other items" in caplog.text and "the CRM is trained again" in caplog.text
+    assert torch.allclose(again.item_vectors, model.item_vectors)
 
 
 def test_weights_of_another_model_are_refused(trained, tiny_data, tiny_llm, tmp_path):

@@ -125,6 +125,7 @@ def fingerprint(config) -> str:
     stats = [(str(path), path.stat()) for path in loaded_files(config)]
     eval_args = config["eval_args"]
     described = {
+        "rows": 2,  # goes up when the same files and settings give other rows, so that older caches are left alone
         "files": [_file_sha256(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats],
         "eval_args": {key: eval_args.get(key) for key in ("split", "order", "group_by")},
         **{key: config[key] for key in (*_DATA_KEYS, *_SET_KEYS)},
