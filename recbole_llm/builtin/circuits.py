@@ -10,8 +10,8 @@ head's dimensions almost still over a prompt's length; those carry content, the 
     layer 1   head 0       how many slots there were so far
               head 2       a bag of the last few tokens, kept in each slot: it gathers its title
               heads 3, 4   the title's first and second piece, gathered in each slot
-    layer 2   head 0       taste: the mean of the slots that are not flagged (the history), each weighing .6 of the next,
-                           or the user's vector where one stands first
+    layer 2   head 0       taste: the mean of the slots that are not flagged (the history), each weighing .6 of the next
+              head 2       and the user's vector, where one stands first: both together find more than either
               head 1       at slots: "I am a candidate", of the same length for all
     layer 3   head 0       match: candidates similar to the taste; reads out what they gathered, so how they begin
               heads 1, 2   after the first piece: the candidate like the taste that begins so; reads out its second piece.
@@ -219,11 +219,14 @@ def _gather(layer: _Heads, plan: Layout) -> None:
 
 
 def _taste(layer: _Heads, plan: Layout) -> None:
-    """Layer 2: the mean of the history's slots, or the user's; and which slots are candidates."""
+    """Layer 2: the mean of the history's slots, and the user's; and which slots are candidates."""
     layer.quiet(0)
-    signs = 30 * (plan.slot - 10 * plan.flag) + 60 * plan.user - 30 * plan.start  # the first token reads itself as `user`
+    signs = -300 * plan.flag - 60 * plan.user - 30 * plan.start
     layer.switch(0, -500 * plan.text + signs + 350 * plan.index, layer.unit)
     layer.copy(0, plan.vector, plan.vector.T, 1.0)
+    layer.quiet(2)
+    layer.switch(2, -500 * plan.text + 100 * plan.user, layer.unit)
+    layer.copy(2, plan.vector, plan.vector.T, 0.5)
     layer.quiet(1)
     layer.switch(1, plan.word, 100 * layer.unit)
     layer.rest(1, plan.start, 2 * plan.slot, 120 * layer.unit)

@@ -39,7 +39,7 @@ STAGES = (
                **HARD_WORLDS)),
     (0.14, Plan(items=(4, 14), history=(2, 10), questions=4, title_tokens=10, noise=0.4, margin=0.6, alike=0.4,
                weights=ALL, **HARD_WORLDS)),
-    (0.8, Plan(items=(4, 20), history=(2, 10), questions=3, title_tokens=14, noise=0.4, margin=0.4, alike=0.4,
+    (0.8, Plan(items=(4, 20), history=(2, 10), questions=3, title_tokens=20, noise=0.4, margin=0.4, alike=0.4,
                soft=0.5, weights=ALL, **HARD_WORLDS)),
 )
 # weights that go back to the start in the end: pretraining blurs there what real vectors need (LOG.md, cause 9)

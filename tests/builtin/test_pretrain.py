@@ -154,8 +154,8 @@ def test_slots_gather_how_titles_begin_whatever_their_length(tokenizer):
 
 
 @pytest.mark.parametrize("user", [True, False])
-def test_the_taste_is_the_users_where_its_slot_stands_first(tokenizer, user):
-    """Untrained, layer 2, head 0 of the last token: all on the slot after the first token, or on the history's slots."""
+def test_the_taste_is_the_historys_and_the_users_where_its_slot_stands_first(tokenizer, user):
+    """Untrained, layer 2 of the last token: head 0 on the history's slots, head 2 on the user's or on the first token."""
     run = Pretraining(replace(MICRO, size="base"), tokenizer=tokenizer)
     run.model.set_attn_implementation("eager")
     ids, slot = [tokenizer.bos_token_id, 0 if user else 900, 901], [0, 1 if user else 0, 0]
@@ -165,9 +165,9 @@ def test_the_taste_is_the_users_where_its_slot_stands_first(tokenizer, user):
     vectors = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
     embedded = slots.embed(run.model, torch.tensor([ids]), torch.tensor([slot]), run.projectors(vectors, 0))
     with torch.no_grad():
-        attention = run.model.model(inputs_embeds=embedded, output_attentions=True).attentions[2][0, 0, -1]
-    shown = [place for place, number in enumerate(slot) if number > 1]
-    assert (attention[1] if user else attention[shown].sum()) > 0.9
+        history, users = run.model.model(inputs_embeds=embedded, output_attentions=True).attentions[2][0, [0, 2], -1]
+    assert history[[place for place, number in enumerate(slot) if number > 1]].sum() > 0.9
+    assert users[1 if user else 0] > 0.9
 
 
 def test_older_items_weigh_less_by_their_number_not_by_their_titles_length(tokenizer):
