@@ -178,14 +178,19 @@ def _sign(layer: _Heads, head: int, plan: Layout, read: torch.Tensor, write: tor
     layer.copy(head, torch.outer(_one(plan), read), torch.outer(write, _one(plan)), strength)
 
 
-def _look_back(layer: _Heads, plan: Layout) -> None:
-    """Layer 0: the tokens before, where a title begins, and whether a candidate list has begun."""
+def _look_back(layer: _Heads, plan: Layout, stop: torch.Tensor) -> None:
+    """Layer 0: the tokens before, where a title begins, and whether a candidate list has begun.
+
+    A title begins after a mark, and two after a slot: only the first of a list has no slot before, and what stands after
+    a mark within a title has none either. ``stop [hidden]`` is the embedding of the full stop.
+    """
     back = range(round(0.22 * layer.half))
+    begins = plan.mark - stop  # a full stop ends a list: what follows is no title
     for head in range(5):
         layer.quiet(head)
     for head, space, signs in (
-        (0, plan.previous, ((plan.mark, 0.6 * plan.opening), (plan.start, plan.user))),
-        (1, plan.before, ((plan.slot, plan.opening), (plan.mark, 0.6 * plan.following))),
+        (0, plan.previous, ((begins, 0.6 * plan.opening), (plan.start, plan.user))),
+        (1, plan.before, ((plan.slot, 2.4 * plan.opening), (begins, 0.6 * plan.following))),
     ):
         read, write = plan.token.clone(), space.T.clone()
         for i, (seen, written) in enumerate(signs, start=1):
@@ -198,7 +203,7 @@ def _look_back(layer: _Heads, plan: Layout) -> None:
     layer.rest(3, plan.start, 2 * plan.slot, 120 * layer.unit)
     layer.copy(3, plan.token, plan.previous.T, 3.0)
     layer.position(4, 3, 40.0, back)
-    _sign(layer, 4, plan, plan.slot, plan.following, 1.0)
+    _sign(layer, 4, plan, plan.slot, plan.following, 3.4)
 
 
 def _gather(layer: _Heads, plan: Layout) -> None:
@@ -210,11 +215,11 @@ def _gather(layer: _Heads, plan: Layout) -> None:
     layer.position(2, 3.0, 8.0, range(1, round(0.22 * layer.half)))
     layer.switch(2, -plan.slot - plan.mark, 20 * layer.unit)
     layer.rest(2, plan.start, 2 * plan.slot, 120 * layer.unit)
-    layer.copy(2, plan.token, plan.token.T, 1.2)
+    layer.copy(2, plan.token, plan.token.T, 0.6)
     for head, sign, space in ((3, plan.opening, plan.token), (4, plan.following, plan.second)):
         layer.position(head, 0.0, 90.0, range(round(0.105 * layer.half), round(0.25 * layer.half)))  # up to 20 pieces
-        layer.switch(head, sign, 90 * layer.unit)
-        layer.rest(head, plan.start, 2 * plan.slot, 200 * layer.unit)
+        layer.switch(head, 90 * sign + 120 * plan.flag, layer.unit)  # flag: a list's first title, not the history's last
+        layer.rest(head, plan.start, 2 * plan.slot, 320 * layer.unit)
         layer.copy(head, plan.token, space.T, 2.0)
 
 
@@ -305,7 +310,7 @@ def install(model, seed: int, flag_tokens: list[int], marks: list[int], yes_no: 
     for layer in model.model.layers:  # nothing random is written: RMSNorm would mix it into every score
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
-    _look_back(layers[0], plan)
+    _look_back(layers[0], plan, words[marks[1]] @ plan.token.T @ plan.token)
     _gather(layers[1], plan)
     _taste(layers[2], plan)
     _match(layers[3], plan)

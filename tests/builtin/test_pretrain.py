@@ -136,15 +136,24 @@ def test_structured_start_finds_the_shown_vector(tokenizer, size):
 
 
 def test_slots_gather_how_titles_begin_whatever_their_length(tokenizer):
-    """Untrained, layer 1: head 3 of a slot looks at the first piece of the title before it, head 4 at the second."""
+    """Untrained, layer 1: head 3 of a slot looks at the first piece of the title before it, head 4 at the second.
+
+    Also where a comma stands within the title, and in the first of a list of candidates.
+    """
     run = Pretraining(replace(MICRO, size="base"), tokenizer=tokenizer)
     run.model.set_attn_implementation("eager")
     rng, ids, slot, starts = np.random.default_rng(0), [tokenizer.bos_token_id, 900, 901], [0, 0, 0], []
-    comma = tokenizer.convert_tokens_to_ids(",")
-    for length in (3, 12, 6, 18, 2, 9, 15):
+    comma, stop, colon = (tokenizer.convert_tokens_to_ids(mark) for mark in (",", ".", ":"))
+    pieces = sorted(set(range(600, 3000)) - set(build.flag_tokens(tokenizer)))
+    for length in (3, 12, 6, 18, 2, 9, 15, 5, 20, 4):
+        if len(starts) == 7:
+            ids[-1], asked = stop, [build.flag_tokens(tokenizer)[0], *rng.choice(pieces, 7).tolist(), colon]
+            ids, slot = ids + asked, slot + [0] * len(asked)
         starts.append((len(ids), len(ids) + length))
-        ids += [*rng.integers(600, 3000, length).tolist(), 0, comma]
-        slot += [0] * length + [len(starts), 0]
+        title = rng.choice(pieces, length).tolist()
+        if length >= 12:
+            title[-2] = comma
+        ids, slot = ids + [*title, 0, comma], slot + [0] * length + [len(starts), 0]
     vectors = torch.randn(len(starts), 64, generator=torch.Generator().manual_seed(0))
     embedded = slots.embed(run.model, torch.tensor([ids]), torch.tensor([slot]), run.projectors(vectors, 0))
     with torch.no_grad():
