@@ -51,7 +51,7 @@ def build_model(size: str, tokenizer, seed: int, structured: bool = True) -> Lla
     if structured:
         marks = [tokenizer.convert_tokens_to_ids(mark) for mark in (",", ".", ":", "?", "Ġis", "Ġare", "Ġtitles")]
         yes_no = tuple(tokenizer.convert_tokens_to_ids(word) for word in ("ĠYes", "ĠNo"))
-        circuits.install(model, seed, flag_tokens(tokenizer), marks, yes_no)
+        circuits.install(model, seed, flag_tokens(tokenizer), marks, tokenizer.convert_tokens_to_ids("."), yes_no)
     return model
 
 

@@ -43,6 +43,7 @@ SLOT, VECTOR, FIRST = 5.0, 3.0, 10.0  # lengths, before LENGTH: a slot's constan
 TEXT = 0.5  # of a token's embedding along `text`
 BOTH = 0.625  # share of a head's dimensions that compare vectors, where it compares pieces as well
 BEFORE = 200.0  # slots that the first token weighs as much as where slots are counted: many, so that the share grows evenly
+LISTED = 0.69  # a candidate's sign, as a share of a slot's constant part (measured: what writes it has a norm before it)
 LOGITS = 1.5  # gain of the last norm: copies are sure
 
 
@@ -50,6 +51,12 @@ def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> torch.T
     """A random ``[rows, columns]`` matrix with orthonormal rows (``rows <= columns``)."""
     square = torch.linalg.qr(torch.randn(columns, columns, generator=generator)).Q
     return square[:rows].contiguous()
+
+
+def _fixing_the_first(turn: torch.Tensor) -> torch.Tensor:
+    """``turn`` after the reflection that makes it leave the first direction where it is."""
+    mirror = functional.normalize(turn[0] - functional.one_hot(torch.tensor(0), len(turn)).float(), dim=0)
+    return turn - 2 * torch.outer(turn @ mirror, mirror)
 
 
 class _Heads:
@@ -118,7 +125,7 @@ class Layout:
     here; ``slot`` reads it as length 1), ``flag`` (a candidate list has begun), ``candidate`` (a slot of it), ``word``
     (this token begins one), ``start`` (the first token), ``user`` (the one after it: a slot there is the user's), ``text``
     (any token but the first), ``opening`` and ``following`` (first and second piece of a title), ``mark`` (punctuation),
-    ``index`` (how many slots there were so far).
+    ``index`` (how many slots there were so far). ``answer``, a direction of ``token``: what tells yes from no.
     """
 
     def __init__(self, hidden: int, head_dim: int, seed: int):
@@ -132,7 +139,9 @@ class Layout:
         vector = min(content, 64, (hidden - 11) // 3)  # 64: RecBole's usual width, kept whole where a head can compare it
         token = min(head_dim - 2, (hidden - 11 - vector) // 2)
         parts = list(axes[10 : 10 + vector + 2 * token].split([vector, token, token]))
-        parts += [_orthonormal(token, token, generator) @ parts[i] for i in (2, 1)]
+        before, second = (_orthonormal(token, token, generator) for _ in range(2))  # no second piece has `answer`, either
+        parts += [before @ parts[2], _fixing_the_first(second) @ parts[1]]
+        self.answer = parts[1][0]
         self.vector, self.token, self.previous, self.before, self.second = (
             functional.pad(part, (0, 0, 0, head_dim - len(part))) for part in parts
         )  # each [head_dim, hidden]
@@ -158,10 +167,18 @@ def layout(config, seed: int) -> Layout:
     return Layout(config.hidden_size, config.head_dim, seed)
 
 
-def _embeddings(model, plan: Layout, flag_tokens: list[int], marks: list[int]) -> None:
-    """Ordinary tokens live in ``token``; words that open a candidate list, and the first token, carry a sign."""
+def _embeddings(model, plan: Layout, flag_tokens: list[int], marks: list[int], yes_no: tuple[int, int]) -> None:
+    """Ordinary tokens live in ``token``; words that open a candidate list, and the first token, carry a sign.
+
+    So do yes and no, which differ in nothing else: a title that is read out before an answer speaks for neither.
+    """
     weight = model.model.embed_tokens.weight
+    yes, no = yes_no
     inside = weight @ plan.token.T @ plan.token
+    inside -= torch.outer(inside @ plan.answer, plan.answer)
+    inside /= inside.norm(dim=1, keepdim=True)
+    inside[no] = inside[yes]
+    inside[yes], inside[no] = inside[yes] + plan.answer, inside[no] - plan.answer
     weight.copy_(inside / inside.norm(dim=1, keepdim=True))
     weight += TEXT * plan.text
     weight[flag_tokens] += plan.word
@@ -217,7 +234,7 @@ def _gather(layer: _Heads, plan: Layout) -> None:
     layer.rest(2, plan.start, 2 * plan.slot, 120 * layer.unit)
     layer.copy(2, plan.token, plan.token.T, 0.6)
     for head, sign, space in ((3, plan.opening, plan.token), (4, plan.following, plan.second)):
-        layer.position(head, 0.0, 90.0, range(round(0.105 * layer.half), round(0.25 * layer.half)))  # up to 20 pieces
+        layer.position(head, 0.0, 90.0, range(round(0.105 * layer.half), round(0.25 * layer.half)))  # up to 25 pieces
         layer.switch(head, 90 * sign + 120 * plan.flag, layer.unit)  # flag: a list's first title, not the history's last
         layer.rest(head, plan.start, 2 * plan.slot, 320 * layer.unit)
         layer.copy(head, plan.token, space.T, 2.0)
@@ -275,18 +292,21 @@ def _induction(layer: _Heads, plan: Layout, end: torch.Tensor) -> None:
     layer.copy(4, read, write, -2.0)
 
 
-def _answer(layer: _Heads, plan: Layout, answers: torch.Tensor) -> None:
+def _answer(layer: _Heads, plan: Layout) -> None:
     """Layer 4: yes where a candidate is like the taste, no where the head rests; choices that are not too sure.
 
     The first token scores what a candidate does whose likeness is neither much nor little: found by trying, at this width.
+    That it scores by the query's ``text`` divides it by the query's norm, as likeness is; and what keeps the history's
+    slots out, a candidate's sign less its constant part, is nothing for candidates, so that their norm does not count.
     """
     layer.quiet(1)
-    layer.match(1, plan.liked @ plan.vector, plan.liked @ plan.vector, 7.0)
-    layer.switch(1, -500 * plan.text + 60 * plan.candidate + 25 * plan.start, layer.unit)
-    _sign(layer, 1, plan, plan.slot - 0.1 * plan.start, answers, 3.0)
+    layer.match(1, plan.liked @ plan.vector, plan.liked @ plan.vector, 2.0)
+    layer.switch(1, -500 * plan.text + 30 * (plan.candidate - LISTED * plan.slot_axis), layer.unit)
+    layer.rest(1, plan.start, -plan.text, 1.8 * layer.unit, always=False)
+    _sign(layer, 1, plan, plan.slot - 0.1 * plan.start, plan.answer, 6.0)
     layer.quiet(3)
     layer.position(3, 0, 40.0, range(round(0.22 * layer.half)))
-    _sign(layer, 3, plan, plan.mark, plan.mark, 80.0)
+    _sign(layer, 3, plan, plan.mark, plan.mark, 160.0)
 
 
 def _lengthen(model, factor: float) -> None:
@@ -300,21 +320,24 @@ def _lengthen(model, factor: float) -> None:
 
 
 @torch.no_grad()
-def install(model, seed: int, flag_tokens: list[int], marks: list[int], yes_no: tuple[int, int]) -> None:
-    """Write the heads of the module docstring into a freshly built Llama of at least 5 layers and 5 heads."""
+def install(model, seed: int, flag_tokens: list[int], marks: list[int], stop: int, yes_no: tuple[int, int]) -> None:
+    """Write the heads of the module docstring into a freshly built Llama of at least 5 layers and 5 heads.
+
+    Token ids: words that open a candidate list, punctuation, of this the full stop; yes and no.
+    """
     config = model.config
     plan, theta = layout(config, seed), config.rope_parameters["rope_theta"]
     layers = [_Heads(layer, config.head_dim, theta) for layer in model.model.layers]
-    _embeddings(model, plan, flag_tokens, marks)
+    _embeddings(model, plan, flag_tokens, marks, yes_no)
     words = model.model.embed_tokens.weight
     for layer in model.model.layers:  # nothing random is written: RMSNorm would mix it into every score
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
-    _look_back(layers[0], plan, words[marks[1]] @ plan.token.T @ plan.token)
+    _look_back(layers[0], plan, words[stop] @ plan.token.T @ plan.token)
     _gather(layers[1], plan)
     _taste(layers[2], plan)
     _match(layers[3], plan)
     _induction(layers[3], plan, words[config.eos_token_id])
-    _answer(layers[4], plan, words[yes_no[0]] - words[yes_no[1]])
+    _answer(layers[4], plan)
     model.model.norm.weight *= LOGITS
     _lengthen(model, LENGTH)

@@ -232,18 +232,14 @@ class Generator:
         self._topic(out, world, plan, n, h, "conflict")
 
     def _yes_no(self, out: Sequence, world: World, plan: Plan, n: int, h: int) -> None:
-        """Is this item near to the history's vectors? Several items are asked about after one history."""
+        """Is this item near to the history's vectors? One question: a later one would find this candidate still there."""
         items = world.histories(1, h, self._sharpness(plan))[0]
-        query = world.summary(items[None])[0]
         before, _, _ = phrases.frame(self.rng)
         out.text(before)
         out.items(self.pool.draw(self.rng, h, plan.title_tokens), items.tolist())
-        candidates, best = world.choices(query, items.tolist(), plan.questions + 1, max(plan.margin, 0.5))
-        for _ in range(plan.questions):
-            like = self.rng.random() < 0.5
-            other = int(self.rng.integers(plan.questions + 1))
-            other = other if other != best else (best + 1) % (plan.questions + 1)
-            out.text(phrases.pick(self.rng, phrases.YES_NO))
-            out.items(self.pool.draw(self.rng, 1, plan.title_tokens), [int(candidates[best if like else other])])
-            out.text(phrases.pick(self.rng, phrases.YES_NO_ENDS))
-            out.answer(self.yes if like else self.no, "yes_no", [self.yes, self.no])
+        candidates, best = world.choices(world.summary(items[None])[0], items.tolist(), 2, max(plan.margin, 0.5))
+        like = self.rng.random() < 0.5
+        out.text(phrases.pick(self.rng, phrases.YES_NO))
+        out.items(self.pool.draw(self.rng, 1, plan.title_tokens), [int(candidates[best if like else 1 - best])])
+        out.text(phrases.pick(self.rng, phrases.YES_NO_ENDS))
+        out.answer(self.yes if like else self.no, "yes_no", [self.yes, self.no])

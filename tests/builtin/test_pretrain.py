@@ -223,6 +223,34 @@ def test_titles_that_begin_alike_are_told_apart_by_their_vectors(tokenizer):
     assert np.mean(found) >= 0.9, found  # chance .25
 
 
+def test_yes_or_no_is_the_vectors_affair_not_the_titles(tokenizer):
+    """Untrained: the vector of the item asked about moves the answer, its title hardly; no piece speaks for yes or no."""
+    run = Pretraining(replace(MICRO, size="base"), tokenizer=tokenizer)
+    comma, colon = (tokenizer.convert_tokens_to_ids(mark) for mark in (",", ":"))
+    yes, no = (tokenizer.convert_tokens_to_ids(word) for word in ("ĠYes", "ĠNo"))
+    asked, rng, ids, slot = build.flag_tokens(tokenizer)[0], np.random.default_rng(0), [tokenizer.bos_token_id, 900], [0, 0]
+    pieces = sorted(set(range(600, 3000)) - set(build.flag_tokens(tokenizer)) - {yes, no})
+    vectors = torch.randn(10, 64, generator=torch.Generator().manual_seed(0))
+    vectors[1:5] = vectors[0] + 0.3 * vectors[1:5]
+    vectors[5:] += torch.linspace(-1, 1, 5)[:, None] * vectors[0]  # from unlike to like the history
+    for number in (1, 2, 3, 4):
+        ids, slot = ids + [*rng.choice(pieces, 4).tolist(), 0, comma], slot + [0] * 4 + [number, 0]
+    titles = rng.choice(pieces, (6, 4)).tolist()
+    said = torch.zeros(len(titles), 5)
+    for i, title in enumerate(titles):
+        rows = torch.tensor([[*ids, asked, *title, 0, 905, colon]] * 5)
+        slotted = torch.tensor([[*slot, 0, 0, 0, 0, 0, number, 0, 0] for number in range(6, 11)])
+        embedded = slots.embed(run.model, rows, slotted, run.projectors(vectors, 0))
+        with torch.no_grad():
+            logits = run.model(inputs_embeds=embedded).logits[:, -1]
+        said[i] = logits[:, yes] - logits[:, no]
+    assert (said.diff(dim=1).mean(0) > 0).all() and said[:, -1].min() > 0 > said[:, 0].max(), said
+    assert said.std(0).max() < 0.1 * said.mean(0).std(), said
+    words = run.model.get_input_embeddings().weight
+    spoken = (words @ (words[yes] - words[no]))[pieces]
+    assert spoken.abs().max() < 1e-4 * (words[yes] - words[no]).square().sum()
+
+
 def test_settled_layers_keep_their_attention(uninterrupted, tokenizer):
     start = Pretraining(MICRO, tokenizer=tokenizer).model.state_dict()
     moved = {name for name, weight in uninterrupted.model.state_dict().items() if not torch.equal(weight, start[name])}

@@ -75,6 +75,23 @@ def test_answer_is_the_nearest_candidate(tokenizer, skill):
         assert batch.ids[row, answer[-1]] == tokenizer.eos_token_id
 
 
+def test_yes_or_no_is_asked_once(tokenizer):
+    """One answer per history, about as often yes as no: yes is said of the item that is more like the history."""
+    batch = _generator(tokenizer).batch(Plan(items=(4, 4), history=(3, 3), questions=3).only("yes_no"), 8000)
+    yes, no = (tokenizer.convert_tokens_to_ids(word) for word in ("ĠYes", "ĠNo"))
+    said, like = [], []
+    for row in range(len(batch.ids)):
+        answer, slots = np.flatnonzero(batch.answers[row]), np.flatnonzero(batch.slots[row])
+        assert batch.ids[row, answer].tolist() in ([yes, tokenizer.eos_token_id], [no, tokenizer.eos_token_id])
+        assert len(slots) == 4 and slots[-1] < answer[0]
+        vectors = batch.vectors[batch.slots[row, slots] - 1]
+        said.append(batch.ids[row, answer[0]] == yes)
+        like.append(float(vectors[-1] @ (0.75 ** np.arange(3)[::-1] @ vectors[:3])))
+    said, like = np.array(said), np.array(like)
+    assert 0.35 < said.mean() < 0.65
+    assert np.median(like[said]) > np.quantile(like[~said], 0.9)
+
+
 def test_history_answer_is_nearest_to_the_decayed_mean(tokenizer):
     batch = _generator(tokenizer).batch(Plan(items=(5, 5), history=(3, 3), questions=1).only("history"), 800)
     for row in range(len(batch.ids)):
