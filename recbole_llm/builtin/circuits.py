@@ -43,7 +43,7 @@ SLOT, VECTOR, FIRST = 5.0, 3.0, 10.0  # lengths, before LENGTH: a slot's constan
 TEXT = 0.5  # of a token's embedding along `text`
 BOTH = 0.625  # share of a head's dimensions that compare vectors, where it compares pieces as well
 BEFORE = 200.0  # slots that the first token weighs as much as where slots are counted: many, so that the share grows evenly
-LISTED = 0.69  # a candidate's sign, as a share of a slot's constant part (measured: what writes it has a norm before it)
+LISTED = 0.69  # a candidate's sign, as a share of a slot's constant part (measured in click prompts: its length varies)
 LOGITS = 1.5  # gain of the last norm: copies are sure
 
 
