@@ -55,7 +55,7 @@ def held_out(tokenizer, seed: int = 999) -> Generator:
 
 
 def probe(model, projectors: Projectors, tokenizer, plan: Plan = HARD, skills=SKILLS, tokens: int = 6000,
-          batches: int = 2, seed: int = 999) -> dict[str, dict[str, float]]:
+          batches: int = 8, seed: int = 999) -> dict[str, dict[str, float]]:
     """Accuracy by skill, with a trained projector (``trained``, ``chosen``) and with fresh random ones (``fresh``)."""
     generator, device = held_out(tokenizer, seed), next(model.parameters()).device
     table: dict[str, dict[str, float]] = {}
