@@ -26,8 +26,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from recbole_llm import result
 from recbole_llm.adapter import GatedLoraConfig, Router, use_gate
+from recbole_llm.forward import generate
 from recbole_llm.meter import ModelFlops
-from recbole_llm.scoring import generate, score_candidates
+from recbole_llm.scoring import score_candidates
 
 SHAPES = {
     "7b": {"hidden": 4096, "inner": 11008, "layers": 32, "heads": 32, "vocabulary": 32000, "rows": 8, "prompt": 590},

@@ -12,7 +12,17 @@ import copy
 
 import torch
 
-from recbole_llm import scoring
+from recbole_llm.forward import (
+    cast,
+    check_branches,
+    chunked,
+    forward,
+    inputs_of,
+    pick_method,
+    positions_of,
+    refuse_non_finite,
+    tree_mask,
+)
 
 
 def branch_scores(
@@ -25,7 +35,7 @@ def branch_scores(
         prompt_embeds, prompt_mask: [B, P, d], [B, P], left-padded.
         branch_embeds, branch_mask: [B, C, T, d], [B, C, T], right-padded; every branch holds a token.
         yes_no: the two token ids.
-        method: "auto" (`scoring.choose_scorer`), "tree", "cache" or "separate".
+        method: "auto" (`forward.choose_scorer`), "tree", "cache" or "separate".
         candidates_per_forward: bounds memory; None = all at once ("separate": one).
 
     Returns:
@@ -36,20 +46,14 @@ def branch_scores(
         FloatingPointError: a score is not finite; names the rows of the batch.
     """
     prompt_mask, branch_mask = prompt_mask.bool(), branch_mask.bool()
-    scoring._check_inputs(prompt_embeds, prompt_mask, branch_embeds[..., 0], branch_mask)
-    if method == "auto":
-        method, reason = scoring.choose_scorer(llm, int(prompt_mask.sum(1).max()) + branch_mask.shape[2])
-        scoring._log_choice(type(scoring._base(llm)).__name__, method, reason)
-    if method not in scoring.METHODS:
-        raise ValueError(f"scoring method {method!r} is unknown; use auto, {', '.join(scoring.METHODS)}")
+    check_branches(prompt_embeds, prompt_mask, branch_embeds[..., 0], branch_mask)
+    method = pick_method(llm, method, int(prompt_mask.sum(1).max()) + branch_mask.shape[2])
     score = {"tree": _tree, "cache": _cache, "separate": _separate}[method]
     size = candidates_per_forward or (1 if method == "separate" else branch_mask.shape[1])
-    chunks = scoring._chunks(branch_embeds, branch_mask, size)
+    chunks = chunked(branch_embeds, branch_mask, size)
     margins = score(llm, prompt_embeds, prompt_mask, chunks, [int(i) for i in yes_no])  # [B, C] log odds
     scores = margins.sigmoid()
-    bad = (~torch.isfinite(scores)).any(1).nonzero().flatten().tolist()
-    if bad:
-        raise FloatingPointError(f"P(yes) is not finite in batch rows {bad}; try llm_dtype: float32")
+    refuse_non_finite(scores, "P(yes) is")
     return scores
 
 
@@ -80,16 +84,16 @@ def _tree_chunk(llm, prompt_embeds, prompt_mask, branch_embeds, branch_mask, yes
     order = (~fed).long().argsort(dim=1, stable=True)[:, :n_fed]  # [B, N]: real tokens first, in branch order
     owner, offset, valid = order // tokens, order % tokens, fed.gather(1, order)
     packed = branch_embeds.flatten(1, 2).gather(1, order[..., None].expand(-1, -1, branch_embeds.shape[-1]))
-    embeds = torch.cat([scoring._cast(llm, prompt_embeds), scoring._cast(llm, packed)], dim=1)
-    positions = torch.cat([scoring._positions(prompt_mask), prompt_mask.sum(1, keepdim=True) + offset], dim=1)
-    mask = scoring._tree_mask(prompt_mask, owner, offset, valid, embeds.dtype)
-    inputs = scoring._inputs(llm, embeds, mask, positions, keep=n_fed, use_cache=False)
+    embeds = torch.cat([cast(llm, prompt_embeds), cast(llm, packed)], dim=1)
+    positions = torch.cat([positions_of(prompt_mask), prompt_mask.sum(1, keepdim=True) + offset], dim=1)
+    mask = tree_mask(prompt_mask, owner, offset, valid, embeds.dtype)
+    inputs = inputs_of(llm, embeds, mask, positions, keep=n_fed, use_cache=False)
     logits = _answers(llm, inputs, yes_no)[:, -n_fed:]
     return _margin(logits, branch_mask.sum(2).cumsum(1) - 1)  # branches are packed one after the other
 
 
 def _cache(llm, prompt_embeds, prompt_mask, chunks, yes_no):
-    out = scoring._forward(llm, prompt_embeds, prompt_mask.long(), scoring._positions(prompt_mask), 1, use_cache=True)
+    out = forward(llm, prompt_embeds, prompt_mask.long(), positions_of(prompt_mask), 1, use_cache=True)
     margins = []
     for i, (embeds, mask) in enumerate(chunks):
         batch, n, tokens = mask.shape
@@ -98,7 +102,7 @@ def _cache(llm, prompt_embeds, prompt_mask, chunks, yes_no):
         prompt, mask = prompt_mask.repeat_interleave(n, dim=0), mask.flatten(0, 1)  # [B*n, P], [B*n, T]
         positions = prompt.sum(1, keepdim=True) + torch.arange(tokens, device=mask.device)
         seen = torch.cat([prompt, mask], dim=1).long()
-        inputs = scoring._inputs(
+        inputs = inputs_of(
             llm, embeds.flatten(0, 1), seen, positions, keep=tokens, past_key_values=past, use_cache=True
         )
         logits = _answers(llm, inputs, yes_no)[:, -tokens:]
@@ -112,7 +116,7 @@ def _separate(llm, prompt_embeds, prompt_mask, chunks, yes_no):
     for embeds, mask in chunks:
         batch, n, _ = mask.shape
         joined, seen = join(prompt_embeds, prompt_mask, embeds, mask)
-        inputs = scoring._inputs(llm, joined, seen.long(), scoring._positions(seen), keep=1, use_cache=False)
+        inputs = inputs_of(llm, joined, seen.long(), positions_of(seen), keep=1, use_cache=False)
         logits = _answers(llm, inputs, yes_no)[:, -1]
         margins.append((logits[:, 0] - logits[:, 1]).view(batch, n))
     return torch.cat(margins, dim=1)

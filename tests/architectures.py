@@ -1,4 +1,6 @@
-"""Random causal LMs of several families, small enough to build in milliseconds, with weights large enough to matter."""
+"""Random causal LMs of several families, small enough to build in milliseconds, with weights large enough to matter; and batches for them."""
+
+from types import SimpleNamespace
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -40,3 +42,19 @@ def build(model_type, attention="sdpa", seed=0, **changes):
             size = 1.0 if VOCABULARY in weight.shape else 0.3
             weight.data.copy_(torch.randn(weight.shape, generator=generator) * size)
     return llm.float().requires_grad_(False).eval()
+
+
+def make_batch(llm, prompts=(5, 9, 8), n_candidates=4, tokens=5, seed=0, garbage=50.0):
+    """Left-padded prompts with garbage in the padding, and branches of 1 to `tokens` tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    batch, length = len(prompts), max(prompts)
+    ids = torch.randint(3, 290, (batch, length), generator=generator)
+    mask = torch.arange(length) >= length - torch.tensor(prompts)[:, None]
+    embeds = llm.get_input_embeddings()(ids).detach()
+    embeds = torch.where(mask[..., None], embeds, torch.full_like(embeds, garbage))
+    branches = torch.randint(3, 290, (batch, n_candidates, tokens), generator=generator)
+    lengths = torch.randint(1, tokens + 1, (batch, n_candidates), generator=generator)
+    lengths[0, 0], lengths[-1, -1] = tokens, 1
+    return SimpleNamespace(
+        ids=ids, inputs=(embeds, mask, branches, torch.arange(tokens) < lengths[..., None]), lengths=lengths
+    )

@@ -1,34 +1,16 @@
 """Candidate scores against one plain forward per row and candidate, without batch or padding."""
 
-import logging
 from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from recbole_llm import scoring
-from tests.architectures import MODEL_TYPES, build
+from recbole_llm.forward import METHODS, choose_scorer
+from tests.architectures import MODEL_TYPES, build, make_batch
 
 ATTENTIONS = ("sdpa", "eager")
-
-
-def make_batch(llm, prompts=(5, 9, 8), n_candidates=4, tokens=5, seed=0, garbage=50.0):
-    """Left-padded prompts with garbage in the padding, and branches of 1 to `tokens` tokens."""
-    generator = torch.Generator().manual_seed(seed)
-    batch, length = len(prompts), max(prompts)
-    ids = torch.randint(3, 290, (batch, length), generator=generator)
-    mask = torch.arange(length) >= length - torch.tensor(prompts)[:, None]
-    embeds = llm.get_input_embeddings()(ids).detach()
-    embeds = torch.where(mask[..., None], embeds, torch.full_like(embeds, garbage))
-    branches = torch.randint(3, 290, (batch, n_candidates, tokens), generator=generator)
-    lengths = torch.randint(1, tokens + 1, (batch, n_candidates), generator=generator)
-    lengths[0, 0], lengths[-1, -1] = tokens, 1
-    return SimpleNamespace(
-        ids=ids, inputs=(embeds, mask, branches, torch.arange(tokens) < lengths[..., None]), lengths=lengths
-    )
 
 
 @torch.no_grad()
@@ -59,8 +41,8 @@ def test_methods_equal_plain_forwards(model_type, attention):
     batch = make_batch(llm)
     expected = reference(llm, batch)
     assert expected.std() > 1
-    assert scoring.choose_scorer(llm, 20)[0] == "tree"
-    for method in scoring.METHODS:
+    assert choose_scorer(llm, 20)[0] == "tree"
+    for method in METHODS:
         for size in (None, 3):
             torch.testing.assert_close(
                 score(llm, batch, method, candidates_per_forward=size), expected, atol=1e-4, rtol=0
@@ -83,7 +65,7 @@ def constrained_reference(llm, batch):
     return out
 
 
-@pytest.mark.parametrize("method", scoring.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_constrained_scores_are_those_of_decoding_that_can_only_name_candidates(method):
     llm = build("llama")
     batch = make_batch(llm, n_candidates=6)
@@ -100,7 +82,7 @@ def test_constrained_scores_are_those_of_decoding_that_can_only_name_candidates(
     assert (expected - score(llm, batch, method)).abs().min() > 1
 
 
-@pytest.mark.parametrize("method", scoring.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("n_candidates, tokens", [(1, 4), (3, 1), (1, 1), (4, 2)])
 def test_small_shapes(method, n_candidates, tokens):
     llm = build("llama")
@@ -109,7 +91,7 @@ def test_small_shapes(method, n_candidates, tokens):
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-@pytest.mark.parametrize("method", scoring.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_padding_and_batch_mates_do_not_matter(method, attention):
     llm = build("llama", attention)
     embeds, mask, branches, branch_mask = make_batch(llm).inputs
@@ -126,7 +108,7 @@ def test_padding_and_batch_mates_do_not_matter(method, attention):
     torch.testing.assert_close(padded, together, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("method", scoring.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_order_and_company_of_branches_do_not_matter(method):
     llm = build("qwen2")
     embeds, mask, branches, branch_mask = make_batch(llm, n_candidates=6).inputs
@@ -134,24 +116,6 @@ def test_order_and_company_of_branches_do_not_matter(method):
     order = torch.tensor([4, 2, 0, 5])
     some = scoring.score_candidates(llm, embeds, mask, branches[:, order], branch_mask[:, order], method)
     torch.testing.assert_close(some, scores[:, order], atol=1e-4, rtol=0)
-
-
-def test_tree_mask_by_hand():
-    """Prompt of two after one place of padding; branch 0 of two tokens, branch 1 of one, then a place of padding."""
-    prompt, owner = torch.tensor([[False, True, True]]), torch.tensor([[0, 0, 1, 1]])
-    offset, valid = torch.tensor([[0, 1, 0, 1]]), torch.tensor([[True, True, True, False]])
-    mask = scoring._tree_mask(prompt, owner, offset, valid, torch.bfloat16)
-    assert mask.dtype == torch.bfloat16 and mask.shape == (1, 1, 7, 7)
-    assert (mask[0, 0] == 0).int().tolist() == [
-        [1, 0, 0, 0, 0, 0, 0],  # padding sees itself: a row of nothing would be NaN under autocast
-        [0, 1, 0, 0, 0, 0, 0],
-        [0, 1, 1, 0, 0, 0, 0],
-        [0, 1, 1, 1, 0, 0, 0],
-        [0, 1, 1, 1, 1, 0, 0],
-        [0, 1, 1, 0, 0, 1, 0],
-        [0, 0, 0, 0, 0, 0, 1],
-    ]
-    assert (mask[mask != 0] == torch.finfo(torch.bfloat16).min).all()
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -185,7 +149,7 @@ def test_cache_where_the_tree_does_not_hold(model_type, changes, attention):
         pytest.skip(f"{model_type} has no {attention}")
     batch = make_batch(llm)
     expected = reference(llm, batch)
-    assert scoring.choose_scorer(llm, 13)[0] == "cache"
+    assert choose_scorer(llm, 13)[0] == "cache"
     for method in ("auto", "cache", "separate"):
         torch.testing.assert_close(score(llm, batch, method), expected, atol=1e-4, rtol=0)
 
@@ -193,8 +157,8 @@ def test_cache_where_the_tree_does_not_hold(model_type, changes, attention):
 def test_a_window_that_no_path_leaves_keeps_the_tree():
     llm = build("mistral", sliding_window=13)  # the packed sequence is longer than that
     batch = make_batch(llm)
-    assert scoring.choose_scorer(llm, 13)[0] == "tree"
-    assert scoring.choose_scorer(llm, 14)[0] == "cache"
+    assert choose_scorer(llm, 13)[0] == "tree"
+    assert choose_scorer(llm, 14)[0] == "cache"
     torch.testing.assert_close(score(llm, batch, "tree"), reference(llm, batch), atol=1e-4, rtol=0)
 
 
@@ -205,27 +169,11 @@ def test_a_window_that_no_path_leaves_keeps_the_tree():
 def test_separate_forwards_for_running_states(model_type, changes):
     llm = build(model_type, "eager", **changes)
     batch = make_batch(llm)
-    assert scoring.choose_scorer(llm, 13)[0] == "separate"
+    assert choose_scorer(llm, 13)[0] == "separate"
     torch.testing.assert_close(score(llm, batch, "auto"), reference(llm, batch), atol=1e-3, rtol=0)
 
 
-def test_choice_by_attention_implementation_and_origin(caplog):
-    llm = build("llama")
-    llm.config._attn_implementation = "flash_attention_2"
-    method, reason = scoring.choose_scorer(llm)
-    assert method == "cache" and "flash_attention_2" in reason
-    remote = type("Remote", (type(llm),), {"__module__": "transformers_modules.custom"})
-    llm.__class__ = remote
-    assert scoring.choose_scorer(llm)[0] == "separate"
-    llm = build("bloom", "eager")
-    with caplog.at_level(logging.WARNING):
-        scoring._log_choice.cache_clear()
-        score(llm, make_batch(llm), "auto")
-        score(llm, make_batch(llm), "auto")
-    assert len([r for r in caplog.records if "position_ids" in r.getMessage()]) == 1
-
-
-@pytest.mark.parametrize("method", scoring.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_gate_by_batch_row_and_peft(method):
     """An adapter that scales its output by a gate [B] of the batch row, repeated where rows are."""
     llm, gate = build("llama"), torch.tensor([0.2, -1.0, 3.0])
@@ -258,7 +206,7 @@ def test_gradients_agree():
     llm = build("llama")
     embeds, mask, branches, branch_mask = make_batch(llm, garbage=0.0).inputs
     gradients = []
-    for method in scoring.METHODS:
+    for method in METHODS:
         leaf = embeds.clone().requires_grad_()
         scoring.score_candidates(llm, leaf, mask, branches, branch_mask, method)[:, 1].sum().backward()
         gradients.append(leaf.grad)
@@ -275,7 +223,7 @@ def test_half_precision_stays_close_and_scores_are_float32(half, attention):
     expected = reference(llm, batch)
     if half == "weights":
         llm = llm.bfloat16()
-    for method in scoring.METHODS:
+    for method in METHODS:
         with torch.autocast("cpu", torch.bfloat16, enabled=half == "autocast"):
             scores = score(llm, batch, method)
         assert scores.dtype == torch.float32
@@ -290,15 +238,13 @@ def test_log_probabilities_in_blocks(monkeypatch):
         torch.testing.assert_close(scoring._label_log_probs(logits, labels), expected)
 
 
-@pytest.mark.parametrize("method", scoring.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_non_finite_scores_name_their_rows(method):
     llm = build("llama")
     embeds, mask, branches, branch_mask = make_batch(llm).inputs
     embeds[1, -1, 0] = float("nan")
     with pytest.raises(FloatingPointError, match=r"rows \[1\]"):
         scoring.score_candidates(llm, embeds, mask, branches, branch_mask, method)
-    with pytest.raises(FloatingPointError, match=r"rows \[1\]"):
-        scoring.yes_no_scores(llm, embeds, mask, 5, 6)
 
 
 def test_bad_input_is_refused():
@@ -320,85 +266,3 @@ def test_bad_input_is_refused():
     empty[1, 2] = False
     with pytest.raises(ValueError, match="at least one token"):
         scoring.score_candidates(llm, embeds, mask, branches, empty)
-
-
-@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2", "bloom"])
-@pytest.mark.parametrize("peft", [False, True])
-def test_yes_no_scores(model_type, peft):
-    llm, widths = build(model_type, "eager"), []
-    batch = make_batch(llm)
-    embeds, mask = batch.inputs[:2]
-    expected = torch.stack(
-        [
-            llm(input_ids=ids[keep][None]).logits[0, -1, [17, 4]].softmax(-1)[0]
-            for ids, keep in zip(batch.ids, mask, strict=True)
-        ]
-    )
-    if peft:
-        llm = get_peft_model(llm, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")).eval()
-    head = llm.get_output_embeddings()
-    before = head.weight
-    head.register_forward_hook(lambda module, args, out: widths.append(tuple(out.shape)))
-    torch.testing.assert_close(scoring.yes_no_scores(llm, embeds, mask, 17, 4), expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(scoring.yes_no_scores(llm, embeds, mask, 4, 17), 1 - expected, atol=1e-5, rtol=1e-4)
-    assert set(widths) == {(3, 1, 2)}
-    assert head.weight is before and len(before) == 300
-
-
-def bpe(vocabulary, space_first=False):
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space_first)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    tokenizer.train_from_iterator(["Answer: Yes Answer: No Answer:(Yes Answer:(No Never"] * 9, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-
-
-def test_first_tokens_of_answers_follow_the_prompt():
-    tokenizer = bpe(300)
-    yes, no = scoring.first_token_ids(tokenizer)
-    assert (tokenizer.decode([yes]), tokenizer.decode([no])) == (" Yes", " No")
-    assert scoring.first_token_ids(tokenizer, context="", separator="") == tuple(
-        tokenizer(word)["input_ids"][0] for word in ("Yes", "No")
-    )
-    spaced = bpe(300, space_first=True)  # puts a space before a text that has none
-    assert spaced.decode(spaced("Yes")["input_ids"]) == " Yes"
-    yes, no = scoring.first_token_ids(spaced, context="Answer:(", separator="")
-    assert (spaced.decode([yes]), spaced.decode([no])) == ("Yes", "No")
-    merged = scoring.first_token_ids(
-        tokenizer, "es", "No", context="Answer: Y", separator=""
-    )  # "Y" + "es" is one token
-    assert merged == tuple(tokenizer(word)["input_ids"][0] for word in ("es", "No"))
-    with pytest.raises(ValueError, match="same token"):
-        scoring.first_token_ids(bpe(256))  # no merges: both begin with the space
-    with pytest.raises(ValueError, match="no token"):
-        scoring.first_token_ids(tokenizer, yes="", separator="")
-
-
-@torch.no_grad()
-def greedy(llm, ids, steps, eos):
-    new = []
-    for _ in range(steps):
-        new.append(
-            int(llm(input_ids=torch.cat([ids, torch.tensor(new, dtype=torch.long)])[None]).logits[0, -1].argmax())
-        )
-        if new[-1] == eos:
-            break
-    return new
-
-
-@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma2", "bloom"])
-def test_generate_is_greedy_and_ends_at_the_end_token(model_type):
-    llm = build(model_type, "eager")
-    llm.generation_config = GenerationConfig(do_sample=True, temperature=9.0, repetition_penalty=3.0, top_k=2)
-    batch = make_batch(llm)
-    embeds, mask = batch.inputs[:2]
-    first = greedy(llm, batch.ids[0][mask[0]], 6, eos=-1)
-    eos = first[2]
-    out = scoring.generate(llm, embeds, mask, max_new_tokens=6, eos_token_id=eos, pad_token_id=0)
-    assert out.shape[0] == 3 and out.shape[1] <= 6
-    for row in range(3):
-        new = greedy(llm, batch.ids[row][mask[row]], 6, eos)
-        assert out[row].tolist() == new + [0] * (out.shape[1] - len(new))

@@ -19,7 +19,6 @@ from recbole_llm.data.prompt import Field, parse_template
 from recbole_llm.data.retriever import item_vectors, most_relevant
 from recbole_llm.data.timelines import Timelines, recent
 from recbole_llm.llm import constrained
-from recbole_llm.scoring import first_token_ids
 
 
 @dataclass(frozen=True)
@@ -130,6 +129,30 @@ def _parse(text: str, fields) -> list:
             f"shared by all items asked about"
         )
     return template
+
+
+def first_token_ids(tokenizer, yes="Yes", no="No", context="Answer:", separator=" "):
+    """First tokens of two answers as they follow the prompt's end: (yes_id, no_id).
+
+    Raises:
+        ValueError: both answers begin with the same token, or one has no token.
+    """
+    base = tokenizer(context, add_special_tokens=False)["input_ids"]
+    found = []
+    for word in (yes, no):
+        ids = tokenizer(context + separator + word, add_special_tokens=False)["input_ids"]
+        if ids[: len(base)] == base:
+            ids = ids[len(base) :]
+        else:  # the tokenizer merges across the border: take the answer as fed by itself
+            ids = tokenizer(separator + word, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise ValueError(f"the tokenizer gives {word!r} no token after {context!r}; choose another answer word")
+        found.append(ids[0])
+    if found[0] == found[1]:
+        raise ValueError(
+            f"{yes!r} and {no!r} begin with the same token ({found[0]}) in this tokenizer; choose other answer words"
+        )
+    return tuple(found)
 
 
 def answer_ids(config, tokenizer, text: str) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType, ModelType, init_seed
 from torch import nn
 
-from recbole_llm import crm, scoring
+from recbole_llm import crm, forward, scoring
 from recbole_llm.adapter import enable_gradient_checkpointing, use_gate
 from recbole_llm.builtin.slots import pretrained_projector
 from recbole_llm.data import prompt
@@ -255,7 +255,7 @@ class LLMRecommender(SequentialRecommender):
         longest = int(interaction["branch_mask"].sum(-1).max())
         self._check_length(interaction["prompt_ids"].shape[1], longest - 1)
         with self.gated(interaction):
-            ids = scoring.generate(
+            ids = forward.generate(
                 self.llm,
                 self.embed(interaction),
                 interaction["prompt_mask"],
