@@ -32,7 +32,7 @@ from recbole_llm.config import plain_values, read_yaml
 ADAPTER, MODULES, CONFIG, STATE = "adapter_model.safetensors", "modules.safetensors", "config.yaml", "state.json"
 OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
 # settings that change what trained weights compute without changing their names or shapes
-MEANING = ("lora_alpha", "num_experts", "lora_mixing", "gate_form", "gate_input", "gate_top_k")
+MEANING = ("lora_alpha", "num_experts", "lora_mixing", "gate_form", "gate_input", "gate_top_k", "gate_temperature")
 
 
 class DamagedCheckpoint(ValueError):
@@ -209,10 +209,11 @@ def check_identity(model, state: dict, folder: Path) -> None:
         if there.get(key) != value
     ]
     settings = read_yaml(folder / CONFIG)
+    unread = {"gate_top_k"} if model.config["gate_form"] in ("linear", "mlp", "noisy") else set()  # iLoRA's topk alone
     wrong += [
         f"{key}: checkpoint {settings[key]!r}, here {model.config[key]!r}"
         for key in MEANING
-        if key in settings and settings[key] != model.config[key]
+        if key in settings and key not in unread and settings[key] != model.config[key]
     ]
     if wrong:
         raise ValueError(

@@ -10,6 +10,7 @@ from recbole_llm.data.click import few_shot_sample
 from recbole_llm.data.preparation import prepare_data
 from recbole_llm.data.questions import ClickRows, Question
 from recbole_llm.model.reclora import RecLoRA, _one_item_per_row
+from recbole_llm.model.saving import load_checkpoint_into, save_checkpoint
 from recbole_llm.result import read_result
 from tests import tiny
 from tests.model.contract import PointwiseContract
@@ -66,6 +67,16 @@ class TestRecLoRA(PointwiseContract):
         torch.testing.assert_close(alone, scores[1], rtol=1e-4, atol=1e-5)
         if more.get("gate_top_k"):
             assert ((model.gate(batch).weights > 0).sum(-1) == 1).all()
+
+    @pytest.mark.parametrize(("key", "other"), [("gate_temperature", 1.0), ("gate_top_k", 3)])
+    def test_a_checkpoint_of_another_gate_is_refused(self, model, tmp_path, key, other):
+        save_checkpoint(model, tmp_path / "saved", {"epoch": 0})
+        before, model.config[key] = model.config[key], other
+        try:
+            with pytest.raises(ValueError, match=f"{key}: checkpoint {before!r}, here {other!r}"):
+                load_checkpoint_into(model, tmp_path / "saved")
+        finally:
+            model.config[key] = before
 
 
 class TestRecLoRAOverCandidates(PointwiseContract):
