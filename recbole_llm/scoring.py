@@ -1,7 +1,8 @@
 """Candidate scores from a causal LM: log P(title and end token | prompt) for every candidate of every row.
 
-Three ways, equal up to rounding, tell :mod:`recbole_llm.forward`'s names; `score_candidates` takes the fastest one that holds for
-the model. Prompts are embeddings [B, P, d], LEFT-padded; branches are token ids [B, C, T], right-padded, with their end token. The last token of a branch is only ever a label, so at most T-1 of its tokens are fed. Rows multiply in
+By one of three methods, equal up to rounding (:mod:`recbole_llm.forward`); ``auto`` takes the fastest that holds for the model.
+Prompts are embeddings [B, P, d], LEFT-padded; branches are token ids [B, C, T], right-padded, with their end token. The last
+token of a branch is only ever a label, so at most T-1 of its tokens are fed. Rows multiply in
 `repeat_interleave` order (row b, candidate j at b*C + j) and never move otherwise, so that adapters can read a gate by
 batch row. Gradients flow through all scores: evaluation wraps them in `torch.no_grad()`.
 """
