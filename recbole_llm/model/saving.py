@@ -209,7 +209,7 @@ def check_identity(model, state: dict, folder: Path) -> None:
         if there.get(key) != value
     ]
     settings = read_yaml(folder / CONFIG)
-    unread = {"gate_top_k"} if model.config["gate_form"] in ("linear", "mlp", "noisy") else set()  # iLoRA's gate_form: topk reads it
+    unread = () if model.config["gate_form"] in (None, "topk") else ("gate_top_k",)  # iLoRA reads it with topk alone
     wrong += [
         f"{key}: checkpoint {settings[key]!r}, here {model.config[key]!r}"
         for key in MEANING
