@@ -55,7 +55,8 @@ def build_model(size: str, tokenizer, seed: int, structured: bool = True) -> Lla
     return model
 
 
-def _replace(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
@@ -81,4 +82,4 @@ def export(model: LlamaForCausalLM, tokenizer, folder: Path, dtype: torch.dtype 
 
 def write_json(path: Path, value) -> None:
     """Write JSON whole or not at all."""
-    _replace(path, json.dumps(value, indent=1))
+    write_text(path, json.dumps(value, indent=1))

@@ -1,15 +1,17 @@
 """Makes the built-in model from nothing: ``python -m recbole_llm.builtin.pretrain --out DIR --steps N --size base``.
 
 Generated prompts only (:mod:`recbole_llm.builtin.tasks`), in stages from short and exact to long and noisy. The loss
-is on answers alone, several per sequence; in the end a few weights go back towards the start (``RETURNED``). Every
+is on answers alone, several per sequence; in the end a few weights go back to the start (``RETURNED``). Every
 number of steps is a whole run: stages and learning rate are shares of it, so the same seed and steps give the same
-model, also over an interruption (``--minutes``, then ``--resume``).
+model, also over an interruption (``--minutes``, then ``--resume``). ``curve.csv`` holds the loss of every step,
+``validation.csv`` each skill on held-out questions as the run goes, ``skills.json`` on more of them in the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
 import math
 import re
 import sys
@@ -22,8 +24,8 @@ import torch
 from torch.nn import functional
 
 from recbole_llm.builtin import circuits, state
-from recbole_llm.builtin.build import build_model, export, write_json
-from recbole_llm.builtin.probe import HARD, chosen_right, forward, probe
+from recbole_llm.builtin.build import build_model, export, write_json, write_text
+from recbole_llm.builtin.probe import HARD, chosen_right, forward, probe, validate
 from recbole_llm.builtin.sequences import SKILLS
 from recbole_llm.builtin.slots import Projectors, save_projectors
 from recbole_llm.builtin.tasks import Generator, Plan
@@ -42,7 +44,7 @@ STAGES = (
     (0.8, Plan(items=(4, 20), history=(2, 10), questions=3, title_tokens=20, noise=0.4, margin=0.4, alike=0.4,
                soft=0.5, weights=ALL, **HARD_WORLDS)),
 )
-# weights that go back to the start in the end: pretraining blurs there what real vectors need (LOG.md, cause 9)
+# weights that go back to the start in the end: pretraining blurs there what real vectors need (LOG.md, causes 9 and 10)
 RETURNED = re.compile(r"layers\.(0\.self_attn\.o|3\.self_attn\.[vo])_proj\.")
 COPY = 0.1  # weight of a token's likelihood over the vocabulary, beside its likelihood among its rivals
 
@@ -117,7 +119,7 @@ class Pretraining:
         self.optimizer = torch.optim.AdamW([{"params": weights, "scale": scale} for scale, weights in groups.items()],
                                            lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
         self.generator = Generator(self.tokenizer, settings.seed, titles=settings.titles)
-        self.step, self.seen, self.seconds, self.curve = 0, 0, 0.0, []
+        self.step, self.seen, self.seconds, self.curve, self.validation = 0, 0, 0.0, [], []
 
     def _marker(self) -> torch.Tensor:
         """``[hidden]``: what says "a slot stands here"."""
@@ -126,6 +128,8 @@ class Pretraining:
 
     def train_step(self) -> dict:
         """One batch; returns step, skill, loss and the share of answers that are right."""
+        if self.step == self.settings.steps // 2:  # the shipped weights were made so
+            self.mark_item()
         number = stage_at(self.step, self.settings.steps)
         plan = STAGES[number][1]
         batch = self.generator.batch(plan, self.settings.tokens)
@@ -149,6 +153,16 @@ class Pretraining:
         self.curve.append(row)
         return row
 
+    def validate(self) -> None:
+        """Ask held-out questions of every skill; the answers stand in ``validation``."""
+        self.validation.append({"step": self.step, **validate(self.model, self.projectors, self.tokenizer)})
+
+    @torch.no_grad()
+    def mark_item(self) -> None:
+        """Make the constant part of a slot the embedding of ``<|item|>``, which training moves a little."""
+        row = self.tokenizer.convert_tokens_to_ids("<|item|>")
+        self.model.get_input_embeddings().weight[row] = self._marker().to(self.device)
+
     @torch.no_grad()
     def go_back(self) -> None:
         """Put back what ``RETURNED`` names as the structured start has it; a state to resume from is saved before."""
@@ -162,7 +176,7 @@ class Pretraining:
         """Write everything that :meth:`resume` needs."""
         state.save(folder, self.parts, self.optimizer, {
             "step": self.step, "seen": self.seen, "seconds": self.seconds, "settings": self.settings.__dict__,
-            "generator": self.generator.state, "curve": self.curve,
+            "generator": self.generator.state, "curve": self.curve, "validation": self.validation,
         })
 
     def resume(self, folder: Path) -> None:
@@ -173,29 +187,29 @@ class Pretraining:
             raise ValueError(f"{folder} was written with {meta['settings']}, not {settings}")
         self.generator.state = meta["generator"]
         self.step, self.seen = meta["step"], meta["seen"]
-        self.seconds, self.curve = meta["seconds"], meta["curve"]
+        self.seconds, self.curve, self.validation = meta["seconds"], meta["curve"], meta["validation"]
 
     def export(self, folder: Path) -> None:
-        """Write the Hugging Face folder and the loss curve."""
-        with torch.no_grad():
-            marker = self.tokenizer.convert_tokens_to_ids("<|item|>")
-            self.model.model.embed_tokens.weight[marker] = self._marker().to(self.device)
+        """Write the Hugging Face folder, the projectors, the curves and what the run cost."""
         export(self.model, self.tokenizer, folder)
         save_projectors(self.projectors, folder)
         write_json(folder / "pretraining.json", {
             "settings": self.settings.__dict__, "steps": self.step, "tokens": self.seen,
             "minutes": round(self.seconds / 60, 1), "device": str(self.device), "torch": torch.__version__,
         })
+        write_csv(folder / "curve.csv", self.curve)
+        write_csv(folder / "validation.csv", self.validation)
 
 
-def write_curve(path: Path, curve: list[dict]) -> None:
-    """The training curve as CSV."""
-    if not curve:
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Write rows with the same keys whole or not at all; no row, no file."""
+    if not rows:
         return
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(curve[0]))
-        writer.writeheader()
-        writer.writerows(curve)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def _report(run: Pretraining, window: int = 60) -> str:
@@ -207,11 +221,15 @@ def _report(run: Pretraining, window: int = 60) -> str:
             f"{run.seconds / 60:.1f} min | {shares}")
 
 
-def _loop(run: Pretraining, out: Path, minutes: float | None, every: int) -> None:
-    started, before = time.perf_counter(), run.seconds
+def _loop(run: Pretraining, out: Path, minutes: float | None, every: int, validate_every: int) -> None:
+    started = time.perf_counter()
     while run.step < run.settings.steps:
+        if validate_every and run.step % validate_every == 0:
+            run.validate()
+            print(f"held out: {run.validation[-1]}", flush=True)
+        before = time.perf_counter()
         run.train_step()
-        run.seconds = before + time.perf_counter() - started
+        run.seconds += time.perf_counter() - before
         if run.step % every == 0:
             print(_report(run), flush=True)
         if run.step % (10 * every) == 0:
@@ -235,7 +253,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--random-start", action="store_true", help="without the structured start of circuits.py")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16: CPUs with avx512_bf16, GPUs")
-    parser.add_argument("--log-every", type=int, default=50)
+    parser.add_argument("--log-every", type=int, default=50, help="steps; ten times as many between two states")
+    parser.add_argument("--validate-every", type=int, default=250, help="steps; 0: only in the end")
     args = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = replace(Settings(), size=args.size, steps=args.steps, tokens=args.tokens, seed=args.seed,
@@ -245,8 +264,9 @@ def main(arguments: list[str] | None = None) -> None:
         run.resume(args.out / "state")
     count = sum(p.numel() for p in run.model.parameters())
     print(f"{settings.size}: {count:,} parameters on {device}; {settings.steps} steps of {settings.tokens} tokens")
-    _loop(run, args.out, args.minutes, args.log_every)
+    _loop(run, args.out, args.minutes, args.log_every, args.validate_every)
     run.save(args.out / "state")
+    run.mark_item()
     if settings.structured and run.step == settings.steps:
         run.go_back()
     run.export(args.out)
@@ -255,7 +275,6 @@ def main(arguments: list[str] | None = None) -> None:
     skills = probe(run.model, run.projectors, run.tokenizer, HARD)
     print("\n".join(f"{name:10s} {values}" for name, values in skills.items()))
     write_json(args.out / "skills.json", skills)
-    write_curve(args.out / "curve.csv", run.curve)
 
 
 if __name__ == "__main__":

@@ -50,23 +50,38 @@ HARD = Plan(items=(20, 20), history=(10, 10), questions=6, title_tokens=12, nois
 
 
 def held_out(tokenizer, seed: int = 999) -> Generator:
-    """A generator whose titles and worlds pretraining does not draw."""
+    """A generator that draws other worlds than pretraining, and titles of its own: one in twenty, mostly of one word, is in both."""
     return Generator(tokenizer, seed=seed, titles_seed=seed)
+
+
+def _asked(model, projectors, generator: Generator, plan: Plan, which: int, tokens: int, batches: int) -> tuple[float, float]:
+    """Shares of right answers: of the whole vocabulary, of the listed titles."""
+    device = next(model.parameters()).device
+    drawn = [generator.batch(plan, tokens) for _ in range(batches)]
+    right = zip(*(accuracy(model, projectors, batch, which, device) for batch in drawn), strict=True)
+    exact, chosen = (round(float(np.concatenate(each).mean()), 4) for each in right)
+    return exact, chosen
+
+
+def validate(model, projectors: Projectors, tokenizer, plan: Plan = HARD, tokens: int = 6000, batches: int = 2,
+             seed: int = 998) -> dict[str, float]:
+    """Share of answers right among the listed titles, by skill: a small :func:`probe` for a run that goes on.
+
+    It asks other questions than the probe, so that what is watched is not what is reported.
+    """
+    generator = held_out(tokenizer, seed)
+    return {skill: _asked(model, projectors, generator, plan.only(skill), 0, tokens, batches)[1] for skill in SKILLS}
 
 
 def probe(model, projectors: Projectors, tokenizer, plan: Plan = HARD, skills=SKILLS, tokens: int = 6000,
           batches: int = 8, seed: int = 999) -> dict[str, dict[str, float]]:
     """Accuracy by skill, with a trained projector (``trained``, ``chosen``) and with fresh random ones (``fresh``)."""
-    generator, device = held_out(tokenizer, seed), next(model.parameters()).device
+    generator = held_out(tokenizer, seed)
     table: dict[str, dict[str, float]] = {}
     with torch.random.fork_rng():  # a run that is probed half way draws the same projectors afterwards
         torch.manual_seed(seed)
         for skill in skills:
-            table[skill] = {}
-            for name, which in (("trained", 0), ("fresh", projectors.copies)):
-                drawn = [generator.batch(plan.only(skill), tokens) for _ in range(batches)]
-                exact, chosen = zip(*(accuracy(model, projectors, batch, which, device) for batch in drawn), strict=True)
-                table[skill][name] = round(float(np.concatenate(exact).mean()), 4)
-                if which == 0:
-                    table[skill]["chosen"] = round(float(np.concatenate(chosen).mean()), 4)
+            trained, chosen = _asked(model, projectors, generator, plan.only(skill), 0, tokens, batches)
+            fresh, _ = _asked(model, projectors, generator, plan.only(skill), projectors.copies, tokens, batches)
+            table[skill] = {"trained": trained, "chosen": chosen, "fresh": fresh}
     return table

@@ -86,7 +86,8 @@ class Projectors(nn.Module):
             return self.trained[f"{d}_{which}"](vectors)
         with torch.no_grad():
             marked = torch.rand(()).item() < 0.7  # a projector downstream may not know of the marker
-            return Projector(d, self.hidden, self.marker if marked else None, length=self.length)(vectors)
+            fresh = Projector(d, self.hidden, self.marker if marked else None, length=self.length)  # drawn on the CPU
+            return fresh.to(vectors.device)(vectors)
 
 
 def embed(model: nn.Module, ids: torch.Tensor, slots: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:

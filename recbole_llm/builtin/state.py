@@ -1,4 +1,4 @@
-"""Pretraining state on disk: safetensors and JSON, nothing pickled; files are replaced whole."""
+"""Pretraining state on disk: one safetensors file, replaced whole, so that tensors and counters are of one step; nothing pickled."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from recbole_llm.builtin.build import write_json
-
-TENSORS, META = "state.safetensors", "state.json"
+FILE = "state.safetensors"
 
 
 def save(folder: Path, parts: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, meta: dict) -> None:
-    """Write the modules' and the optimizer's tensors, torch's random state and ``meta``."""
+    """Write the modules' and the optimizer's tensors, torch's random state and ``meta`` (as JSON, in the file's header)."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"{name}/{key}": value for name, module in parts.items() for key, value in module.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": value for key, value in slots.items()}
     tensors["rng"] = torch.get_rng_state()
-    temporary = folder / (TENSORS + ".tmp")
+    temporary = folder / (FILE + ".tmp")
     save_file({key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}, temporary,
-              metadata={"step": str(meta["step"])})
-    os.replace(temporary, folder / TENSORS)
-    write_json(folder / META, meta)
+              metadata={"meta": json.dumps(meta)})
+    os.replace(temporary, folder / FILE)
 
 
 def load(folder: Path, parts: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer) -> dict:
@@ -34,9 +32,10 @@ def load(folder: Path, parts: dict[str, torch.nn.Module], optimizer: torch.optim
     Raises:
         FileNotFoundError: the folder holds no state.
     """
-    if not (folder / TENSORS).is_file() or not (folder / META).is_file():
-        raise FileNotFoundError(f"{folder} holds no pretraining state ({TENSORS}, {META}); run without --resume")
-    tensors = load_file(folder / TENSORS)
+    if not (folder / FILE).is_file():
+        raise FileNotFoundError(f"{folder} holds no pretraining state ({FILE}); run without --resume")
+    with safe_open(folder / FILE, framework="pt") as file:
+        meta, tensors = json.loads(file.metadata()["meta"]), {key: file.get_tensor(key) for key in file.keys()}
     for name, module in parts.items():
         prefix = name + "/"
         module.load_state_dict({k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)})
@@ -47,4 +46,4 @@ def load(folder: Path, parts: dict[str, torch.nn.Module], optimizer: torch.optim
             saved["state"].setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict(saved)
     torch.set_rng_state(tensors["rng"])
-    return json.loads((folder / META).read_text(encoding="utf-8"))
+    return meta

@@ -72,6 +72,30 @@ def test_a_run_that_is_probed_half_way_is_the_same(uninterrupted, tokenizer):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_the_command_gives_one_model_whatever_it_logs_and_where_it_was_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "probe", lambda *arguments: {})
+    monkeypatch.setattr(pretrain, "validate", lambda *arguments: {"repeat": 0.5})
+    step = Pretraining.train_step
+
+    def run(name, *arguments):
+        pretrain.main(["--out", str(tmp_path / name), "--size", "tiny", "--steps", "12", "--tokens", "150", *arguments])
+        return [(tmp_path / name / file).read_bytes() for file in ("model.safetensors", "curve.csv")]
+
+    def killed(self):
+        if self.step == 11:
+            raise KeyboardInterrupt
+        return step(self)
+
+    plain = run("plain", "--validate-every", "4")
+    assert (tmp_path / "plain" / "validation.csv").read_text().split() == ["step,repeat", "0,0.5", "4,0.5", "8,0.5"]
+    assert run("logged", "--log-every", "1", "--validate-every", "0") == plain
+    monkeypatch.setattr(Pretraining, "train_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", "--log-every", "1")
+    monkeypatch.setattr(Pretraining, "train_step", step)
+    assert run("killed", "--log-every", "1", "--resume") == plain
+
+
 def test_resume_refuses_other_settings_and_empty_folders(tokenizer, tmp_path):
     run = Pretraining(MICRO, tokenizer=tokenizer)
     with pytest.raises(FileNotFoundError, match="without --resume"):
@@ -317,6 +341,17 @@ def test_the_shipped_templates_are_practised_word_for_word():
                 _, question = template.split("{history}")
                 ask, end = question.replace("{target}", "|").format(**words).split("|")
                 assert ask in phrases.YES_NO and end in phrases.YES_NO_ENDS
+
+
+def test_every_skill_is_validated(tokenizer):
+    run = Pretraining(MICRO, tokenizer=tokenizer)
+    shares = probe.validate(run.model, run.projectors, tokenizer, MICRO_PLAN, tokens=100, batches=1)
+    assert set(shares) == set(probe.SKILLS) and all(0 <= share <= 1 for share in shares.values())
+
+
+def test_fresh_projectors_stand_where_their_vectors_are():
+    projectors = slots.Projectors(16, torch.zeros(16), torch.eye(16), 1.0)
+    assert projectors(torch.empty(5, 32, device="meta"), projectors.copies).device.type == "meta"
 
 
 def test_fresh_projectors_are_not_trained(tokenizer):
