@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from recbole_llm.leaderboard.reuse import IGNORED
-from recbole_llm.leaderboard.statistics import ranking_values
+from recbole_llm.leaderboard.statistics import labelled_value, ranking_values
 from recbole_llm.result import read_result
 
 COLUMNS = {
@@ -99,17 +99,18 @@ def read_stored(path: str | Path) -> Stored:
 
 def _check_metrics(path: Path, record: dict, rows: pd.DataFrame) -> None:
     """A file whose metrics do not follow from its rows was edited, or mixed from two runs."""
-    if record["protocol"] == "ctr":
-        return
-    rank = rows["rank"].to_numpy()
-    if len(rank) and rank.min() < 1:
+    ranks = record["protocol"] != "ctr"
+    if ranks and len(rows) and rows["rank"].min() < 1:
         raise ValueError(f"{path}: ranks count from 1; run the model again")
-    for name, value in record["metrics"].items():
-        kind = name.split("@")[0]
-        if "@" in name and kind in ("hit", "ndcg", "mrr"):
-            own = float(ranking_values(rank, name).mean()) if len(rank) else 0.0
-            if abs(own - value) > ROUNDING:
-                raise ValueError(f"{path}: {name} is {value} but its rows give {own:.4f}; run the model again")
+    for name, value in record["metrics"].items() if len(rows) else ():
+        if ranks and name.partition("@")[0] in ("hit", "ndcg", "mrr") and "@" in name:
+            own = float(ranking_values(rows["rank"].to_numpy(), name).mean())
+        elif not ranks and name in ("auc", "logloss", "acc", "gauc"):
+            own = labelled_value(name, *(rows[column].to_numpy() for column in ("label", "score", "user_id")))
+        else:
+            continue
+        if abs(own - value) > ROUNDING:
+            raise ValueError(f"{path}: {name} is {value} but its rows give {own:.4f}; run the model again")
 
 
 def boards(folder: str | Path) -> list[tuple[str, str]]:

@@ -184,6 +184,41 @@ def auc(label: np.ndarray, score: np.ndarray, cluster: np.ndarray) -> AUC:
     return AUC(value, np.bincount(cluster, weights=part, minlength=int(cluster.max()) + 1))
 
 
+def labelled_sums(
+    name: str, label: np.ndarray, score: np.ndarray, unit: np.ndarray, n_users: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A user's summed values of ``logloss``, ``acc`` or ``gauc`` and their weights, [U] each; the metric is sum over sum.
+
+    As RecBole weighs GAUC, a user's AUC counts by their liked rows, and users with one class weigh nothing.
+
+    Args:
+        label, score: [n]; unit: [n] user numbers.
+    """
+    if name != "gauc":
+        p = np.clip(score, 1e-15, 1 - 1e-15)
+        loss = -(label * np.log(p) + (1 - label) * np.log(1 - p))
+        value = loss if name == "logloss" else ((score >= 0.5) == (label > 0.5)).astype(float)
+        return np.bincount(unit, value, n_users), np.bincount(unit, minlength=n_users).astype(float)
+    sums, weights = np.zeros(n_users), np.zeros(n_users)
+    order = np.argsort(unit, kind="stable")
+    bounds = np.searchsorted(unit[order], np.arange(n_users + 1))
+    for user in range(n_users):
+        own = order[bounds[user] : bounds[user + 1]]
+        if 0 < label[own].sum() < len(own):
+            weights[user] = label[own].sum()
+            sums[user] = weights[user] * auc(label[own], score[own], np.zeros(len(own), dtype=int)).value
+    return sums, weights
+
+
+def labelled_value(name: str, label: np.ndarray, score: np.ndarray, user: np.ndarray) -> float:
+    """``auc``, ``logloss``, ``acc`` or ``gauc`` of labelled rows."""
+    _, unit = np.unique(user, return_inverse=True)
+    if name == "auc":
+        return auc(label, score, unit).value
+    sums, weights = labelled_sums(name, label, score, unit, int(unit.max()) + 1)
+    return float(sums.sum() / weights.sum())
+
+
 def clustered_error(influence: np.ndarray) -> float:
     """Standard error from per-user influences."""
     n = len(influence)

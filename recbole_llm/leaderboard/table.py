@@ -116,28 +116,7 @@ def _unit_sums(
     if protocol != "ctr":
         value = st.ranking_values(rows["rank"].to_numpy(), name)
         return np.bincount(unit, value, n_users), np.bincount(unit, minlength=n_users).astype(float)
-    label, score = rows["label"].to_numpy(float), rows["score"].to_numpy(float)
-    if name == "gauc":
-        return _gauc_sums(label, score, unit, n_users)
-    if name == "logloss":
-        p = np.clip(score, 1e-15, 1 - 1e-15)
-        value = -(label * np.log(p) + (1 - label) * np.log(1 - p))
-    else:
-        value = ((score >= 0.5) == (label > 0.5)).astype(float)
-    return np.bincount(unit, value, n_users), np.bincount(unit, minlength=n_users).astype(float)
-
-
-def _gauc_sums(label, score, unit, n_users) -> tuple[np.ndarray, np.ndarray]:
-    """Each user's AUC times their rows, and their rows; users with one class weigh nothing."""
-    sums, weights = np.zeros(n_users), np.zeros(n_users)
-    order = np.argsort(unit, kind="stable")
-    bounds = np.searchsorted(unit[order], np.arange(n_users + 1))
-    for user in range(n_users):
-        own = order[bounds[user] : bounds[user + 1]]
-        if 0 < label[own].sum() < len(own):
-            weights[user] = len(own)
-            sums[user] = len(own) * st.auc(label[own], score[own], np.zeros(len(own), dtype=int)).value
-    return sums, weights
+    return st.labelled_sums(name, rows["label"].to_numpy(float), rows["score"].to_numpy(float), unit, n_users)
 
 
 def _auc_column(name, groups, unit, present) -> Column:

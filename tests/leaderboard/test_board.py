@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from sklearn.metrics import log_loss, roc_auc_score
 
 from recbole_llm.leaderboard import __main__ as command
 from recbole_llm.leaderboard.board import Options, build_board
@@ -190,6 +191,20 @@ def test_several_boards_share_a_page(tmp_path):
     assert page.count('<table class="board">') == 3 and len(data_frame(made)) == 5
 
 
+def click_metrics(users, label, score):
+    """AUC, LogLoss, ACC, and GAUC with users weighed by their liked rows, by scikit-learn."""
+    own = [np.array(users) == user for user in dict.fromkeys(users)]
+    own = [mine for mine in own if 0 < label[mine].sum() < mine.sum()]
+    liked = np.array([label[mine].sum() for mine in own])
+    values = {
+        "auc": roc_auc_score(label, score),
+        "gauc": np.average([roc_auc_score(label[mine], score[mine]) for mine in own], weights=liked),
+        "logloss": log_loss(label, score),
+        "acc": ((score >= 0.5) == label).mean(),
+    }
+    return {name: round(float(value), 4) for name, value in values.items()}
+
+
 def test_ctr_boards_rank_by_auc_with_delong(tmp_path):
     from recbole_llm.result import write_result
 
@@ -198,7 +213,9 @@ def test_ctr_boards_rank_by_auc_with_delong(tmp_path):
     label = rng.integers(0, 2, 800)
     for name, signal in (("DIN", 1.0), ("DeepFM", 0.2), ("SASRec", 0.9)):
         score = 1 / (1 + np.exp(-(signal * (2 * label - 1) + rng.normal(size=800))))
-        metrics = {"auc": 0.7, "gauc": 0.7} | ({} if name == "SASRec" else {"logloss": 0.5, "acc": 0.6})
+        metrics = click_metrics(users, label, score)
+        if name == "SASRec":  # its scores are no probabilities
+            metrics = {key: metrics[key] for key in ("auc", "gauc")}
         record = {
             "model": name,
             "dataset": "d",
@@ -217,8 +234,18 @@ def test_ctr_boards_rank_by_auc_with_delong(tmp_path):
         rows["DeepFM"]["vs_reference"]["auc"]["test"] == "delong"
         and rows["DIN"]["metrics"]["auc"]["interval"] == "delong"
     )
-    assert rows["DIN"]["metrics"]["logloss"]["mean"] > 0 and rows["DIN"]["metrics"]["gauc"]["mean"] > 0.5
+    for name, row in rows.items():
+        there = json.loads((tmp_path / f"d.ctr.{name}.seed1.json").read_text())["metrics"]
+        found = {key: metric["mean"] for key, metric in row["metrics"].items() if metric["mean"] is not None}
+        assert found == pytest.approx(there, abs=1e-4)
     assert "–" in markdown(board)
+    file = tmp_path / "d.ctr.DIN.seed1.json"
+    record = json.loads(file.read_text())
+    for metric in record["metrics"]:
+        edited = {**record, "metrics": record["metrics"] | {metric: record["metrics"][metric] + 0.001}}
+        file.write_text(json.dumps(edited))
+        with pytest.raises(ValueError, match=f"{metric} is .* but its rows give"):
+            read_stored(file)
 
 
 def test_tables_hold_every_row_and_escape_what_they_print(table, tmp_path):
