@@ -23,19 +23,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from recbole_llm import __version__, distributed, recommender
+from recbole_llm import __version__, distributed, provenance, recommender
 from recbole_llm.config import ConfigError, LLMConfig
-from recbole_llm.data.rows import fingerprint
+from recbole_llm.data.rows import DATA_KEYS, split_hash
 
-# What the CRM must share with the LLM recommender: the data, the split, the candidate sets, where things are kept.
+# What the CRM must share with the LLM recommender besides DATA_KEYS: protocol, columns, where things are kept.
 _SHARED = (
     "seed", "reproducibility", "state", "show_progress", "checkpoint_dir", "result_dir", "gpu_id", "use_gpu", "worker",
     "protocol", "n_candidates", "candidate_seed", "eval_args", "metrics", "topk", "valid_metric",
-    "field_separator", "seq_separator", "USER_ID_FIELD", "ITEM_ID_FIELD", "RATING_FIELD", "TIME_FIELD", "seq_len",
-    "ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "MAX_ITEM_LIST_LENGTH", "load_col", "unload_col", "rm_dup_inter",
-    "val_interval", "filter_inter_by_user_or_item", "user_inter_num_interval", "item_inter_num_interval",
-    "alias_of_user_id", "alias_of_item_id", "benchmark_filename", "item_text_field",
-    "threshold", "LABEL_FIELD", "unused_col",
+    "RATING_FIELD", "seq_len", "ITEM_LIST_LENGTH_FIELD", "MAX_ITEM_LIST_LENGTH", "load_col", "unload_col",
+    "item_text_field", "threshold", "LABEL_FIELD", "unused_col",
 )  # fmt: skip
 TARGET = "target"
 _FINAL_LAYERS = ("dnn_predict_layers", "dnn_predict_layer")  # of DIN, of DIEN
@@ -46,6 +43,7 @@ _BESIDE = ("variant", "latency_rows", "permutations", "calibration", "rerank_n")
 def crm_config(config) -> LLMConfig:
     """The CRM's own config: the shared data keys of ``config``, RecBole's defaults for the model, then ``crm_config``."""
     given = {key: config[key] for key in _SHARED if key in config and config[key] is not None}
+    given |= {key: config[key] for key in DATA_KEYS if key in config}  # a null too: RecBole's default may be another
     if config["crm_history_len"]:
         given["MAX_ITEM_LIST_LENGTH"] = config["crm_history_len"]
     given["data_path"] = os.path.dirname(config["data_path"].rstrip("/"))  # RecBole appends the dataset's name
@@ -70,7 +68,7 @@ def crm_hash(config: LLMConfig) -> str:
     from recbole_llm.config import plain_values
 
     resolved = {k: v for k, v in plain_values(config).items() if k not in (*_PLACES, *_BESIDE)}
-    text = json.dumps([resolved, fingerprint(config), __version__], sort_keys=True)
+    text = json.dumps([resolved, provenance.data_hash(config), __version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -184,10 +182,11 @@ def load_or_train(config, dataset) -> CRM:
         dataset: its dataset; internal item ids must be those the CRM was trained with.
 
     Raises:
-        ValueError: the CRM's items are not the dataset's, in number or order.
+        ValueError: the CRM's items are not the dataset's, in number or order, or it learned from another split.
         FileNotFoundError: ``crm_path`` does not exist.
     """
     own = crm_config(config)
+    _check_same_rows(own, config)
     logger = getLogger()
     if config["crm_path"]:
         path = Path(config["crm_path"])
@@ -207,6 +206,15 @@ def load_or_train(config, dataset) -> CRM:
     if len(set(distributed.gather(crm.sha256))) > 1:
         raise ValueError("the processes hold different CRMs: checkpoint_dir must be one folder that all machines see")
     return crm
+
+
+def _check_same_rows(own, config) -> None:
+    """The CRM learns from the training rows of the LLM recommender's split, never from its test rows."""
+    if split_hash(own) != split_hash(config):
+        keys = (*DATA_KEYS, "eval_args")
+        differ = [f"{key}: {own[key]!r}, here {config[key]!r}" for key in keys if own[key] != config[key]]
+        raise ValueError(f"crm_config ({own['model']}) makes other rows than the LLM recommender's ({'; '.join(differ)}); "
+                         "leave these keys out of crm_config")  # fmt: skip
 
 
 def _cached_or_trained(own: LLMConfig, dataset, logger) -> CRM:
@@ -236,6 +244,7 @@ def _write(path: Path, fitted: recommender.Fitted, dataset) -> None:
         "format": "recbole_llm-crm-1",
         "model": type(model).__name__,
         "item_tokens": item_tokens_hash(fitted.data[0]),
+        "split": split_hash(fitted.trainer.config),
         "best_valid_result": json.dumps({k: float(v) for k, v in (fitted.best_valid_result or {}).items()}),
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -288,6 +297,8 @@ def _read(path: Path, own: LLMConfig, dataset, checked: bool = False) -> CRM:
         raise ValueError(f"{path} holds {meta.get('model')!r} but crm_model={own['model']!r}; make the two agree")
     if meta.get("item_tokens") != item_tokens_hash(dataset):
         raise Damaged(f"{path} was trained on other items, or in another order, than dataset {own['dataset']!r} has now")
+    if meta.get("split", split_hash(own)) != split_hash(own):
+        raise Damaged(f"{path} learned from another split of {own['dataset']!r}, perhaps from rows that are tested here")
     model = get_model(own["model"])(own, dataset)
     try:
         model.load_state_dict(state)

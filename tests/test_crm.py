@@ -98,6 +98,25 @@ def test_a_cache_for_other_items_is_rebuilt_with_a_warning(trained, monkeypatch,
     assert torch.allclose(again.item_vectors, model.item_vectors)
 
 
+@pytest.mark.parametrize("setting", [{"normalize_all": False}, {"rm_dup_inter": None}, {"normalize_field": ["timestamp"]}])
+def test_the_crm_reads_the_rows_of_the_llm_recommender(tiny_data, tiny_llm, tmp_path, setting):
+    """RecBole's defaults would order other rows last, so that the CRM learns what the LLM recommender is tested on."""
+    config = config_for(tiny_data, tiny_llm, tmp_path, **setting)
+    own = crm.crm_config(config)
+    assert {key: own[key] for key in setting} == setting
+    assert crm.split_hash(own) == crm.split_hash(config)
+
+
+def test_a_crm_of_other_rows_is_refused(trained, tiny_data, tiny_llm, tmp_path):
+    config, train, _ = trained
+    other = config_for(tiny_data, tiny_llm, tmp_path, crm_config={"normalize_all": False})
+    with pytest.raises(ValueError, match="makes other rows .*normalize_all: False, here None.*leave these keys out"):
+        crm.load_or_train(other, train)
+    other = config_for(tiny_data, tiny_llm, tmp_path, normalize_all=False, crm_path=str(weights_file(config)))
+    with pytest.raises(ValueError, match="crm_path=.*learned from another split"):
+        crm.load_or_train(other, create_dataset(other).build()[0])
+
+
 def test_weights_of_another_model_are_refused(trained, tiny_data, tiny_llm, tmp_path):
     config, train, _ = trained
     other = config_for(tiny_data, tiny_llm, tmp_path, crm_model="GRU4Rec", crm_path=str(weights_file(config)), crm_config={})
