@@ -37,6 +37,8 @@ _OPTIONAL = (
 )  # protocols of their own
 _NOT_RUN = ("leaderboard/", "data/convert/", "builtin/")  # the built-in LLM counts by its weights
 _DISPLAY = ("command_line.py", "config_check.py", "result.py", "cost.py", "provenance.py", "quick_start.py")
+_WEIGHTS = (".safetensors", ".json", ".model")  # of an LLM's folder: weights, configuration, tokenizer
+_REPORTS = ("skills.json", "pretraining.json")  # what our pretraining writes beside them
 _WHOLE = 2**26  # files up to this size are hashed whole
 _PART = 2**20
 
@@ -90,16 +92,13 @@ def weights_hash(llm_path: str) -> str | None:
     Of a file over 64 MiB only the first and last MiB and the size count: hashing 13 GB would take longer than
     reading it.
     """
-    folder = Path(__file__).resolve().parent / "builtin" if llm_path == "builtin" else Path(llm_path)
+    folder = Path(__file__).resolve().parent / "builtin" if llm_path == "builtin" else Path(llm_path).expanduser()
     if not folder.is_dir():
         return None
-    kinds = (
-        (".safetensors", ".json", ".model")
-        if llm_path != "builtin"
-        else (".safetensors", ".json", ".xz", ".gz", ".npz")
-    )
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in kinds):
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in _WEIGHTS or path.name in _REPORTS:
+            continue
         stat = path.stat()
         digest.update(f"{path.name} {_file_hash(str(path), stat.st_size, stat.st_mtime_ns)}".encode())
     return digest.hexdigest()

@@ -6,8 +6,10 @@ and the SASRec that LLaRA reads are the same thing.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +51,8 @@ def build(config):
     model = get_model(config["model"])(config, data[1]._dataset).to("cpu" if sharded else config["device"])
     torch.autograd.set_detect_anomaly(False)  # importing RecBole's SINE turns it on: 2-3x slower
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    if not is_plugin_model(config["model"]):
+        _own_file(trainer, config)
     show_loss_and_speed(trainer)
     if config["protocol"] == "candidates":
         trainer.eval_collector = CandidateCollector(config)
@@ -57,6 +61,12 @@ def build(config):
     elif config["protocol"] == "full":
         rank_catalogue(trainer, data, config)
     return trainer, data
+
+
+def _own_file(trainer, config) -> None:
+    """RecBole names its file by model and second: two runs begun together would read each other's weights."""
+    path = Path(trainer.saved_model_file)
+    trainer.saved_model_file = str(path.with_name(f"{path.stem}-{config['dataset']}-seed{config['seed']}-{os.getpid()}.pth"))
 
 
 def rank_catalogue(trainer, data, config) -> None:

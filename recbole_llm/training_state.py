@@ -1,7 +1,7 @@
 """Where training stands, and the folder of a run that keeps it.
 
     <checkpoint_dir>/<model>-<dataset>-<time>-<pid>/
-        run.json          the settings that shape the weights, and their hash
+        run.json          the settings that shape the weights, their hash, and the hashes of the data and of the code
         lock              held by the process that writes here
         step-00000120/    the last `save_total_limit` positions: weights, optimizer, state (model/saving.py)
         best-00000100/    the weights of the best validation, now and when a kept step was written
@@ -20,7 +20,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from recbole_llm import distributed
+from recbole_llm import distributed, provenance
 from recbole_llm.config import plain_values, read_yaml
 from recbole_llm.model.saving import CONFIG, STATE, DamagedCheckpoint, read_state
 
@@ -84,6 +84,11 @@ def _hash(settings):
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
+def _made_of(config):
+    """Hashes of what shapes a run's weights besides its settings."""
+    return {"data": provenance.data_hash(config), "code": provenance.code_hash(True)}
+
+
 def step_seed(seed, step, rank):
     """Seed of torch's generators for one optimizer step of one process."""
     digest = hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()
@@ -106,7 +111,7 @@ class Run:
         run = cls(folder)
         run.folder.mkdir(parents=True)
         run.lock()
-        record = {"started": time.time_ns(), "hash": settings_hash(config), "settings": shaping(config)}
+        record = {"started": time.time_ns(), "hash": settings_hash(config), "settings": shaping(config), **_made_of(config)}
         part = run.folder / f".{RUN}"
         part.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
         os.replace(part, run.folder / RUN)
@@ -158,6 +163,14 @@ class Run:
             return {"started": folder.stat().st_mtime_ns, "hash": _hash(settings), "settings": settings}
         logging.getLogger().warning(f"{damaged}, and no checkpoint beside it can be read: the run is passed over")
         return {}
+
+    def finished(self):
+        """Whether training had ended; False where no step folder can say so."""
+        try:
+            found = self.readable()
+        except DamagedCheckpoint:
+            return False
+        return bool(found and found[1]["finished"])
 
     def steps(self):
         """Step folders, newest first."""
@@ -305,20 +318,40 @@ def find_run(config, resume):
     if differ:
         raise ValueError(f"resume={resume!r}: a run goes on with the settings it began with, which differ "
                          f"({'; '.join(differ)}); set them alike, or start a new run")  # fmt: skip
+    made = _made_of(config)
+    if record.get("data", made["data"]) != made["data"]:
+        raise ValueError(f"resume={resume!r}: the dataset's files changed since this run began; start a new run")
+    if record.get("code", made["code"]) != made["code"]:
+        logging.getLogger().warning(f"resume={resume!r}: this run began with other code of recbole_llm")
     run.lock()
     run.sweep()
     return run, step
 
 
+def _stale(run, record, made):
+    """Why `auto` passes over a run: it is of other data, or what other code has finished. None: it may go on."""
+    if record.get("data", made["data"]) != made["data"]:
+        return "the dataset's files changed since it began"
+    if record.get("code", made["code"]) != made["code"]:
+        if run.finished():
+            return "it was finished with other code of recbole_llm"
+        logging.getLogger().warning(f"{run.folder} began with other code of recbole_llm; it goes on with this one")
+    return None
+
+
 def _newest(config):
-    digest = settings_hash(config)
+    digest, made = settings_hash(config), _made_of(config)
     runs = [Run(file.parent) for file in Path(config["checkpoint_dir"]).glob(f"*/{RUN}")]
-    dated = [(record["started"], run) for run in runs if (record := run.record()).get("hash") == digest]
-    for _, run in sorted(dated, key=lambda pair: pair[0], reverse=True):
+    found = [(record, run) for run in runs if (record := run.record()).get("hash") == digest]
+    for record, run in sorted(found, key=lambda pair: pair[0]["started"], reverse=True):
         try:
             run.lock()
         except BlockingIOError as error:
             logging.getLogger().warning(f"--resume=auto passes over a run: {error}")
+            continue
+        if reason := _stale(run, record, made):
+            logging.getLogger().warning(f"--resume=auto passes over {run.folder}: {reason}")
+            run.close()
             continue
         run.sweep()
         return run

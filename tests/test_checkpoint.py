@@ -220,6 +220,7 @@ def test_baseline_of_a_protocol_comes_back_with_its_candidates(tiny_data, tmp_pa
     given = {"data_path": str(tiny_data), "checkpoint_dir": "saved", "state": "error", "epochs": 1, "n_candidates": 8}
     given |= {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "show_progress": False, "embedding_size": 8}
     fitted = recommender.fit(LLMConfig("BPR", "tiny", config_dict=given))
+    assert fitted.trainer.saved_model_file.endswith(f"-tiny-seed2020-{os.getpid()}.pth")  # two runs of a second keep apart
     config, model, *_, test_data = load_data_and_model(fitted.trainer.saved_model_file)
     assert isinstance(test_data, CandidateEvalDataLoader) and config["n_candidates"] == 8
     before = fitted.trainer.evaluate(fitted.data[3])

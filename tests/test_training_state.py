@@ -179,6 +179,21 @@ def test_resume_finds_the_newest_run_of_the_same_settings(run, trained):
         config["learning_rate"] = before
 
 
+def test_resume_leaves_runs_of_other_data_and_what_other_code_has_finished(run, trained, caplog, monkeypatch):
+    """Old weights under new titles, or a repaired bug's weights, must not come back as this code's result."""
+    config, record = trained[0], json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "data": "others"}))
+    assert find_run(config, "auto") == (None, None) and "files changed since it began" in caplog.text
+    with pytest.raises(ValueError, match="the dataset's files changed"):
+        find_run(config, str(run))
+    (run / "run.json").write_text(json.dumps({**record, "code": "other"}))
+    assert find_run(config, "auto") == (None, None) and "was finished with other code" in caplog.text
+    monkeypatch.setattr(Run, "finished", lambda self: False)
+    found, _ = find_run(config, "auto")
+    found.close()
+    assert found.folder == run and "goes on with this one" in caplog.text
+
+
 @pytest.mark.parametrize("where", ["", "step-00000001"])
 def test_resume_takes_a_run_or_a_step(run, trained, where):
     found, step = find_run(trained[0], str(run / where) if where else str(run))

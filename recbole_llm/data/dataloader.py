@@ -11,6 +11,7 @@ column for every row (scoring and decoding need that), and hold rows of like len
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -190,6 +191,8 @@ class TrainBatches(Sampler[list[Key]]):
         count = round(size * n) if isinstance(size, float) and size <= 1 else int(size)
         if not 1 <= count:
             raise ValueError(f"train_sample_size={size} leaves no training row of {n}; use an int >= 1 or a fraction")
+        if count > n and isinstance(size, int):
+            logging.getLogger().warning(f"train_sample_size={size}, but there are {n} training rows: all of them are used")
         return np.sort(np.random.default_rng([self.seed, 1]).permutation(n)[: min(count, n)])
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from recbole_llm.leaderboard import statistics as st
 from recbole_llm.leaderboard import summary
 from recbole_llm.leaderboard.contents import Contents, load_board
-from recbole_llm.leaderboard.files import PER_RUN, Stored
+from recbole_llm.leaderboard.files import Stored
 from recbole_llm.leaderboard.published import published
 from recbole_llm.leaderboard.table import (
     ALPHA,
@@ -205,7 +205,7 @@ def _row(i, names, groups, columns: dict[str, Column], pairs: dict[str, Pairs], 
         "commit": first.get("commit"),
         "versions": first.get("versions"),
         "device": first.get("device"),
-        "config": {k: v for k, v in (first.get("config") or {}).items() if k not in PER_RUN},
+        "config": group[0].settings,
     }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from recbole_llm.leaderboard.files import PER_RUN, Stored, read_stored, result_files
+from recbole_llm.leaderboard.files import Stored, read_stored, result_files
 
 
 @dataclass
@@ -144,6 +144,6 @@ def _one_config(group: list[Stored], prefer: set, left_out: list) -> list[Stored
 
 
 def _differing(a: Stored, b: Stored) -> str:
-    one, other = a.record.get("config") or {}, b.record.get("config") or {}
-    keys = sorted(key for key in one.keys() | other.keys() if key not in PER_RUN and one.get(key) != other.get(key))
+    one, other = a.settings, b.settings
+    keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
     return ", ".join(f"{key} {one.get(key)!r} against {other.get(key)!r}" for key in keys[:5])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from recbole_llm.leaderboard.reuse import IGNORED
+from recbole_llm.leaderboard.reuse import comparable
 from recbole_llm.leaderboard.statistics import labelled_value, ranking_values
 from recbole_llm.result import read_result
 
@@ -20,7 +20,6 @@ COLUMNS = {
 }
 NOT_RESULTS = (".leaderboard.json", ".failed.json", ".tuning.json")
 ROUNDING = 1.01e-4  # RecBole rounds metrics to four places
-PER_RUN = IGNORED | {"seed"}  # what may differ between the seeds of one row
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,14 @@ class Stored:
         return (self.record.get("candidates") or {}).get("sha256")
 
     @property
+    def settings(self) -> dict:
+        """What :func:`comparable` keeps of the configuration, less the seed: what makes a row one row."""
+        kept = comparable(self.record.get("config") or {}, plugin=self.record.get("llm") is not None)
+        return {key: value for key, value in kept.items() if key != "seed"}
+
+    @property
     def config_sha256(self) -> str:
-        """sha256 of the configuration without the seed and what differs from run to run: what makes a row one row."""
-        config = {key: value for key, value in (self.record.get("config") or {}).items() if key not in PER_RUN}
-        return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
 
 
 def result_files(folder: str | Path) -> list[Path]:

@@ -87,6 +87,8 @@ def differences(record: dict, wanted: dict) -> list[str]:
         found.append("the LLM's weights are others")
     if wanted["crm"] and (record.get("crm") or {}).get("sha256") != wanted["crm"]:
         found.append("the file at crm_path is another")
+    elif plugin and not wanted["crm"] and (given := (record.get("config") or {}).get("crm_path")):
+        found.append(f"crm_path was {given!r}, is None")
     done = ((record.get("checks") or {}).get("permutations") or {}).get("k", 0)
     if done < wanted["permutations"]:
         found.append(f"permutations: {done} done, {wanted['permutations']} wanted")
@@ -102,13 +104,16 @@ def comparable(values: dict, plugin: bool) -> dict:
 
 @lru_cache(maxsize=1)
 def llm_keys() -> frozenset:
-    """Keys that only LLM recommenders read: given for all rows, they change nothing in a RecBole model's row."""
+    """Keys that only LLM recommenders read: given for all rows, they change nothing in a RecBole model's row.
+
+    `history_max_len` is none of them: the protocol lengthens every model's rows by it.
+    """
     root = properties_dir()
     keys: set[str] = set()
     for file in [root / "llm.yaml", *root.glob("model/*.yaml")]:
         keys |= (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).keys()
     overall = yaml.safe_load((root / "overall.yaml").read_text(encoding="utf-8")) or {}
-    return frozenset(keys - {key for key, _ in recbole_keys()} - overall.keys())
+    return frozenset(keys - {key for key, _ in recbole_keys()} - overall.keys() - {"history_max_len"})
 
 
 def rows_sha256(config) -> str:

@@ -20,7 +20,7 @@ from recbole_llm.adapter import enable_gradient_checkpointing, use_gate
 from recbole_llm.builtin.slots import pretrained_projector
 from recbole_llm.data import prompt
 from recbole_llm.data.tokens import USER_SLOT
-from recbole_llm.llm import BUILTIN, check_tokenizer, constrained, context_length, load_llm
+from recbole_llm.llm import check_tokenizer, constrained, context_length, load_llm, resolve_path
 from recbole_llm.rivals import log_probs
 
 
@@ -275,8 +275,7 @@ class LLMRecommender(SequentialRecommender):
             )
 
     def _projector(self, table: torch.Tensor, hidden: int, out_std: float, centred: bool = True) -> Projector:
-        path = self.config["llm_path"]  # a folder that pretraining wrote holds a start; other LLMs have none
-        start = pretrained_projector(BUILTIN if path == "builtin" else path, table.shape[1])
+        start = pretrained_projector(resolve_path(self.config), table.shape[1])  # other LLMs than ours have none
         return Projector(table, hidden, out_std, start, centred)
 
     @torch.no_grad()

@@ -191,6 +191,17 @@ def test_several_boards_share_a_page(tmp_path):
     assert page.count('<table class="board">') == 3 and len(data_frame(made)) == 5
 
 
+def test_seeds_of_one_row_may_carry_what_the_row_never_reads(tmp_path):
+    """A run of its own that was given an LLM's setting is reused by a board, and so it stands in the board's row."""
+    rng = np.random.default_rng(0)
+    for seed, more in ((2020, {"train_sample_size": 1000, "val_interval": None}), (2021, {})):
+        config = {"model": "BPR", "seed": seed, "epochs": 1, **more}
+        fake.write_run(tmp_path, "BPR", fake.ranks(rng, 40, 1.0), seed=seed, config=config)
+    fake.write_run(tmp_path, "SASRec", fake.ranks(rng, 40, 2.0), seed=2020)
+    (row,) = [row for row in build_board(tmp_path, "made-up", "candidates", QUICK)["rows"] if row["name"] == "BPR"]
+    assert row["seeds"] == [2020, 2021]
+
+
 def click_metrics(users, label, score):
     """AUC, LogLoss, ACC, and GAUC with users weighed by their liked rows, by scikit-learn."""
     own = [np.array(users) == user for user in dict.fromkeys(users)]

@@ -93,6 +93,11 @@ def test_settings_for_rows_that_are_not_picked_do_no_harm(shared):
         make_plan("Pop", "tiny", None, 1, shared, baselines={"train_batch_siz": 7})
 
 
+def test_all_models_of_a_table_read_histories_of_one_length(shared):
+    runs = make_plan("GRU4Rec,iLoRA", "tiny", None, 1, {**shared, "history_max_len": 20})
+    assert [run.config["MAX_ITEM_LIST_LENGTH"] for run in runs] == [20, 20]
+
+
 def test_the_protocol_may_come_with_the_settings(shared):
     assert {run.protocol for run in make_plan("Pop,BPR", "tiny", None, 1, {**shared, "protocol": "ctr"})} == {"ctr"}
     both = make_plan("Pop", "tiny", "candidates", 1, {**shared, "protocol": "ctr"})

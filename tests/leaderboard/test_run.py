@@ -270,6 +270,11 @@ def test_each_ingredient_that_differs_is_a_reason_to_run_again(change, reason):
     assert re.search(reason, found)
 
 
+def test_a_result_of_a_given_crm_is_not_one_of_a_crm_trained_here():
+    record = RECORD | {"config": CONFIG | {"crm_path": "sasrec.safetensors"}}
+    assert reuse.differences(record, WANTED | {"crm": None}) == ["crm_path was 'sasrec.safetensors', is None"]
+
+
 def test_what_a_baseline_never_reads_does_not_make_its_result_stale():
     assert "lora_r" in reuse.llm_keys() and "epochs" not in reuse.llm_keys() and "n_candidates" not in reuse.llm_keys()
     assert reuse.comparable({"epochs": 1, "lora_r": 4}, plugin=False) == {"epochs": 1}

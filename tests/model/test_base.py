@@ -5,6 +5,7 @@ import torch
 
 from recbole_llm.builtin.slots import Projectors
 from recbole_llm.model.base import Projector
+from recbole_llm.provenance import weights_hash
 from tests.model.contract import ModelContract
 
 
@@ -97,7 +98,7 @@ def test_a_given_start_is_taken_as_it_is():
     assert all(torch.equal(w, start[n]) for n, w in Projector(table, 8, 1.0, start).state_dict().items())
 
 
-def test_an_llm_with_a_pretrained_projector_starts_there(tiny_data, tmp_path):
+def test_an_llm_with_a_pretrained_projector_starts_there_however_its_folder_is_written(tiny_data, tmp_path, monkeypatch):
     from recbole_llm.builtin.slots import pretrained_projector, save_projectors
     from tests import tiny
 
@@ -106,9 +107,12 @@ def test_an_llm_with_a_pretrained_projector_starts_there(tiny_data, tmp_path):
     contract.name, contract.settings = "LLaRA", {"curriculum": "none"}
     hidden = contract.build(tiny_data, folder, tmp_path / "without")[2].projector.state_dict()["2.weight"].shape[0]
     save_projectors(Projectors(hidden, torch.zeros(hidden), torch.eye(hidden), 1.0), folder)
-    _, _, model = contract.build(tiny_data, folder, tmp_path / "with")
-    start = pretrained_projector(folder, model.crm.item_vectors.shape[1])
-    assert start and all(torch.equal(model.projector.state_dict()[name], weight) for name, weight in start.items())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in (folder, "~/llm"):
+        config, _, model = contract.build(tiny_data, path, tmp_path / "with")
+        start = pretrained_projector(folder, model.crm.item_vectors.shape[1])
+        assert start and all(torch.equal(model.projector.state_dict()[name], weight) for name, weight in start.items())
+        assert weights_hash(config["llm_path"]) == weights_hash(str(folder)) is not None
 
 
 def test_groups_have_their_own_rates_and_no_decay_on_biases(built):
