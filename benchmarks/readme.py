@@ -22,12 +22,18 @@ FIRST = ("ml-100k", "candidates")
 SHOWN = {"candidates": ("hit@1", "ndcg@10"), "full": ("hit@10", "ndcg@10"), "ctr": ("auc", "logloss", "acc")}
 
 
+def versus(test: dict, users: dict | None) -> str:
+    """Difference to the reference (users with a better mean over seeds : users with a worse one, p of this pair alone)."""
+    counts = f"{users['wins']} : {users['losses']}, " if users else ""
+    return f"{test['difference']:+.3f} ({counts}p {p_text(test['p'])})"
+
+
 def line(row: dict, metrics: list[str], main: str) -> str:
     """One row of a table."""
     against, cost = row["vs_reference"], row["cost"]
     cells = [
         str(row["rank"]), shown_name(row), str(len(row["seeds"])), *(cell_text(row["metrics"][name]) for name in metrics),
-        "" if not against else f"{against[main]['difference']:+.3f} (p {p_text(against[main]['p_holm'])})",
+        "" if not against else versus(against[main], row["users_against_reference"]),
         amount(cost["trainable_parameters"]),
         " + ".join(f"{cost[f'seconds_{part}'] or 0:.0f}" for part in ("crm", "train", "evaluate")),
     ]  # fmt: skip

@@ -6,8 +6,7 @@ Equal scores are ordered by a fixed shuffle of the catalogue that starts elsewhe
 all alike gets uniform ranks.
 
 LLM recommenders cannot score a catalogue title by title: their CRM retrieves `rerank_n` items, the LLM ranks those
-(shown
-in a shuffled order), the rest follow in the CRM's order. A target that was not retrieved keeps the CRM's rank.
+(shown in a shuffled order), the rest follow in the CRM's order. A target that was not retrieved keeps the CRM's rank.
 """
 
 from __future__ import annotations

@@ -201,8 +201,8 @@ class ClickCollate:
         columns["candidates"] = torch.tensor([key.candidates for key in keys])
         columns["target_position"] = torch.tensor([key.target_position for key in keys])
         columns["hybrid"] = torch.tensor([key.hybrid for key in keys])
-        labelled = not rows.training and not keys[0].rows
-        columns[split.iid_field] = feat[split.iid_field][index] if labelled else columns["candidates"][:, 0]
+        ranked = not rows.training and not keys[0].rows  # a candidate set; else a labelled row, whose item stands first
+        columns[split.iid_field] = feat[split.iid_field][index] if ranked else columns["candidates"][:, 0]
         columns[rows.config["LABEL_FIELD"]] = torch.tensor([float(key.label) for key in keys])
         columns |= self._history(keys)
         prompts = [prompt for example in examples for prompt in example["prompts"]]

@@ -328,7 +328,7 @@ def test_flags_are_words_that_open_a_candidate_list(tokenizer):
 
 
 def test_the_shipped_templates_are_practised_word_for_word():
-    """`prompt_templates` and `click_templates` of properties/llm.yaml, in every domain that has the words."""
+    """`prompt_templates` and `click_templates` of properties/llm.yaml, with the words of every domain of `phrases`."""
     settings = yaml.safe_load((Path(build.__file__).parents[2] / "properties" / "llm.yaml").read_text())
     frames = {tuple(phrases.fill(part, domain) for part in frame) for frame in phrases.FRAMES for domain in phrases.DOMAINS}
     for past, verb, noun in phrases.DOMAINS:
