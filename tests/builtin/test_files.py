@@ -48,6 +48,24 @@ def test_projectors_fit_the_model():
         assert all(torch.isfinite(weight).all() for weight in weights.values())
 
 
+@pytest.mark.parametrize("skill", ["lookup", "user", "history"])
+def test_the_weights_have_the_skills_that_are_published(skill, tokenizer):
+    """Some 40 held-out questions with 20 candidates, other ones than those of skills.json; chance .05."""
+    from recbole_llm.builtin import probe
+    from recbole_llm.builtin.slots import pretrained_projector
+
+    def project(vectors, which):
+        weights = pretrained_projector(FOLDER, vectors.shape[1])
+        inner = torch.nn.functional.gelu(torch.nn.functional.linear(vectors, weights["0.weight"], weights["0.bias"]))
+        return torch.nn.functional.linear(inner, weights["2.weight"], weights["2.bias"])
+
+    model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+    batch = probe.held_out(tokenizer, seed=7).batch(probe.HARD.only(skill), 9000)
+    _, chosen = probe.accuracy(model, project, batch, 0, torch.device("cpu"))
+    published = json.loads((FOLDER / "skills.json").read_text())[skill]["chosen"]
+    assert len(chosen) >= 30 and abs(chosen.mean() - published) < 0.2, (len(chosen), chosen.mean(), published)
+
+
 def test_weights_are_bf16_and_finite():
     model = AutoModelForCausalLM.from_pretrained(FOLDER)
     assert model.dtype == torch.bfloat16
