@@ -111,22 +111,21 @@ def _cache(llm, prompt_embeds, prompt_mask, chunks, yes_no):
 
 
 def _separate(llm, prompt_embeds, prompt_mask, chunks, yes_no):
-    """Prompt and branch in one sequence, moved to the right: the answer is then read at the last position of all."""
+    """Prompt and branch in one sequence, nothing shared; padding stands behind, as in `scoring.separate_scores`."""
     margins = []
     for embeds, mask in chunks:
         batch, n, _ = mask.shape
         joined, seen = join(prompt_embeds, prompt_mask, embeds, mask)
-        inputs = inputs_of(llm, joined, seen.long(), positions_of(seen), keep=1, use_cache=False)
-        logits = _answers(llm, inputs, yes_no)[:, -1]
-        margins.append((logits[:, 0] - logits[:, 1]).view(batch, n))
+        inputs = inputs_of(llm, joined, seen.long(), positions_of(seen), keep=seen.shape[1], use_cache=False)
+        margins.append(_margin(_answers(llm, inputs, yes_no), seen.sum(1, keepdim=True) - 1).view(batch, n))
     return torch.cat(margins, dim=1)
 
 
 def join(prompt_embeds, prompt_mask, branch_embeds, branch_mask):
-    """Every branch behind its prompt, left-padded: ([B*n, P+T, d], [B*n, P+T]) of [B, P, d] and [B, n, T, d]."""
+    """Every branch behind its prompt, right-padded: ([B*n, P+T, d], [B*n, P+T]) of [B, P, d] and [B, n, T, d]."""
     n = branch_mask.shape[1]
     prompts = prompt_embeds.repeat_interleave(n, dim=0)
     embeds = torch.cat([prompts, branch_embeds.flatten(0, 1).to(prompts.dtype)], dim=1)
     seen = torch.cat([prompt_mask.repeat_interleave(n, dim=0), branch_mask.flatten(0, 1)], dim=1).bool()
-    order = seen.long().argsort(dim=1, stable=True)  # padding first
+    order = (~seen).long().argsort(dim=1, stable=True)  # padding last, where recurrent layers that know no mask cannot read it
     return embeds.gather(1, order[..., None].expand_as(embeds)), seen.gather(1, order)
