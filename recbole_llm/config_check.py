@@ -90,6 +90,10 @@ RULES = {
     "MAX_ITEM_LIST_LENGTH": POSITIVE,
     "title_max_tokens": POSITIVE,
     "behaviour_tokens": choice("both", "history", "candidates", "none"),
+    "behaviour_token_words": (
+        lambda value: isinstance(value, list) and len(value) == 2 and all(isinstance(words, str) for words in value),
+        "must be two strings, e.g. [' (', ')'], or ['', ''] for nothing",
+    ),
     "user_token": FLAG,
     "move_article": choice(True, False, "released"),
     "answer_bos": FLAG,

@@ -22,7 +22,7 @@ class PromptDataset(SequentialDataset):
     @cached_property
     def prompt_tokenizer(self) -> PromptTokenizer:
         return PromptTokenizer(load_tokenizer(self.config), self.titles, self.config["title_max_tokens"],
-                               bool(self.config["answer_bos"]))
+                               bool(self.config["answer_bos"]), self.config["behaviour_token_words"])
 
     def build(self):
         """RecBole's split; titles are tokenised before it, so that the copies share them."""

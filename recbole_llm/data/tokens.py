@@ -24,9 +24,13 @@ class PromptTokenizer:
         titles: ``item_num`` titles by internal item id; index 0 is RecBole's padding item.
         title_max_tokens: titles are cut to this many tokens.
         answer_bos: answers begin with the start token, as in LLaRA's released labels (nothing if there is none).
+        slot_words: what is written before and after an item's behaviour slot.
     """
 
-    def __init__(self, tokenizer, titles: Sequence[str], title_max_tokens: int = 32, answer_bos: bool = False):
+    def __init__(
+        self, tokenizer, titles: Sequence[str], title_max_tokens: int = 32, answer_bos: bool = False,
+        slot_words: Sequence[str] = ("", ""),
+    ):  # fmt: skip
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no end-of-sequence token; set eos_token in its tokenizer_config.json")
         self.tokenizer = tokenizer
@@ -40,8 +44,9 @@ class PromptTokenizer:
         # A title that reads "</s>" is text: its characters are encoded, never the special token.
         self._options = {"add_special_tokens": False, "split_special_tokens": True}
         self._anchor_ids = tokenizer(self._anchor, **self._options)["input_ids"]
-        self._texts: dict[str, list[int]] = {}
+        self._texts: dict[str, list[int]] = {"": []}
         self.titles = list(titles)
+        self._before, self._after = (self.encode(words) for words in slot_words)
         whole = self._encode_all([" " + title for title in titles])
         self.title_ids = [ids[:title_max_tokens] for ids in whole]
         cut = [item for item, ids in enumerate(whole) if len(ids) > title_max_tokens]
@@ -85,12 +90,11 @@ class PromptTokenizer:
         for segment in segments:
             if isinstance(segment, Item):
                 piece = self.title_ids[segment.id]
-                ids += piece
-                items += [0] * len(piece)
                 if segment.slot:
-                    ids.append(self.pad_token_id)
-                    items.append(segment.id)
-                piece = self.encode(segment.note) if segment.note else []
+                    ids += [*piece, *self._before, self.pad_token_id]
+                    items += [0] * (len(piece) + len(self._before)) + [segment.id]
+                    piece = self._after
+                piece = piece + self.encode(segment.note)
             elif isinstance(segment, UserToken):
                 ids.append(self.pad_token_id)
                 items.append(USER_SLOT)

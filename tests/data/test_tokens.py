@@ -49,6 +49,15 @@ def test_no_title_shifts_a_slot(prompts, history, candidates):
         assert not any(items[place - len(title) : place])
 
 
+def test_words_stand_around_a_slot_and_nowhere_else(tokenizer):
+    prompts = PromptTokenizer(tokenizer, NASTY, title_max_tokens=20, slot_words=(" (", ")"))
+    ids, items = prompts.assemble([Item(1, True, " (liked)"), ",", Item(3, False, " (liked)")])
+    shown = [tokenizer.decode([i]) if not item else f"<{item}>" for i, item in zip(ids, items, strict=True)]
+    assert "".join(shown) == "<s> Plain Title (<1>) (liked), One, two, three (liked)"
+    plain = PromptTokenizer(tokenizer, NASTY, title_max_tokens=20)
+    assert plain.assemble([Item(1, True)])[1] == [0] * (1 + len(plain.title_ids[1])) + [1]
+
+
 def test_a_title_cannot_smuggle_in_a_special_token(prompts, tokenizer):
     special = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
     assert not special & set(prompts.title_ids[6])
