@@ -75,8 +75,7 @@ def source_hash(source: str) -> str:
 
 
 def data_hash(config) -> str:
-    """sha256 over the dataset's atomic files (titles and features too) and all that its rows and candidates "
-    "depend on."""
+    """sha256 over the dataset's atomic files (titles and features too) and all that its rows and candidates depend on."""
     digest = hashlib.sha256(fingerprint(config).encode())
     folder = Path(config["data_path"])
     for path in sorted(folder.glob(f"{config['dataset']}.*")):
