@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from recbole_llm import __version__, distributed, provenance, recommender
-from recbole_llm.config import ConfigError, LLMConfig
+from recbole_llm.config import BESIDE, PLACES, ConfigError, LLMConfig, plain_values
 from recbole_llm.data.rows import DATA_KEYS, split_hash
 
 # What the CRM must share with the LLM recommender besides DATA_KEYS: protocol, columns, where things are kept.
@@ -36,8 +36,6 @@ _SHARED = (
 )  # fmt: skip
 TARGET = "target"
 _FINAL_LAYERS = ("dnn_predict_layers", "dnn_predict_layer")  # of DIN, of DIEN
-_PLACES = ("show_progress", "state", "checkpoint_dir", "result_dir", "gpu_id", "use_gpu", "worker", "data_path")
-_BESIDE = ("variant", "latency_rows", "permutations", "calibration", "rerank_n")  # what is measured beside training
 
 
 def crm_config(config) -> LLMConfig:
@@ -64,10 +62,9 @@ def check_crm(config) -> None:
 
 
 def crm_hash(config: LLMConfig) -> str:
-    """sha256 over the CRM's resolved config (less places and display), its data and the plugin's version."""
-    from recbole_llm.config import plain_values
-
-    resolved = {k: v for k, v in plain_values(config).items() if k not in (*_PLACES, *_BESIDE)}
+    """sha256 over the CRM's resolved config (less what changes no weight), its data and the plugin's version."""
+    left_out = (*PLACES, *BESIDE, "calibration", "rerank_n")  # its own training asks for neither of these two
+    resolved = {k: v for k, v in plain_values(config).items() if k not in left_out}
     text = json.dumps([resolved, provenance.data_hash(config), __version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

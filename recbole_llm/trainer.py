@@ -3,7 +3,7 @@
 `fit` goes over (epoch, optimizer step); early stopping, log lines, TensorBoard and wandb objects are RecBole's own.
 Everything random is a function of (seed, step), dropout's masks of the process too: a run that was killed and resumed ends
 where an uninterrupted one does, and several processes only share the rows of a step. training_step.py makes the steps, evaluate.py ranks the candidates,
-training_state.py keeps where a run stands.
+training_state.py keeps where a run stands, resume.py finds it again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from recbole_llm.data.steps import Prefetch, step_loader
 from recbole_llm.evaluate import CandidateEvaluation
 from recbole_llm.meter import Meter, closing_line
 from recbole_llm.model.saving import OPTIMIZER, RNG, load_checkpoint_into, read_tensors, save_checkpoint
+from recbole_llm.resume import open_run
 from recbole_llm.training_log import TrainingLog
-from recbole_llm.training_state import Position, open_run
+from recbole_llm.training_state import Position
 from recbole_llm.training_step import OptimizerSteps, precision
 from recbole_llm.training_tensors import load_optimizer, optimizer_tensors, restore_rng, rng_tensors
 

@@ -7,7 +7,8 @@
         best-00000100/    the weights of the best validation, now and when a kept step was written
 
 Everything random is a function of (seed, step), so a position, the weights and the optimizer's moments are all that a
-resumed run needs to end bitwise where an uninterrupted one does. Files are safetensors, JSON and YAML.
+resumed run needs to end bitwise where an uninterrupted one does. Files are safetensors, JSON and YAML. resume.py finds
+the run to go on with.
 """
 
 import fcntl
@@ -20,17 +21,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from recbole_llm import distributed, provenance
-from recbole_llm.config import plain_values, read_yaml
+from recbole_llm import provenance
+from recbole_llm.config import BESIDE, PLACES, plain_values, read_yaml
 from recbole_llm.model.saving import CONFIG, STATE, DamagedCheckpoint, read_state
 
 RUN, LOCK = "run.json", "lock"
-# Settings that say where and how a run goes on, not which numbers it computes
-PLACES = (
-    "show_progress", "state", "checkpoint_dir", "result_dir", "data_path", "gpu_id", "use_gpu", "worker", "resume",
-    "save_steps", "save_total_limit", "log_wandb", "wandb_project", "nproc", "ip", "port", "world_size", "offset",
-    "prefetch_steps", "peak_tflops", "config_files", "loss_decimal_place", "verbose",
-)  # fmt: skip
 
 
 @dataclass
@@ -67,12 +62,12 @@ class Position:
 
 
 def shaping(config):
-    """The settings that shape a run's numbers: all but `PLACES`."""
+    """The settings that shape a run's weights."""
     return _shaping(plain_values(config))
 
 
 def _shaping(values):
-    return {key: value for key, value in values.items() if key not in PLACES}
+    return {key: value for key, value in values.items() if key not in (*PLACES, *BESIDE)}
 
 
 def settings_hash(config):
@@ -84,7 +79,7 @@ def _hash(settings):
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _made_of(config):
+def made_of(config):
     """Hashes of what shapes a run's weights besides its settings."""
     return {"data": provenance.data_hash(config), "code": provenance.code_hash(True)}
 
@@ -111,7 +106,7 @@ class Run:
         run = cls(folder)
         run.folder.mkdir(parents=True)
         run.lock()
-        record = {"started": time.time_ns(), "hash": settings_hash(config), "settings": shaping(config), **_made_of(config)}
+        record = {"started": time.time_ns(), "hash": settings_hash(config), "settings": shaping(config), **made_of(config)}
         part = run.folder / f".{RUN}"
         part.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
         os.replace(part, run.folder / RUN)
@@ -234,7 +229,7 @@ class Run:
         A step folder is of use with its own best weights alone: the newest may be damaged one day.
         """
         steps = self.steps()
-        named = {best, *map(_best_of, steps[:limit])}
+        named = {best, *map(best_of, steps[:limit])}
         for folder in steps[limit:]:
             _remove(folder)
         for folder in self.folder.glob("best-*"):
@@ -242,7 +237,7 @@ class Run:
                 _remove(folder)
 
 
-def _best_of(step):
+def best_of(step):
     """Name of the best folder in a step folder's state; None where it names none or cannot be read."""
     try:
         return json.loads((step / STATE).read_text(encoding="utf-8"))["best"]
@@ -256,103 +251,3 @@ def _remove(folder):
     shutil.rmtree(away, ignore_errors=True)
     os.replace(folder, away)
     shutil.rmtree(away, ignore_errors=True)
-
-
-def open_run(config, folder):
-    """Begin a run in `folder`, or go on with the one that `resume` names; every process must call it.
-
-    Returns (the locked `Run` in the main process, None elsewhere; its folder; the step folder to go on from or None;
-    whether that step's best weights are there).
-    Raises as `find_run` does, in every process.
-    """
-    opened = []
-
-    def begin():
-        run, step = find_run(config, config["resume"]) if config["resume"] else (None, None)
-        named = step is not None
-        if config["resume"] and run is None:
-            logging.getLogger().info("--resume=auto finds no run with these settings: a new one begins")
-        opened.append(run := run or Run.create(folder, config))
-        if step is not None:
-            read_state(step)
-        elif found := run.readable():
-            step = found[0]
-        best_there = run.restore_best(step) if step is not None else True
-        if step is not None and not named:
-            run.prune(config["save_total_limit"], _best_of(step))  # a kill may have come before that
-        return run.folder, step, best_there
-
-    try:
-        where, step, best_there = distributed.on_main(begin)
-    except BaseException:
-        for run in opened:
-            run.close()
-        raise
-    return (opened[0] if opened else None), where, step, best_there
-
-
-def find_run(config, resume):
-    """(run, step folder or None) that `resume` names; (None, None) where `auto` finds nothing to go on with.
-
-    resume: "auto", the newest run under checkpoint_dir with these settings that no process is writing to; or the path
-    of a run or of one of its step folders. The run comes back locked and swept.
-
-    Raises FileNotFoundError for a path without checkpoints, ValueError where its settings differ (each key is named
-    with both values), DamagedCheckpoint, and BlockingIOError where the run named is being written to.
-    """
-    if resume == "auto":
-        return _newest(config), None
-    path = Path(resume)
-    step = path if path.name.startswith("step-") else None
-    run = Run(path.parent if step else path)
-    if not (run.folder / RUN).is_file() or (step and not (step / STATE).is_file()):
-        raise FileNotFoundError(f"resume={resume!r}: no run of recbole_llm and no step folder of one; give auto, or "
-                                f"a folder of {config['checkpoint_dir']} that holds {RUN}")  # fmt: skip
-    record = run.record()
-    if not record:
-        raise DamagedCheckpoint(f"resume={resume!r}: {run.folder / RUN} is damaged and no checkpoint beside it can be read; "
-                                "start again without --resume")  # fmt: skip
-    there, here = record["settings"], json.loads(json.dumps(shaping(config)))
-    differ = [f"{key}: run {there.get(key)!r}, here {here.get(key)!r}" for key in sorted(there.keys() | here.keys())
-              if there.get(key) != here.get(key)]  # fmt: skip
-    if differ:
-        raise ValueError(f"resume={resume!r}: a run goes on with the settings it began with, which differ "
-                         f"({'; '.join(differ)}); set them alike, or start a new run")  # fmt: skip
-    made = _made_of(config)
-    if record.get("data", made["data"]) != made["data"]:
-        raise ValueError(f"resume={resume!r}: the dataset's files changed since this run began; start a new run")
-    if record.get("code", made["code"]) != made["code"]:
-        logging.getLogger().warning(f"resume={resume!r}: this run began with other code of recbole_llm")
-    run.lock()
-    run.sweep()
-    return run, step
-
-
-def _stale(run, record, made):
-    """Why `auto` passes over a run: it is of other data, or what other code has finished. None: it may go on."""
-    if record.get("data", made["data"]) != made["data"]:
-        return "the dataset's files changed since it began"
-    if record.get("code", made["code"]) != made["code"]:
-        if run.finished():
-            return "it was finished with other code of recbole_llm"
-        logging.getLogger().warning(f"{run.folder} began with other code of recbole_llm; it goes on with this one")
-    return None
-
-
-def _newest(config):
-    digest, made = settings_hash(config), _made_of(config)
-    runs = [Run(file.parent) for file in Path(config["checkpoint_dir"]).glob(f"*/{RUN}")]
-    found = [(record, run) for run in runs if (record := run.record()).get("hash") == digest]
-    for record, run in sorted(found, key=lambda pair: pair[0]["started"], reverse=True):
-        try:
-            run.lock()
-        except BlockingIOError as error:
-            logging.getLogger().warning(f"--resume=auto passes over a run: {error}")
-            continue
-        if reason := _stale(run, record, made):
-            logging.getLogger().warning(f"--resume=auto passes over {run.folder}: {reason}")
-            run.close()
-            continue
-        run.sweep()
-        return run
-    return None

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from recbole_llm import distributed
 from recbole_llm.model import saving
-from recbole_llm.training_state import Position, Run, find_run, settings_hash, step_seed
+from recbole_llm.resume import find_run
+from recbole_llm.training_state import Position, Run, settings_hash, step_seed
 from recbole_llm.training_tensors import restore_rng, rng_tensors
 from tests import tiny, workers
 
@@ -209,7 +210,7 @@ def test_resume_of_nothing_names_the_path(trained, tmp_path):
 def test_places_and_display_do_not_change_the_hash(trained):
     config = trained[0]
     before = settings_hash(config)
-    for key, value in {"show_progress": True, "checkpoint_dir": "x", "save_steps": 7, "resume": None}.items():
+    for key, value in {"show_progress": True, "checkpoint_dir": "x", "save_steps": 7, "latency_rows": 3, "resume": None}.items():
         kept, config[key] = config[key], value
         assert settings_hash(config) == before
         config[key] = kept

@@ -10,43 +10,12 @@ from functools import lru_cache
 import yaml
 
 from recbole_llm import crm, provenance, registry, result
-from recbole_llm.config import plain_values, properties_dir
+from recbole_llm.config import BESIDE, PLACES, plain_values, properties_dir
 from recbole_llm.config_check import recbole_keys
 from recbole_llm.measured import measured_on
 
-# Where things lie, what is shown, which machine: none of these changes a number
-IGNORED = {
-    "data_path",
-    "result_dir",
-    "checkpoint_dir",
-    "show_progress",
-    "state",
-    "gpu_id",
-    "use_gpu",
-    "worker",
-    "log_wandb",
-    "wandb_project",
-    "tensorboard",
-    "encoding",
-    "config_files",
-    "variant",
-    "permutations",
-    "latency_rows",
-    "crm_path",
-    "save_dataset",
-    "save_dataloaders",
-    "shuffle_seed",
-    "resume",
-    "checkpoint_steps",
-    "checkpoint_minutes",
-    "nproc",
-    "ip",
-    "port",
-    "world_size",
-    "offset",
-    "group_offset",
-    "reused_tuning",
-}
+# What changes no number of a row, or is compared apart (crm_path by its file, permutations by how many there are)
+IGNORED = frozenset({*PLACES, *BESIDE, "crm_path"})
 
 
 def expected(config) -> dict:

@@ -232,7 +232,7 @@ WANTED = {
     "permutations": 2,
 }
 RECORD = {
-    "config": CONFIG | {"result_dir": "/elsewhere", "show_progress": True, "gpu_id": "3"},
+    "config": CONFIG | {"result_dir": "/elsewhere", "show_progress": True, "gpu_id": "3", "save_steps": 5},
     "versions": {"torch": "2", "python": "3"},
     "code": "c",
     "data": "d",
@@ -253,6 +253,7 @@ def test_a_record_that_agrees_in_everything_is_reused():
         ({"config": CONFIG | {"epochs": 2}}, "epochs was 2, is 1"),
         ({"config": {"model": "iLoRA", "seed": 1}}, "epochs was None, is 1"),
         ({"config": CONFIG | {"seed": 2}}, "seed was 2, is 1"),
+        ({"config": CONFIG | {"encoding": "latin-1"}}, "encoding was 'latin-1', is None"),  # it changes titles
         ({"versions": {"torch": "1"}}, "torch was 1, is 2"),
         ({"code": "other"}, "code is another"),
         ({"data": "other"}, "dataset's files are others"),
