@@ -140,7 +140,6 @@ RULES = {
     "prompt_words": SETTINGS,
     "epochs": COUNT,
     "train_sample_size": SAMPLE,
-    "train_sample_by": choice("auto", "users", "rows"),
     "valid_sample_size": optional(POSITIVE),
     "train_batch_size": POSITIVE,
     "eval_batch_size": POSITIVE,

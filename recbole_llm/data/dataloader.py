@@ -25,7 +25,6 @@ from recbole_llm.data.collector import ROW_FIELD
 from recbole_llm.data.evaluation import match_rows
 from recbole_llm.data.prompt import parse_template
 from recbole_llm.data.rows import candidate_sets
-from recbole_llm.data.sample import sample_rows, sample_size, sample_users
 from recbole_llm.llm import constrained
 from recbole_llm.rivals import rivals
 
@@ -185,12 +184,16 @@ class TrainBatches(Sampler[list[Key]]):
         self.sample = self._sample_rows()
 
     def _sample_rows(self) -> np.ndarray:
-        """Row numbers of the seeded training sample; all rows where it asks for more, which is warned of."""
+        """Row numbers of the seeded training sample (``train_sample_size``: a count, a fraction, or null for all)."""
         size, n = self.config["train_sample_size"], len(self.rows)
-        if sample_size(n, size) > n:
+        if size is None:
+            return np.arange(n)
+        count = round(size * n) if isinstance(size, float) and size <= 1 else int(size)
+        if not 1 <= count:
+            raise ValueError(f"train_sample_size={size} leaves no training row of {n}; use an int >= 1 or a fraction")
+        if count > n and isinstance(size, int):
             logging.getLogger().warning(f"train_sample_size={size}, but there are {n} training rows: all of them are used")
-            size = None
-        return sample_rows(n, size, self.seed, sample_users(self.config, self.rows.split))
+        return np.sort(np.random.default_rng([self.seed, 1]).permutation(n)[: min(count, n)])
 
     def __len__(self) -> int:
         return -(-len(self.sample) // self.batch_size)
