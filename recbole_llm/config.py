@@ -28,7 +28,7 @@ COMPUTED = ("MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "device", "single_spe
 # Where things lie and how often they are kept, what is shown, which machines: none of these changes a number
 PLACES = (
     "data_path", "checkpoint_dir", "result_dir", "config_files", "resume", "show_progress", "state", "verbose",
-    "loss_decimal_place", "log_wandb", "wandb_project", "gpu_id", "use_gpu", "worker", "nproc", "ip", "port", "world_size",
+    "loss_decimal_place", "log_wandb", "wandb_project", "gpu_id", "use_gpu", "nproc", "ip", "port", "world_size",
     "offset", "group_offset", "save_steps", "save_total_limit", "prefetch_steps", "peak_tflops",
 )  # fmt: skip
 # What is measured beside training: none of these changes a weight

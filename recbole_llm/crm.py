@@ -192,7 +192,7 @@ def load_or_train(config, dataset) -> CRM:
                                     "a .pth that RecBole wrote with recbole_llm imported, or leave crm_path out to train "
                                     "the CRM")  # fmt: skip
         if path.suffix == ".pth":
-            return _from_recbole_checkpoint(path, dataset)
+            return _from_recbole_checkpoint(path, own, dataset)
         try:
             return _read(path, own, dataset)
         except Damaged as error:
@@ -208,8 +208,7 @@ def load_or_train(config, dataset) -> CRM:
 def _check_same_rows(own, config) -> None:
     """The CRM learns from the training rows of the LLM recommender's split, never from its test rows."""
     if split_hash(own) != split_hash(config):
-        keys = (*DATA_KEYS, "eval_args")
-        differ = [f"{key}: {own[key]!r}, here {config[key]!r}" for key in keys if own[key] != config[key]]
+        differ = [f"{key}: {own[key]!r}, here {config[key]!r}" for key in (*DATA_KEYS, "eval_args") if own[key] != config[key]]
         raise ValueError(f"crm_config ({own['model']}) makes other rows than the LLM recommender's ({'; '.join(differ)}); "
                          "leave these keys out of crm_config")  # fmt: skip
 
@@ -315,14 +314,19 @@ def _training_seconds(file: Path) -> float:
         return 0.0
 
 
-def _from_recbole_checkpoint(path: Path, dataset) -> CRM:
-    """A ``.pth`` of RecBole: its dataset is rebuilt from the config inside, to compare item ids."""
+def _from_recbole_checkpoint(path: Path, own: LLMConfig, dataset) -> CRM:
+    """A ``.pth`` of RecBole: its dataset is rebuilt from the config inside, to compare item ids; its split must be ``own``'s."""
     from recbole.quick_start import load_data_and_model
 
-    _, model, theirs, *_ = load_data_and_model(str(path))
+    config, model, theirs, *_ = load_data_and_model(str(path))
     if item_tokens_hash(theirs) != item_tokens_hash(dataset):
         raise ValueError(
             f"{path} was trained on {theirs.item_num - 1} items of its own dataset; they are not the "
             f"{dataset.item_num - 1} items here, in this order; train it with the same dataset and filters"
         )
-    return CRM(model, sha256_of(path))
+    splits = [[(key, made["eval_args"].get(key)) for key in ("split", "order", "group_by")] for made in (config, own)]
+    splits = [made + [(key, c[key]) for key in DATA_KEYS] for made, c in zip(splits, (config, own), strict=True)]
+    if differ := [f"{key}: {there!r}, here {here!r}" for (key, there), (_, here) in zip(*splits, strict=True) if there != here]:
+        raise ValueError(f"crm_path={str(path)!r} learned from another split, perhaps from rows that are tested here "
+                         f"({'; '.join(differ)}); train it with these settings, or leave crm_path out")  # fmt: skip
+    return CRM(model.cpu(), sha256_of(path))

@@ -35,7 +35,8 @@ _OPTIONAL = (
     "ctr_protocol.py",
     "click_metrics.py",
 )  # protocols of their own
-_NOT_RUN = ("leaderboard/", "data/convert/", "builtin/")  # the built-in LLM counts by its weights
+_NOT_RUN = ("leaderboard/", "data/convert/", "builtin/")  # the built-in LLM counts by its weights ...
+_SLOTS = "builtin/slots.py"  # ... but for the projector that its runs start with
 _DISPLAY = ("command_line.py", "config_check.py", "result.py", "cost.py", "provenance.py", "quick_start.py")
 _WEIGHTS = (".safetensors", ".json", ".model")  # of an LLM's folder: weights, configuration, tokenizer
 _REPORTS = ("skills.json", "pretraining.json")  # what our pretraining writes beside them
@@ -49,7 +50,7 @@ def code_hash(plugin: bool) -> str:
     root = Path(__file__).resolve().parent
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
     if plugin:
-        names = [name for name in names if not name.startswith(_NOT_RUN) and name not in _DISPLAY]
+        names = [name for name in names if name == _SLOTS or not name.startswith(_NOT_RUN) and name not in _DISPLAY]
     else:
         names = [name for name in names if name in _BASELINE + _OPTIONAL]
     digest = hashlib.sha256()

@@ -17,6 +17,7 @@ from recbole_llm import cost, distributed, measured, provenance, recommender, re
 from recbole_llm.command_line import parse_command_line
 from recbole_llm.config import ConfigError, LLMConfig, plain_values
 from recbole_llm.crm import check_crm
+from recbole_llm.data.interactions import expected_phases
 from recbole_llm.data.labelled import calibrate
 from recbole_llm.data.rows import candidate_sets
 from recbole_llm.llm import count_parameters
@@ -49,6 +50,7 @@ def run_recbole_llm(
         ValueError: unknown model; data that cannot give candidate sets; and so on, each with its remedy.
     """
     config = LLMConfig(model, dataset, config_file_list, config_dict, command_line)
+    _check_tested(config)
     if registry.is_plugin_model(config["model"]):
         check_crm(config)
     distributed.start(config["device"])
@@ -61,6 +63,18 @@ def run_recbole_llm(
             candidate_sets(config)
     trained = _train_and_test(config, saved)
     return distributed.on_main(_report, config, *trained)
+
+
+def _check_tested(config) -> None:
+    """A result file tells test rows under a protocol; RecBole's own `run_recbole` knows neither."""
+    problems = []
+    if config["protocol"] is None:
+        problems.append("protocol: null leaves the evaluation to RecBole, which names no rows; choose candidates, full or "
+                        "ctr, or call RecBole's run_recbole")  # fmt: skip
+    if "test" not in expected_phases(config):
+        problems.append(f"eval_args: split {config['eval_args']['split']} has no test rows to report; give it some")
+    if problems:
+        raise ConfigError(problems)
 
 
 def _train_and_test(config, saved) -> tuple:

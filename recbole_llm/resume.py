@@ -24,6 +24,7 @@ def open_run(config, folder):
         if config["resume"] and run is None:
             logging.getLogger().info("--resume=auto finds no run with these settings: a new one begins")
         opened.append(run := run or Run.create(folder, config))
+        run.goes_on_with(made_of(config)["code"])
         if step is not None:
             read_state(step)
         elif found := run.readable():

@@ -67,7 +67,8 @@ def shaping(config):
 
 
 def _shaping(values):
-    return {key: value for key, value in values.items() if key not in (*PLACES, *BESIDE)}
+    left_out = (*PLACES, *BESIDE, "worker")  # an LLM's workers only tokenise; RecBole's draw negatives
+    return {key: value for key, value in values.items() if key not in left_out}
 
 
 def settings_hash(config):
@@ -106,11 +107,19 @@ class Run:
         run = cls(folder)
         run.folder.mkdir(parents=True)
         run.lock()
-        record = {"started": time.time_ns(), "hash": settings_hash(config), "settings": shaping(config), **made_of(config)}
-        part = run.folder / f".{RUN}"
-        part.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
-        os.replace(part, run.folder / RUN)
+        run._write({"started": time.time_ns(), "hash": settings_hash(config), "settings": shaping(config), **made_of(config)})
         return run
+
+    def _write(self, record):
+        part = self.folder / f".{RUN}"
+        part.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
+        os.replace(part, self.folder / RUN)
+
+    def goes_on_with(self, code):
+        """Name this code in run.json: a run belongs to the last code that wrote to it, and to no earlier one."""
+        record = self.record()
+        if record and record.get("code") != code and not self.finished():
+            self._write({**record, "code": code})
 
     def lock(self):
         self._lock = open(self.folder / LOCK, "a+")  # noqa: SIM115  (closed with the run)
@@ -141,7 +150,8 @@ class Run:
         try:
             record = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
             if record["hash"] == _hash(record["settings"]) and isinstance(record["started"], int):
-                return record
+                settings = _shaping(record["settings"])  # an earlier version may have counted more keys as such
+                return {**record, "settings": settings, "hash": _hash(settings)}
         except (OSError, ValueError, KeyError, TypeError):
             pass
         return self._rebuilt()

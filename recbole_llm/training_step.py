@@ -193,7 +193,7 @@ class OptimizerSteps:
 
     def _choose_micro_batch(self, train_data) -> None:
         """With ``auto_batch_size``, find the rows per forward pass; a resumed run keeps what it began with."""
-        if not self.config["auto_batch_size"] or self.position.micro_batch:
+        if not self.config["auto_batch_size"] or self.position.micro_batch or not self.total_steps:
             return
         rows = min(self.config["train_batch_size"] * self.accumulation_steps, train_data.n_rows)
         most = math.ceil(rows / distributed.world_size())

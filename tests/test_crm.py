@@ -4,7 +4,7 @@ from recbole.data import create_dataset
 from recbole.utils import get_model
 from safetensors.torch import load_file, save_file
 
-from recbole_llm import LLMConfig, crm
+from recbole_llm import LLMConfig, crm, recommender
 from tests import tiny
 
 
@@ -195,3 +195,34 @@ def test_a_model_that_cannot_serve_is_not_trained_first(tiny_data, tiny_llm, tmp
     with pytest.raises(ValueError, match="crm_model=FPMC has no `item_embedding`"):
         crm.load_or_train(config, train)
     assert not (tmp_path / "saved" / "crm").exists()
+
+
+def recbole_checkpoint(tiny_data, tiny_llm, out, **more):
+    """A `.pth` that RecBole's trainer wrote, of the SASRec that `config_for` asks for."""
+    given = tiny.settings(tiny_data, tiny_llm, out)
+    own = {key: given[key] for key in ("data_path", "checkpoint_dir", "load_col", "n_candidates", "show_progress", "state")}
+    config = LLMConfig("SASRec", "tiny", config_dict=own | {"epochs": 1, "hidden_size": 16, "inner_size": 16} | more)
+    return recommender.fit(config).trainer.saved_model_file
+
+
+def test_a_checkpoint_of_recboles_trainer_serves_as_crm(trained, tiny_data, tiny_llm, tmp_path):
+    path = recbole_checkpoint(tiny_data, tiny_llm, tmp_path)
+    _, train, _ = trained
+    found = crm.load_or_train(config_for(tiny_data, tiny_llm, tmp_path, crm_path=path), train)
+    state = torch.load(path, weights_only=True)["state_dict"]
+    assert torch.equal(found.item_vectors, state["item_embedding.weight"]) and found.sha256 == crm.sha256_of(path)
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        ({"eval_args": {"split": {"RS": [0.6, 0.2, 0.2]}, "order": "TO", "group_by": "user", "mode": "uni7"}}, "split"),
+        ({"normalize_all": False}, "normalize_all"),
+    ],
+)
+def test_a_checkpoint_of_recboles_trainer_that_saw_other_rows_is_refused(more, key, trained, tiny_data, tiny_llm, tmp_path):
+    """Its item ids are the same: nothing else would tell that it learned from rows that are tested here."""
+    path = recbole_checkpoint(tiny_data, tiny_llm, tmp_path, **more)
+    _, train, _ = trained
+    with pytest.raises(ValueError, match=f"^crm_path=.*learned from another split.*{key}: .*leave crm_path out"):
+        crm.load_or_train(config_for(tiny_data, tiny_llm, tmp_path, crm_path=path), train)

@@ -97,6 +97,18 @@ def test_an_impossible_rerank_n_and_generation_are_refused(tiny_data, tiny_llm, 
         )
 
 
+@pytest.mark.parametrize(
+    "more",
+    [{"recipe": "released"}, {"eval_args": {"split": {"LS": "test_only"}, "order": "TO", "group_by": "user"}, "epochs": 0}],
+    ids=["validated on the test rows", "no validation rows"],
+)
+def test_full_ranks_also_where_validation_rows_are_the_test_rows_or_none(more, tiny_data, tiny_llm, tmp_path):
+    given = {"protocol": "full", "rerank_n": 12, "train_sample_size": 8, "crm_epochs": 1, "crm_model": "SASRec"}
+    settings = tiny.settings(tiny_data, tiny_llm, tmp_path, **given | more)
+    found = json.loads(open(run_recbole_llm("RecLoRA", "tiny", config_dict=settings)["result_file"]).read())
+    assert found["candidates"]["count"] == 60 and 0 <= found["metrics"]["hit@10"] <= 1
+
+
 def made_up(n: int = 2000, m: int = 50, history: int = 5, seed: int = 0) -> FullRows:
     """Rows of n users who each know `history` items of m."""
     rng = np.random.default_rng(seed)

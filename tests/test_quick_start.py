@@ -150,3 +150,17 @@ def test_the_answer_must_fit_too(tiny_data, tiny_llm, tmp_path):
     model.context_length = batch["prompt_ids"].shape[1] + batch["answer_ids"].shape[1] - 2
     with pytest.raises(ValueError, match="of an answer, does not fit"):
         model.calculate_loss(batch)
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ({"protocol": None}, "protocol: null .*choose candidates, full or ctr"),
+        ({"eval_args": {"split": {"LS": "valid_only"}, "order": "TO", "group_by": "user"}}, "has no test rows to report"),
+        ({"eval_args": {"split": {"RS": [0.8, 0.2, 0]}, "order": "TO", "group_by": "user"}}, "has no test rows to report"),
+    ],
+)
+def test_a_run_that_could_not_report_is_refused_before_it_trains(more, complaint, tiny_data, tiny_llm, tmp_path):
+    with pytest.raises(ConfigError, match=complaint):
+        run_recbole_llm("BPR", "tiny", config_dict={"data_path": str(tiny_data), "checkpoint_dir": str(tmp_path), **more})
+    assert not list(tmp_path.iterdir())

@@ -294,6 +294,15 @@ def test_auto_batch_size_finds_what_fits_and_keeps_the_effective_batch(fresh, mo
     assert max(longest[:-passes]) >= max(longest[-passes:])  # what was tried was the worst case
 
 
+def test_auto_batch_size_with_nothing_to_train_asks_for_nothing(fresh, monkeypatch):
+    config, data, model = fresh
+    config["auto_batch_size"], config["epochs"] = True, 0
+    monkeypatch.setattr(data[1].batches, "epochs", 0)
+    found = trainer_of(config, data, model)
+    found._choose_micro_batch(data[1])
+    assert found.position.micro_batch is None
+
+
 def test_auto_batch_size_where_nothing_fits(fresh, monkeypatch):
     config, data, model = fresh
     config["auto_batch_size"] = True

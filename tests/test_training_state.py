@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from recbole_llm import distributed
+from recbole_llm import distributed, training_state
 from recbole_llm.model import saving
 from recbole_llm.resume import find_run
 from recbole_llm.training_state import Position, Run, settings_hash, step_seed
@@ -193,6 +193,27 @@ def test_resume_leaves_runs_of_other_data_and_what_other_code_has_finished(run, 
     found, _ = find_run(config, "auto")
     found.close()
     assert found.folder == run and "goes on with this one" in caplog.text
+
+
+def test_a_run_belongs_to_the_last_code_that_trained_it(run, trained, monkeypatch):
+    """Begun with one code, finished with another: the first must not take its weights for its own."""
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "code": "before"}))
+    Run(run).goes_on_with(record["code"])  # finished: nothing is trained any more
+    assert json.loads((run / "run.json").read_text())["code"] == "before"
+    monkeypatch.setattr(Run, "finished", lambda self: False)
+    Run(run).goes_on_with(record["code"])
+    assert json.loads((run / "run.json").read_text()) == record
+
+
+def test_a_run_of_an_earlier_version_that_counted_more_keys_goes_on(run, trained):
+    record = json.loads((run / "run.json").read_text())
+    settings = {**record["settings"], "variant": None, "latency_rows": 32, "worker": 0}
+    (run / "run.json").write_text(json.dumps({**record, "settings": settings, "hash": training_state._hash(settings)}))
+    for resume in ("auto", str(run)):
+        found, _ = find_run(trained[0], resume)
+        found.close()
+        assert found.folder == run
 
 
 @pytest.mark.parametrize("where", ["", "step-00000001"])

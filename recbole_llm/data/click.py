@@ -16,6 +16,7 @@ import torch
 from recbole_llm.data.dataloader import EvalPromptDataLoader, TrainBatches, TrainPromptDataLoader
 from recbole_llm.data.questions import ClickCollate, ClickRows, Question
 from recbole_llm.data.rows import candidate_sets
+from recbole_llm.data.sample import sample_rows
 
 PROMPT_ROWS = 20  # labelled rows at most that share one prompt
 
@@ -34,17 +35,9 @@ class ClickBatches(TrainBatches):
         self.sample = self._sample_rows()
 
     def _sample_rows(self) -> np.ndarray:
-        """Few2Many's seeded sample, stratified by label with `train_sample_stratified`.
-
-        Raises
-        ------
-        ValueError
-            If `train_sample_size` is more than the rows there are, or leaves none.
-        """
-        return few_shot_sample(
-            len(self.rows), self.config["train_sample_size"], self.seed,
-            self.labels if self.config["train_sample_stratified"] else None,
-        )  # fmt: skip
+        """Few2Many's seeded sample, stratified by label with `train_sample_stratified`."""
+        labels = self.labels if self.config["train_sample_stratified"] else None
+        return sample_rows(len(self.rows), self.config["train_sample_size"], self.seed, labels)
 
     def _candidates(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The item asked about, [n, 1], and where the target is: 0, or -1 where it is not asked about."""
@@ -64,26 +57,6 @@ class ClickBatches(TrainBatches):
                 Question(key.row, key.candidates, 0, key.template, key.hybrid, key.target_position + 1, (t,), (c,))
                 for key, t, c in zip(keys, text, long, strict=True)
             ]
-
-
-def few_shot_sample(n: int, size, seed: int, labels: np.ndarray | None = None) -> np.ndarray:
-    """Sorted row numbers of a seeded sample: `size` is a count, a share, or None for all n rows.
-
-    labels : with them, each label keeps its share of the rows (to the nearest row). [n]
-    """
-    if size is None:
-        return np.arange(n)
-    count = round(size * n) if isinstance(size, float) and size <= 1 else int(size)
-    if not 1 <= count <= n:
-        raise ValueError(
-            f"train_sample_size={size} asks for {count} of {n} training rows; use 1 to {n}, a share, or null"
-        )
-    order = np.random.default_rng([seed, 1]).permutation(n)
-    if labels is None:
-        return np.sort(order[:count])
-    liked = labels[order] > 0.5
-    n_liked = round(count * liked.mean())
-    return np.sort(np.concatenate([order[liked][:n_liked], order[~liked][: count - n_liked]]))
 
 
 class TrainClickDataLoader(TrainPromptDataLoader):

@@ -11,7 +11,6 @@ column for every row (scoring and decoding need that), and hold rows of like len
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -25,6 +24,7 @@ from recbole_llm.data.collector import ROW_FIELD
 from recbole_llm.data.evaluation import match_rows
 from recbole_llm.data.prompt import parse_template
 from recbole_llm.data.rows import candidate_sets
+from recbole_llm.data.sample import sample_rows
 from recbole_llm.llm import constrained
 from recbole_llm.rivals import rivals
 
@@ -184,16 +184,8 @@ class TrainBatches(Sampler[list[Key]]):
         self.sample = self._sample_rows()
 
     def _sample_rows(self) -> np.ndarray:
-        """Row numbers of the seeded training sample (``train_sample_size``: a count, a fraction, or null for all)."""
-        size, n = self.config["train_sample_size"], len(self.rows)
-        if size is None:
-            return np.arange(n)
-        count = round(size * n) if isinstance(size, float) and size <= 1 else int(size)
-        if not 1 <= count:
-            raise ValueError(f"train_sample_size={size} leaves no training row of {n}; use an int >= 1 or a fraction")
-        if count > n and isinstance(size, int):
-            logging.getLogger().warning(f"train_sample_size={size}, but there are {n} training rows: all of them are used")
-        return np.sort(np.random.default_rng([self.seed, 1]).permutation(n)[: min(count, n)])
+        """Row numbers of the seeded training sample."""
+        return sample_rows(len(self.rows), self.config["train_sample_size"], self.seed)
 
     def __len__(self) -> int:
         return -(-len(self.sample) // self.batch_size)

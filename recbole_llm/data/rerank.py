@@ -108,6 +108,7 @@ class RerankDataLoader(DataLoader):
     """
 
     def __init__(self, config, dataset, phase: str):
+        phase = getattr(dataset, "phase", None) or phase  # RecLoRA's released recipe validates on the test rows
         self._dataset, self.config, self.phase, self.shuffle = dataset, config, phase, False
         self.full_rows = full_rows(config, phase)
         self.numbers = match_rows(dataset, getattr(self.full_rows.sets, phase))  # row -> line of the split
@@ -163,5 +164,5 @@ class RerankDataLoader(DataLoader):
 def attach_retriever(trainer, loaders) -> None:
     """Give the loaders of an LLM recommender its CRM's candidates, and its collector the CRM's ranks."""
     collector: FullCollector = trainer.eval_collector
-    for loader in loaders:
+    for loader in (found for found in loaders if len(found.numbers)):
         collector.retrieved[loader.phase] = loader.attach(trainer.model)

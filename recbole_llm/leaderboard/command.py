@@ -19,7 +19,7 @@ def run_command_line(line) -> int:
     """Run what a command line asks for and print the boards; 1 if a row failed."""
     options = dict(line.options)
     protocols = options.pop("protocol", None)
-    seeds = seed_list(line.seeds, options.get("seed") or DEFAULT_SEED) if line.seeds is not None else None
+    seeds = seed_list(line.seeds, options.get("seed", DEFAULT_SEED)) if line.seeds is not None else None
     frame = run_leaderboard(
         line.model,
         line.dataset,

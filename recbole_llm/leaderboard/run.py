@@ -16,6 +16,7 @@ from functools import partial
 from logging import getLogger
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -23,11 +24,13 @@ import recbole_llm
 from recbole_llm import result
 from recbole_llm.config_check import ConfigError
 from recbole_llm.leaderboard import reuse
+from recbole_llm.leaderboard import statistics as st
 from recbole_llm.leaderboard.board import Options
 from recbole_llm.leaderboard.contents import load_board
 from recbole_llm.leaderboard.plan import Run, make_plan, pick_models, read_spec
 from recbole_llm.leaderboard.progress import Progress
 from recbole_llm.leaderboard.report import data_frame, write_pages, write_report, write_text, written_files
+from recbole_llm.leaderboard.table import DEFAULT_METRICS
 
 
 def run_leaderboard(
@@ -80,6 +83,7 @@ def run_leaderboard(
     plan = partial(make_plan, *arguments, *shared)
     runs = plan()
     _check_reference(chosen, runs, needed=reference is not None or models is None)
+    _check_metric(chosen.get("metric"), {run.protocol for run in runs})
     wanted, found, tuned_seconds = _expectations(runs), None, 0.0
     if chosen.get("tune"):
         from recbole_llm.leaderboard.tune import tune_rows
@@ -136,6 +140,19 @@ def _check_reference(chosen: dict, runs: list[Run], needed: bool) -> None:
     names = list(dict.fromkeys(run.entry.name for run in runs))
     if needed and chosen.get("reference") and chosen["reference"] not in names:
         raise ConfigError([f"reference: {chosen['reference']!r} is not among the rows {', '.join(names)}"])
+
+
+def _check_metric(metric: str | None, protocols: set[str]) -> None:
+    """The metric that orders a table must be one that its rows give."""
+    if metric is None:
+        return
+    if "ctr" in protocols and metric not in DEFAULT_METRICS["ctr"]:
+        raise ConfigError([f"metric: {metric!r} is none of {', '.join(DEFAULT_METRICS['ctr'])}, which protocol 'ctr' has"])
+    if protocols - {"ctr"}:
+        try:
+            st.ranking_values(np.array([1]), metric)
+        except ValueError as error:
+            raise ConfigError([f"metric: {error}"]) from error
 
 
 def _expectations(runs: list[Run]) -> dict[Path, dict]:

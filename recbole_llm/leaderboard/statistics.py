@@ -81,11 +81,12 @@ def wilson_interval(hits: float, n: int, confidence: float = 0.95) -> tuple[floa
     return float(low), float(high)
 
 
-def bootstrap_p(samples: np.ndarray, observed: float) -> float:
+def bootstrap_p(samples: np.ndarray, observed: float, units: float = math.inf) -> float:
     """Two-sided p-value of a paired difference.
 
     The share of resampled differences as far from ``observed`` as zero is. Where too few are for the share to mean
-    anything, the normal tail at the bootstrap's standard error: Holm over many rows needs small p-values.
+    anything, the normal tail at the bootstrap's standard error: Holm over many rows needs small p-values. Where all of
+    ``units`` users differ alike, resampling says nothing, and the exact sign test's p is the least there can be.
     """
     spread = samples - observed
     extreme = int(np.count_nonzero(np.abs(spread) >= abs(observed) - 1e-12))
@@ -93,7 +94,7 @@ def bootstrap_p(samples: np.ndarray, observed: float) -> float:
         return (extreme + 1) / (len(samples) + 1)
     error = float(np.std(samples, ddof=1))
     if error < 1e-12:
-        return 1.0 if abs(observed) < 1e-12 else 1 / (len(samples) + 1)
+        return 1.0 if abs(observed) < 1e-12 else min(1.0, max(1 / (len(samples) + 1), 2 * 0.5**units))
     return float(2 * stats.norm.sf(abs(observed) / error))
 
 
@@ -220,9 +221,9 @@ def labelled_value(name: str, label: np.ndarray, score: np.ndarray, user: np.nda
 
 
 def clustered_error(influence: np.ndarray) -> float:
-    """Standard error from per-user influences."""
+    """Standard error from per-user influences; infinite with one user, who says nothing of others."""
     n = len(influence)
-    return float(math.sqrt(np.square(influence).sum() * n / max(n - 1, 1)))
+    return float(math.sqrt(np.square(influence).sum() * n / (n - 1))) if n > 1 else math.inf
 
 
 def normal_p(difference: float, error: float) -> float:

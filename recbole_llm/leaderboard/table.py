@@ -66,14 +66,15 @@ class Column:
         if self.auc is not None:
             error = st.clustered_error(self.auc[a].influence - self.auc[b].influence)
             reach = 1.959963984540054 * error
-            low, high, p, test = difference - reach, difference + reach, st.normal_p(difference, error), "delong"
+            low, high = max(-1.0, difference - reach), min(1.0, difference + reach)
+            p, test = st.normal_p(difference, error), "delong"
         else:
             samples = self.samples[:, a] - self.samples[:, b]
             low, high = st.percentile_interval(samples, CONFIDENCE)
             if self.decisions is not None:
                 p, test = st.mcnemar_p(self.decisions[:, a], self.decisions[:, b]), "mcnemar"
             else:
-                p, test = st.bootstrap_p(samples, difference), "bootstrap"
+                p, test = st.bootstrap_p(samples, difference, len(self.sums)), "bootstrap"
         return {"difference": difference, "low": low, "high": high, "p": p, "test": test}
 
     def deviation(self, a: int, b: int) -> float:

@@ -2,7 +2,9 @@
 
 import pytest
 
+from recbole_llm.command_line import parse_command_line
 from recbole_llm.config_check import ConfigError
+from recbole_llm.leaderboard import command
 from recbole_llm.leaderboard.plan import Entry, make_plan, parse_entries, read_spec, seed_list
 from tests import tiny
 
@@ -102,6 +104,14 @@ def test_the_protocol_may_come_with_the_settings(shared):
     assert {run.protocol for run in make_plan("Pop,BPR", "tiny", None, 1, {**shared, "protocol": "ctr"})} == {"ctr"}
     both = make_plan("Pop", "tiny", "candidates", 1, {**shared, "protocol": "ctr"})
     assert [run.protocol for run in both] == ["candidates"]
+
+
+def test_a_first_seed_of_zero_is_zero(monkeypatch):
+    asked = []
+    monkeypatch.setattr(command, "run_leaderboard", lambda *given: asked.append(given[3]) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command.run_command_line(parse_command_line(["--model=Pop", "--dataset=tiny", "--seed=0", "--seeds=3"]))
+    assert asked == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("given, seeds", [(3, [2020, 2021, 2022]), ([5, 1], [5, 1]), ("7,8", [7, 8])])

@@ -243,6 +243,20 @@ RECORD = {
 }
 
 
+@pytest.mark.parametrize(
+    ("protocol", "metric", "complaint"),
+    [("candidates", "recall@10", "use hit@k, ndcg@k or mrr@k"), ("candidates", "Hit@1", "does not follow from ranks"),
+     ("ctr", "hit@1", "none of auc, gauc")],
+)  # fmt: skip
+def test_a_metric_that_rows_do_not_have_is_refused_before_anything_runs(protocol, metric, complaint, shared, monkeypatch):
+    runs = Runs()
+    monkeypatch.setattr(recbole_llm, "run_recbole_llm", runs, raising=False)
+    more = {"threshold": {"rating": 3}} if protocol == "ctr" else {}
+    with pytest.raises(ConfigError, match=complaint):
+        run.run_leaderboard("SASRec", "tiny", protocol, settings=shared | more, metric=metric)
+    assert not runs.seen
+
+
 def test_a_record_that_agrees_in_everything_is_reused():
     assert reuse.differences(RECORD, WANTED) == []
 

@@ -140,6 +140,19 @@ def test_small_bootstrap_p_values_are_continued_by_the_normal_tail():
     assert st.bootstrap_p(np.zeros(100), 0.0) == 1.0
 
 
+@pytest.mark.parametrize(("units", "p"), [(1, 1.0), (3, 0.25), (6, 2 / 64)])
+def test_users_who_all_differ_alike_have_the_sign_tests_p(units, p):
+    assert st.bootstrap_p(np.full(10_000, 0.4), 0.4, units) == p
+    ones = np.ones(units)
+    assert p == pytest.approx(st.mcnemar_p(ones, 1 - ones))
+    assert st.bootstrap_p(np.full(999, 0.4), 0.4, 10_000) == 1 / 1000
+
+
+def test_one_users_auc_says_nothing_of_others():
+    one = st.auc(np.array([1, 0, 1]), np.array([0.9, 0.1, 0.2]), np.zeros(3, dtype=int))
+    assert one.interval() == (0.0, 1.0) and st.normal_p(0.3, one.error) == 1.0
+
+
 def test_holm_orders_and_caps():
     assert st.holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
     assert st.holm(np.array([])).tolist() == []

@@ -6,7 +6,6 @@ import torch
 
 from recbole_llm import ConfigError, LLMConfig, run_recbole_llm
 from recbole_llm.crm import load_or_train
-from recbole_llm.data.click import few_shot_sample
 from recbole_llm.data.preparation import prepare_data
 from recbole_llm.data.questions import ClickRows, Question
 from recbole_llm.model.reclora import RecLoRA, _one_item_per_row
@@ -265,9 +264,10 @@ def test_bad_settings_name_the_key_and_the_rule(settings, complaint, tiny_data):
         LLMConfig("RecLoRA", "tiny", config_dict={"data_path": str(tiny_data), **settings})
 
 
-def test_a_sample_larger_than_the_data_is_refused(tiny_data, tiny_llm, tmp_path):
-    with pytest.raises(ValueError, match=r"train_sample_size=9999 asks for 9999 of \d+ training rows"):
-        prepared(tiny_data, tiny_llm, tmp_path, train_sample_size=9999)
+def test_a_sample_larger_than_the_data_is_all_of_it(tiny_data, tiny_llm, tmp_path, caplog):
+    _, (_, train, _, _) = prepared(tiny_data, tiny_llm, tmp_path, train_sample_size=9999)
+    assert train.batches.sample.tolist() == list(range(len(train.dataset)))
+    assert "train_sample_size=9999, but there are" in caplog.text
 
 
 def test_a_gate_that_reads_the_target_needs_a_crm_that_does(tiny_data, tiny_llm, tmp_path):
@@ -317,18 +317,6 @@ def test_history_notes_say_what_was_liked(tiny_data, tiny_llm, tmp_path):
     _, (_, _, _, rated) = prepared(tiny_data, tiny_llm, tmp_path, history_notes="ratings")
     with_ratings = rated._dataset.prompt_tokenizer.tokenizer.decode(next(iter(rated))["prompt_ids"][0])
     assert " of 5)" in with_ratings
-
-
-def test_the_few_shot_sample_is_seeded_and_keeps_the_labels_shares_on_request():
-    labels = (np.arange(1000) % 10 < 3).astype(float)
-    plain, again, other = (few_shot_sample(1000, 50, seed) for seed in (1, 1, 2))
-    assert np.array_equal(plain, again) and not np.array_equal(plain, other)
-    assert len(set(plain.tolist())) == 50 and (np.diff(plain) > 0).all()
-    assert {labels[few_shot_sample(1000, 50, seed, labels)].sum() for seed in range(20)} == {15.0}
-    assert len({labels[few_shot_sample(1000, 50, seed)].sum() for seed in range(20)}) > 1
-    assert len(few_shot_sample(1000, 0.25, 0)) == 250 and len(few_shot_sample(1000, None, 0)) == 1000
-    with pytest.raises(ValueError, match="use 1 to 10, a share, or null"):
-        few_shot_sample(10, 11, 0)
 
 
 @pytest.mark.parametrize("name", ["DIN", "DIEN"])

@@ -1,0 +1,33 @@
+"""The seeded sample of training rows that an LLM is fine-tuned on (`train_sample_size`)."""
+
+import logging
+
+import numpy as np
+
+
+def sample_rows(n: int, size, seed: int, labels: np.ndarray | None = None) -> np.ndarray:
+    """Sorted row numbers of a seeded sample of n rows; a smaller sample is part of a larger one.
+
+    size : a count, a share, or None for all rows. A count above n, which a default may be for a small dataset, is all of
+        them, with a warning.
+    labels : with them, each label keeps its share of the rows (to the nearest row). [n]
+
+    Raises
+    ------
+    ValueError
+        If `size` leaves no row.
+    """
+    if size is None:
+        return np.arange(n)
+    count = round(size * n) if isinstance(size, float) and size <= 1 else int(size)
+    if count < 1:
+        raise ValueError(f"train_sample_size={size} leaves no training row of {n}; use an int >= 1, a larger share, or null")
+    if count > n:
+        logging.getLogger().warning(f"train_sample_size={size}, but there are {n} training rows: all of them are used")
+    count = min(count, n)
+    order = np.random.default_rng([seed, 1]).permutation(n)
+    if labels is None:
+        return np.sort(order[:count])
+    liked = labels[order] > 0.5
+    n_liked = round(count * liked.mean())
+    return np.sort(np.concatenate([order[liked][:n_liked], order[~liked][: count - n_liked]]))
