@@ -5,11 +5,11 @@ import logging
 from pathlib import Path
 
 from recbole_llm import distributed
-from recbole_llm.model.saving import STATE, DamagedCheckpoint, read_state
+from recbole_llm.model.saving import STATE, DamagedCheckpoint, check_identity, read_state
 from recbole_llm.training_state import RUN, Run, best_of, made_of, settings_hash, shaping
 
 
-def open_run(config, folder):
+def open_run(config, folder, model=None):
     """Begin a run in `folder`, or go on with the one that `resume` names; every process must call it.
 
     Returns (the locked `Run` in the main process, None elsewhere; its folder; the step folder to go on from or None;
@@ -19,7 +19,7 @@ def open_run(config, folder):
     opened = []
 
     def begin():
-        run, step = find_run(config, config["resume"]) if config["resume"] else (None, None)
+        run, step = find_run(config, config["resume"], model) if config["resume"] else (None, None)
         named = step is not None
         if config["resume"] and run is None:
             logging.getLogger().info("--resume=auto finds no run with these settings: a new one begins")
@@ -43,17 +43,18 @@ def open_run(config, folder):
     return (opened[0] if opened else None), where, step, best_there
 
 
-def find_run(config, resume):
+def find_run(config, resume, model=None):
     """(run, step folder or None) that `resume` names; (None, None) where `auto` finds nothing to go on with.
 
-    resume: "auto", the newest run under checkpoint_dir with these settings that no process is writing to; or the path
-    of a run or of one of its step folders. The run comes back locked and swept.
+    resume: "auto", the newest run under checkpoint_dir with these settings that no process is writing to and whose
+    weights are those of `model`'s LLM and CRM; or the path of a run or of one of its step folders. The run comes back
+    locked and swept.
 
     Raises FileNotFoundError for a path without checkpoints, ValueError where its settings differ (each key is named
     with both values), DamagedCheckpoint, and BlockingIOError where the run named is being written to.
     """
     if resume == "auto":
-        return _newest(config), None
+        return _newest(config, model), None
     path = Path(resume)
     step = path if path.name.startswith("step-") else None
     run = Run(path.parent if step else path)
@@ -80,18 +81,25 @@ def find_run(config, resume):
     return run, step
 
 
-def _stale(run, record, made):
-    """Why `auto` passes over a run: it is of other data, or what other code has finished. None: it may go on."""
+def _stale(run, record, made, model):
+    """Why `auto` passes over a run: it is of other data or weights, or what other code has finished. None: it may go on."""
     if record.get("data", made["data"]) != made["data"]:
         return "the dataset's files changed since it began"
     if record.get("code", made["code"]) != made["code"]:
         if run.finished():
             return "it was finished with other code of recbole_llm"
         logging.getLogger().warning(f"{run.folder} began with other code of recbole_llm; it goes on with this one")
+    try:
+        if model is not None and (found := run.readable()):
+            check_identity(model, found[1], found[0])  # of this LLM and CRM: a cached CRM may have been trained again
+    except DamagedCheckpoint:
+        return None  # said where the run is opened
+    except ValueError as error:
+        return str(error)
     return None
 
 
-def _newest(config):
+def _newest(config, model):
     digest, made = settings_hash(config), made_of(config)
     runs = [Run(file.parent) for file in Path(config["checkpoint_dir"]).glob(f"*/{RUN}")]
     found = [(record, run) for run in runs if (record := run.record()).get("hash") == digest]
@@ -101,7 +109,7 @@ def _newest(config):
         except BlockingIOError as error:
             logging.getLogger().warning(f"--resume=auto passes over a run: {error}")
             continue
-        if reason := _stale(run, record, made):
+        if reason := _stale(run, record, made, model):
             logging.getLogger().warning(f"--resume=auto passes over {run.folder}: {reason}")
             run.close()
             continue

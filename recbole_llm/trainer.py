@@ -176,7 +176,7 @@ class LLMTrainer(OptimizerSteps, CandidateEvaluation, Trainer):
 
     def _open_run(self):
         """Begin the run's folder, or go on with one; the step folder to go on from, or None."""
-        self.run, folder, found, best_there = open_run(self.config, self.saved_model_file)
+        self.run, folder, found, best_there = open_run(self.config, self.saved_model_file, self.model)
         self.saved_model_file = str(folder)
         if found is None:
             return None

@@ -195,6 +195,14 @@ def test_resume_leaves_runs_of_other_data_and_what_other_code_has_finished(run, 
     assert found.folder == run and "goes on with this one" in caplog.text
 
 
+def test_resume_leaves_runs_that_read_another_recommender(run, trained, caplog, monkeypatch):
+    """A cached CRM that was trained again is not bitwise the old one: its run cannot go on, and must not stop a new one."""
+    config, _, model, _ = trained
+    monkeypatch.setattr(model.crm, "sha256", "another")
+    assert find_run(config, "auto", model) == (None, None)
+    assert "passes over" in caplog.text and "crm_sha256" in caplog.text
+
+
 def test_a_run_belongs_to_the_last_code_that_trained_it(run, trained, monkeypatch):
     """Begun with one code, finished with another: the first must not take its weights for its own."""
     record = json.loads((run / "run.json").read_text())
