@@ -1,7 +1,8 @@
 """The command line of `run_recbole_llm.py`, read as RecBole's `run_recbole.py` reads its own.
 
     -m/--model NAME  -d/--dataset NAME  --config_files "a.yaml b.yaml"  --nproc N  --ip  --port  --world_size
-    --group_offset  and any setting as --key=value
+    --group_offset  those of leaderboards (--seeds --leaderboard --rerun --reference --metric --resamples --tune), and any
+    setting as --key=value
 
 RecBole calls `eval` on values and drops those that hold "="; here a value is a Python literal, true/false/null, a YAML
 list or mapping such as [q_proj, v_proj], or else a string, and only the first "=" separates.
@@ -16,7 +17,7 @@ import yaml
 from recbole_llm.config_check import ConfigError
 
 WORDS = {"true": True, "false": False, "null": None, "~": None}
-# Settings that are strings whatever they look like: --result_dir=2024, --user_inter_num_interval=[5,10]
+# Settings that are strings whatever they look like, but for true, false, null and ~: --result_dir=2024, --user_inter_num_interval=[5,10]
 STRINGS = {"data_path", "result_dir", "checkpoint_dir", "llm_path", "crm_path", "crm_model", "item_text_field"}
 STRINGS |= {"resume", "model", "dataset", "field_separator", "seq_separator"}
 
@@ -46,7 +47,7 @@ class CommandLine:
 def parse_command_line(argv):
     """Parse `argv` (without the script's name) into a `CommandLine`.
 
-    Raises ConfigError that lists every argument that is not --key=value and every key given twice with two values;
+    Raises ConfigError that lists every argument that is not --key=value and every setting given twice with two values;
     exits with argparse's message for -h and for a wrong --nproc and the like.
     """
     parser = _parser()
@@ -71,7 +72,7 @@ def parse_command_line(argv):
 def parse_value(text, key=""):
     """The value that `text` stands for: Python literal, true/false/null, YAML list or mapping, else `text` itself.
 
-    The keys in `STRINGS` and those that end in `_interval` stay text, unless it says None or null.
+    The keys in `STRINGS` and those that end in `_interval` stay text, unless it says None, null, ~, true or false.
     """
     if text.lower() in WORDS:
         return WORDS[text.lower()]

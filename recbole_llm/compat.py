@@ -205,7 +205,7 @@ def dok_update():
 
 @shim
 def pop_counts():
-    """pop.py:51: `self.item_cnt[item, :] = self.item_cnt[item, :] + 1`.
+    """pop.py:47: `self.item_cnt[item, :] = self.item_cnt[item, :] + 1`.
 
     Cause: an index that occurs twice in an assignment counts once. Effect without, on any stack: Pop ranks items by the
     number of batches that hold them; with 2,048 rows a batch popular items tie, and the Pop row of a table is too low.
@@ -230,7 +230,7 @@ def download_barrier():
 
 @shim
 def own_datasets():
-    """dataset.py:278: a dataset folder that is missing is fetched by name from RecBole's table.
+    """dataset.py:267: a dataset folder that is missing is fetched by name from RecBole's table.
 
     Cause: the table's `lastfm` has no timestamps, and `lastfm-llara` is not in it.
     Effect without: a download is tried, also with no network, of data that no sequential model can read.

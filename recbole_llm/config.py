@@ -211,10 +211,13 @@ def _check_and_complete(config, final):
     problems += protocol_problems(final, given, config.model_class)
     if registry.is_plugin_model(config.model):
         problems += _crm_problems(final, config.dataset)
+    try:
+        apply_protocol(final, given, config.model_class, set_by_user)
+        problems += config_check.metric_problems(final)
+    except Exception:  # a bad value may end it; that value is among the problems
+        if not problems:
+            raise
     if problems:
-        raise ConfigError(problems)
-    apply_protocol(final, given, config.model_class, set_by_user)
-    if problems := config_check.metric_problems(final):
         raise ConfigError(problems)
 
 

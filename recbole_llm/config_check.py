@@ -124,7 +124,7 @@ RULES = {
     "gate_dropout": number(0, 0.99),
     "gate_shared": FLAG,
     "lora_mixing": choice("weight", "output", "none"),
-    "crm_history_len": optional(POSITIVE),
+    "crm_history_len": POSITIVE,
     "text_history_len": POSITIVE,
     "crm_history": choice("recent", "relevant"),
     "text_history": choice("recent", "relevant"),

@@ -1,8 +1,8 @@
 """What `protocol: ctr` fixes: labelled rows, split by global time, AUC, LogLoss, ACC and GAUC for every model.
 
 RecBole gives context models labelled rows in random order, DIN sampled negatives, and sequential models none of the
-two. Here all get the labelled rows of `data.ctr`. GAUC is always reported: RecBole calls it a ranking metric, and those
-cannot be named beside AUC.
+two. Here all get the labelled rows of `data.ctr`. GAUC is reported wherever a user has rows of both labels: RecBole
+calls it a ranking metric, and those cannot be named beside AUC.
 """
 
 import inspect

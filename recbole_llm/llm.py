@@ -27,7 +27,7 @@ _CONVERT = (
 def load_llm(config):
     """The causal LM that `llm_path` names: frozen, in eval mode, on the CPU (quantised: on `device`).
 
-    Reads llm_path, llm_dtype (auto: as stored), attn_implementation (null: the model's default), llm_quantization
+    Reads llm_path, llm_dtype (auto: as stored; float32 for builtin), attn_implementation (null: the model's default), llm_quantization
     (null, 8bit, 4bit) and trust_remote_code.
 
     Raises:
@@ -109,8 +109,8 @@ def resolve_path(config):
     """Folder or hub name that `llm_path` stands for, as a string.
 
     Raises:
-        FileNotFoundError: a path that does not exist.
-        ValueError: a folder that holds no LM.
+        FileNotFoundError: a path that does not exist, or a folder without config.json or weights.
+        ValueError: a folder with a PEFT adapter, or with pickled weights only.
     """
     name = str(config["llm_path"] or "builtin")
     folder = BUILTIN if name == "builtin" else Path(name).expanduser()

@@ -30,7 +30,7 @@ class Fitted:
     """A trained model with what it takes to evaluate it further.
 
     Attributes:
-        trainer: RecBole's trainer; ``trainer.model`` holds the weights of the best validation score.
+        trainer: RecBole's trainer; ``trainer.model`` holds the last epoch's weights, ``evaluate(load_best_model=True)`` loads the best.
         data: RecBole's ``(dataset, train, valid, test)``.
         seconds: wall time of the training loop alone, of all its parts where it was resumed.
     """

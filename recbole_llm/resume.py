@@ -50,7 +50,7 @@ def find_run(config, resume, model=None):
     weights are those of `model`'s LLM and CRM; or the path of a run or of one of its step folders. The run comes back
     locked and swept.
 
-    Raises FileNotFoundError for a path without checkpoints, ValueError where its settings differ (each key is named
+    Raises FileNotFoundError for a path that is no run and no step folder, ValueError where its settings differ (each key is named
     with both values), DamagedCheckpoint, and BlockingIOError where the run named is being written to.
     """
     if resume == "auto":

@@ -148,10 +148,10 @@ def test_all_problems_are_listed_at_once(properties, tmp_path):
     with pytest.raises(ConfigError) as caught:
         make(
             config_file_list=[tmp_path / "user.yaml"],
-            config_dict={"epoch": 3, "n_candidates": 1, "device": "cpu", "save_dataset": True},
+            config_dict={"epoch": 3, "n_candidates": 1, "device": "cpu", "save_dataset": True, "metrics": ["Hit", "NDCGG"]},
             command_line={"crm_epochs": "many", "zzzz": 1},
         )
-    assert len(caught.value.problems) == 7
+    assert len(caught.value.problems) == 9
     for part in (
         "hiden_size: unknown key; did you mean 'hidden_size'?",
         "epoch: unknown key; did you mean 'epochs'?",
@@ -160,6 +160,8 @@ def test_all_problems_are_listed_at_once(properties, tmp_path):
         "crm_epochs: must be an integer >= 0, got 'many'",
         "device: cannot be set, set gpu_id",
         "save_dataset: pickled datasets",
+        "metrics: 'NDCGG' is not a metric of RecBole",
+        "valid_metric: 'NDCG@10' is not among metrics",
     ):
         assert part in str(caught.value)
     assert isinstance(caught.value, ValueError)

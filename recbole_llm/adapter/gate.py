@@ -164,7 +164,8 @@ def use_gate(model: nn.Module, gate: Gate | Tensor, adapter_name: str | None = N
 
     Raises
     ------
-    ValueError : wrong number of experts or modules, unknown adapter, or a 3-D tensor (say which by `Gate.per_...`)
+    ValueError : wrong number of modules, unknown adapter, or a 3-D tensor (say which by `Gate.per_...`); at the model's forward,
+        wrong number of experts
     """
     if torch.is_tensor(gate):
         gate = Gate.per_row(gate)

@@ -7,7 +7,7 @@ __all__ = ["run_leaderboard"]
 
 
 def __getattr__(name):
-    """Load the runner on first use: statistics and reports need neither torch nor RecBole's trainers."""
+    """Load the runner on first use."""
     if name == "run_leaderboard":
         from recbole_llm.leaderboard.run import run_leaderboard
 

@@ -23,7 +23,7 @@ def _tex(text: str) -> str:
 
 
 def latex(board: dict) -> str:
-    """A booktabs table; the best mean of each metric and what is tied with rank 1 in bold."""
+    """A booktabs table; rows of rank 1 in bold, in the main metric's column."""
     metrics = board["metrics"]
     lines = [
         r"% needs \usepackage{booktabs}",

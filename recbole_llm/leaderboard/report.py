@@ -31,7 +31,7 @@ def write_report(folder: str | Path, selected=None, options: Options | None = No
 
     Raises:
         FileNotFoundError: no result file.
-        ValueError: files that cannot stand in one table (see :mod:`recbole_llm.leaderboard.files`).
+        ValueError: files that cannot stand in one table (see :mod:`recbole_llm.leaderboard.contents`).
     """
     folder = Path(folder)
     made = []

@@ -75,7 +75,7 @@ def comparable(values: dict, plugin: bool) -> dict:
 def llm_keys() -> frozenset:
     """Keys that only LLM recommenders read: given for all rows, they change nothing in a RecBole model's row.
 
-    `history_max_len` is none of them: the protocol lengthens every model's rows by it.
+    `history_max_len` is none of them: `candidates` and `full` lengthen every model's rows by it.
     """
     root = properties_dir()
     keys: set[str] = set()

@@ -8,7 +8,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def cell_text(cell: dict) -> str:
-    """``.4212 [.3901, .4530] ±.0061``: mean, interval, deviation over seeds."""
+    """``0.4212 [0.390, 0.453] ±0.006``: mean, interval, deviation over seeds."""
     if cell["mean"] is None:
         return "–"
     text = f"{cell['mean']:.4f} [{cell['low']:.3f}, {cell['high']:.3f}]"

@@ -121,6 +121,8 @@ def tune_rows(runs: list[Run], file: str | Path) -> Tuned:
             spaces[name] = space_of(run.entry, space)
             known = known_keys(run.entry.model, run.dataset)
             keys = [key for kinds in spaces[name].values() for key in kinds]
+            if space["algorithm"] == "exhaustive" and set(spaces[name]) - {"choice"}:
+                problems.append(f"tune: exhaustive search takes choices only, got {', '.join(spaces[name])} for {name}")
             problems += [f"tune: {name}: {key}: not a setting of {run.entry.model}" for key in keys if key not in known]
         except ConfigError as error:
             problems += error.problems
@@ -210,10 +212,6 @@ class Trials:
 
 def _grid(space: dict, budget: int, trials: Trials, algorithm: str, seed: int) -> None:
     """Every combination of the choices, in order, up to the budget."""
-    if set(space) - {"choice"}:
-        raise ConfigError(
-            [f"tune: exhaustive search takes choices only, got {', '.join(space)} for {trials.run.entry.name}"]
-        )
     keys = list(space["choice"])
     for values in list(product(*space["choice"].values()))[:budget]:
         trials.score(dict(zip(keys, values, strict=True)))

@@ -99,6 +99,15 @@ def test_a_row_without_a_space_is_an_error_and_so_are_unknown_keys(runs, tmp_pat
     )
 
 
+def test_an_exhaustive_search_of_a_range_is_refused_before_any_trial(runs, tmp_path, trained):
+    file = tmp_path / "bad.yaml"
+    spaces = "  BPR: {choice: {embedding_size: [8]}}\n  Pop: {uniform: {learning_rate: [0.1, 0.2]}}\n"
+    file.write_text("algorithm: exhaustive\nbudget: 2\nspaces:\n" + spaces)
+    with pytest.raises(ConfigError, match="exhaustive search takes choices only, got uniform for Pop"):
+        tune.tune_rows(runs, file)
+    assert not trained
+
+
 @pytest.mark.parametrize(
     "text, complaint",
     [
