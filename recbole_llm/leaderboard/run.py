@@ -152,7 +152,7 @@ def _check_metric(metric: str | None, protocols: set[str]) -> None:
         try:
             st.ranking_values(np.array([1]), metric)
         except ValueError as error:
-            raise ConfigError([f"metric: {error}"]) from error
+            raise ConfigError([str(error)]) from error
 
 
 def _expectations(runs: list[Run]) -> dict[Path, dict]:
