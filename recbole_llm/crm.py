@@ -208,9 +208,19 @@ def load_or_train(config, dataset) -> CRM:
 def _check_same_rows(own, config) -> None:
     """The CRM learns from the training rows of the LLM recommender's split, never from its test rows."""
     if split_hash(own) != split_hash(config):
-        differ = [f"{key}: {own[key]!r}, here {config[key]!r}" for key in (*DATA_KEYS, "eval_args") if own[key] != config[key]]
+        differ = _split_differences(own, config)
         raise ValueError(f"crm_config ({own['model']}) makes other rows than the LLM recommender's ({'; '.join(differ)}); "
                          "leave these keys out of crm_config")  # fmt: skip
+
+
+def _split_differences(other, config) -> list[str]:
+    """Settings that decide the split and differ, with both values; files are compared by their items or their hash."""
+    parts = [
+        {f"eval_args.{key}": made["eval_args"].get(key) for key in ("split", "order", "group_by")}
+        | {key: made[key] for key in DATA_KEYS}
+        for made in (other, config)
+    ]
+    return [f"{key}: {value!r}, here {parts[1][key]!r}" for key, value in parts[0].items() if value != parts[1][key]]
 
 
 def _cached_or_trained(own: LLMConfig, dataset, logger) -> CRM:
@@ -324,9 +334,7 @@ def _from_recbole_checkpoint(path: Path, own: LLMConfig, dataset) -> CRM:
             f"{path} was trained on {theirs.item_num - 1} items of its own dataset; they are not the "
             f"{dataset.item_num - 1} items here, in this order; train it with the same dataset and filters"
         )
-    splits = [[(key, made["eval_args"].get(key)) for key in ("split", "order", "group_by")] for made in (config, own)]
-    splits = [made + [(key, c[key]) for key in DATA_KEYS] for made, c in zip(splits, (config, own), strict=True)]
-    if differ := [f"{key}: {there!r}, here {here!r}" for (key, there), (_, here) in zip(*splits, strict=True) if there != here]:
+    if differ := _split_differences(config, own):
         raise ValueError(f"crm_path={str(path)!r} learned from another split, perhaps from rows that are tested here "
                          f"({'; '.join(differ)}); train it with these settings, or leave crm_path out")  # fmt: skip
     return CRM(model.cpu(), sha256_of(path))
