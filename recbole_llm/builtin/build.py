@@ -16,7 +16,7 @@ SIZES = {
     name: {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": 5, "num_attention_heads": 5,
            "head_dim": head}
     for name, (hidden, inner, head) in {
-        "tiny": (80, 128, 64), "small": (200, 384, 64), "base": (280, 256, 96), "large": (400, 384, 128),
+        "tiny": (80, 128, 64), "small": (200, 384, 64), "base": (320, 256, 96), "large": (400, 384, 128),
     }.items()
 }
 OPENERS = (" candidates", " candidate", " choose", " Choose", " Options", " recommend",

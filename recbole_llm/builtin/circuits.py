@@ -53,12 +53,6 @@ def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> torch.T
     return square[:rows].contiguous()
 
 
-def _fixing_the_first(turn: torch.Tensor) -> torch.Tensor:
-    """``turn`` after the reflection that makes it leave the first direction where it is."""
-    mirror = functional.normalize(turn[0] - functional.one_hot(torch.tensor(0), len(turn)).float(), dim=0)
-    return turn - 2 * torch.outer(turn @ mirror, mirror)
-
-
 class _Heads:
     """One layer's attention projections, written head by head."""
 
@@ -119,9 +113,9 @@ class _Heads:
 class Layout:
     """Who writes where in the residual stream; all follows from ``seed``.
 
-    Orthogonal spaces of ``width`` directions: ``token`` (embeddings; at a slot: what it gathered of its title, the second
-    piece turned as ``second``), ``previous`` (the token before; turned, ``before``: the one before that), ``vector`` (a
-    slot's vector; elsewhere: the taste). Single directions: ``slot_axis`` (a slot stands
+    Orthogonal spaces of ``width`` directions: ``token`` (embeddings; at a slot: what it gathered of its title), ``second``
+    (a slot's second piece, in a space of its own: in ``token`` it would blur every first piece), ``previous`` (the token
+    before; turned, ``before``: the one before that), ``vector`` (a slot's vector; elsewhere: the taste). Single directions: ``slot_axis`` (a slot stands
     here; ``slot`` reads it as length 1), ``flag`` (a candidate list has begun), ``candidate`` (a slot of it), ``word``
     (this token begins one), ``start`` (the first token), ``user`` (the one after it: a slot there is the user's), ``text``
     (any token but the first), ``opening`` and ``following`` (first and second piece of a title), ``mark`` (punctuation),
@@ -137,13 +131,15 @@ class Layout:
         content = 2 * (head_dim // 2 - 2 - round(FAST * (head_dim // 2)))
         self.index = axes[-1]
         vector = min(content, 64, (hidden - 11) // 3)  # 64: RecBole's usual width, kept whole where a head can compare it
-        token = min(head_dim - 2, (hidden - 11 - vector) // 2)
-        parts = list(axes[10 : 10 + vector + 2 * token].split([vector, token, token]))
-        before, second = (_orthonormal(token, token, generator) for _ in range(2))  # no second piece has `answer`, either
-        parts += [before @ parts[2], _fixing_the_first(second) @ parts[1]]
-        self.answer = parts[1][0]
+        token = min(head_dim - 2, (hidden - 11 - vector) * 2 // 5)
+        narrow = hidden - 11 - vector - 2 * token  # for second pieces: what is left
+        spaces = list(axes[10:-1].split([vector, token, token, narrow]))
+        self.answer = spaces[1][0]
+        before = _orthonormal(token, token, generator) @ spaces[2]
+        inside = functional.pad(_orthonormal(narrow, token - 1, generator).T, (0, 0, 1, 0))  # [token, narrow], not of `answer`
+        spaces[3:] = [before, inside @ spaces[3]]
         self.vector, self.token, self.previous, self.before, self.second = (
-            functional.pad(part, (0, 0, 0, head_dim - len(part))) for part in parts
+            functional.pad(space, (0, 0, 0, head_dim - len(space))) for space in spaces
         )  # each [head_dim, hidden]
 
         def inner(width: int, rows: int = content, skip: int = 0) -> torch.Tensor:
@@ -199,7 +195,7 @@ def _look_back(layer: _Heads, plan: Layout, stop: torch.Tensor) -> None:
     """Layer 0: the tokens before, where a title begins, and whether a candidate list has begun.
 
     A title begins after a mark, and two after a slot: only the first of a list has no slot before, and what stands after
-    a mark within a title has none either. ``stop [hidden]`` is the embedding of the full stop.
+    a mark within a title has none either. ``stop [hidden]`` reads a full stop as 1 and other punctuation as 0.
     """
     back = range(round(0.22 * layer.half))
     begins = plan.mark - stop  # a full stop ends a list: what follows is no title
@@ -207,7 +203,7 @@ def _look_back(layer: _Heads, plan: Layout, stop: torch.Tensor) -> None:
         layer.quiet(head)
     for head, space, signs in (
         (0, plan.previous, ((begins, 0.6 * plan.opening), (plan.start, plan.user))),
-        (1, plan.before, ((plan.slot, 2.4 * plan.opening), (begins, 0.6 * plan.following))),
+        (1, plan.before, ((plan.slot, 2.4 * plan.opening), (begins, 0.75 * plan.following))),
     ):
         read, write = plan.token.clone(), space.T.clone()
         for i, (seen, written) in enumerate(signs, start=1):
@@ -259,14 +255,14 @@ def _match(layer: _Heads, plan: Layout) -> None:
     """Layer 3: the candidate like the taste; how it begins (before an answer), then its second piece."""
     others = -500 * plan.text - 60 * plan.user
     layer.quiet(0)
-    layer.match(0, plan.alike @ plan.vector, plan.alike @ plan.vector, 5.0)
-    layer.switch(0, others + 24 * plan.candidate, layer.unit)
+    layer.match(0, plan.alike @ plan.vector, plan.alike @ plan.vector, 4.0)
+    layer.switch(0, others + 19 * plan.candidate, layer.unit)
     layer.rest(0, plan.start, plan.mark, 120 * layer.unit)
-    layer.copy(0, plan.token, plan.token.T, 10.5)
+    layer.copy(0, plan.token, plan.token.T, 12.5)
     for head, share in enumerate(plan.shares, start=1):
-        both = share @ plan.vector + 1.4 * plan.piece @ plan.token
+        both = share @ plan.vector + 2.5 * plan.piece @ plan.token
         layer.quiet(head)
-        layer.match(head, both, both, 17.0)
+        layer.match(head, both, both, 8.0)
         layer.switch(head, others + 60 * plan.candidate, layer.unit)
         layer.rest(head, plan.start, 2 * plan.opening - 3 * plan.mark, 130 * layer.unit)
         layer.copy(head, plan.second, plan.token.T, 5.0)
@@ -333,7 +329,8 @@ def install(model, seed: int, flag_tokens: list[int], marks: list[int], stop: in
     for layer in model.model.layers:  # nothing random is written: RMSNorm would mix it into every score
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
-    _look_back(layers[0], plan, words[stop] @ plan.token.T @ plan.token)
+    others = words[[mark for mark in marks if mark != stop]] @ plan.token.T
+    _look_back(layers[0], plan, torch.linalg.pinv(torch.cat([words[stop][None] @ plan.token.T, others]))[:, 0] @ plan.token)
     _gather(layers[1], plan)
     _taste(layers[2], plan)
     _match(layers[3], plan)

@@ -14,6 +14,10 @@ DOMAINS = (
     ("read", "read", "book"),
     ("bought", "buy", "product"),
     ("visited", "visit", "place"),
+    # the words of properties/ that are not among these
+    ("listened to", "listen to", "artist"),
+    ("listened to", "listen to", "track"),
+    ("chosen", "choose", "item"),
 )
 
 FRAMES = (
@@ -46,6 +50,10 @@ YES_NO = (". Will the user like", ". Is the next one",
           # click_templates of properties/llm.yaml
           *(f". Will this user like the {noun}" for _, _, noun in DOMAINS),
           *(f". Will this user {verb} next the {noun}" for _, verb, noun in DOMAINS))
+YES_NO_LEADS = tuple(f"A user's {noun}s, oldest first:" for _, _, noun in DOMAINS)  # click_templates.ctr
+# note_words: behind what a user did not like, and did
+NOTES = (((" (disliked)",), (" (liked)",)), ((" (1 of 5)", " (2 of 5)", " (3 of 5)"), (" (4 of 5)", " (5 of 5)")))
+APART = (" (", ")")  # behaviour_token_words of properties/model/RecLoRA.yaml
 YES_NO_ENDS = ("? Answer Yes or No:", "? Answer yes or no. Answer:", "? Answer:", "? Yes or no:")
 LISTS = ("Titles:", "The list is", "Candidates:", "Here are some titles:", "Items:")
 
@@ -69,6 +77,7 @@ def pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
 def all_phrases() -> list[str]:
     """Every phrase in every domain, for the tokenizer."""
     texts = [fill(text, domain) for domain in DOMAINS for chosen in FRAMES for text in chosen]
-    for group in (USER_LEADS, LOOKUPS, REPEATS, NUMBERS, YES_NO, YES_NO_ENDS, LISTS, (" Yes", " No", " nothing yet")):
+    for group in (USER_LEADS, LOOKUPS, REPEATS, NUMBERS, YES_NO, YES_NO_LEADS, YES_NO_ENDS, APART, LISTS,
+                  *(words for kind in NOTES for words in kind), (" Yes", " No", " nothing yet")):
         texts += [text for text in group if text]
     return texts

@@ -32,7 +32,7 @@ from recbole_llm.builtin.tasks import Generator, Plan
 from recbole_llm.builtin.tokenizer import train_tokenizer
 from recbole_llm.rivals import log_probs
 
-ALL = {"history": 3.0, "noisy": 0.4, "lookup": 0.4, "user": 0.4, "user_real": 0.5, "repeat": 0.7, "number": 0.4,
+ALL = {"history": 3.0, "noisy": 0.4, "lookup": 0.4, "user": 0.4, "user_real": 0.5, "repeat": 1.0, "number": 0.4,
        "both": 0.3, "conflict": 0.2, "words": 0.6, "yes_no": 1.0}
 HARD_WORLDS = {"sharpness": (4.0, 12.0), "popular": (0.2, 1.2)}
 # (share of the steps, plan)
@@ -44,8 +44,8 @@ STAGES = (
     (0.8, Plan(items=(4, 20), history=(2, 10), questions=3, title_tokens=20, noise=0.4, margin=0.4, alike=0.4,
                soft=0.5, weights=ALL, **HARD_WORLDS)),
 )
-# weights that go back to the start in the end: pretraining blurs there what real vectors need (LOG.md, causes 9 and 10)
-RETURNED = re.compile(r"layers\.(0\.self_attn\.o|3\.self_attn\.[vo])_proj\.")
+# weights that go back to the start in the end: pretraining blurs there what real vectors need (LOG.md, causes 9, 10 and 16)
+RETURNED = re.compile(r"embed_tokens|norm|layers\.(0\.self_attn\.o|3\.self_attn\.[vo])_proj\.")
 COPY = 0.1  # weight of a token's likelihood over the vocabulary, beside its likelihood among its rivals
 
 
@@ -54,7 +54,7 @@ class Settings:
     """One pretraining run."""
 
     size: str = "base"
-    steps: int = 1000
+    steps: int = 500
     tokens: int = 4000  # per step
     learning_rate: float = 1e-4
     warmup: int = 30
@@ -120,6 +120,7 @@ class Pretraining:
                                            lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
         self.generator = Generator(self.tokenizer, settings.seed, titles=settings.titles)
         self.step, self.seen, self.seconds, self.curve, self.validation = 0, 0, 0.0, [], []
+        self.mark_item()
 
     def _marker(self) -> torch.Tensor:
         """``[hidden]``: what says "a slot stands here"."""
@@ -128,8 +129,6 @@ class Pretraining:
 
     def train_step(self) -> dict:
         """One batch; returns step, skill, loss and the share of answers that are right."""
-        if self.step == self.settings.steps // 2:  # the shipped weights were made so
-            self.mark_item()
         number = stage_at(self.step, self.settings.steps)
         plan = STAGES[number][1]
         batch = self.generator.batch(plan, self.settings.tokens)
@@ -159,7 +158,7 @@ class Pretraining:
 
     @torch.no_grad()
     def mark_item(self) -> None:
-        """Make the constant part of a slot the embedding of ``<|item|>``, which training moves a little."""
+        """Make the constant part of a slot the embedding of ``<|item|>``."""
         row = self.tokenizer.convert_tokens_to_ids("<|item|>")
         self.model.get_input_embeddings().weight[row] = self._marker().to(self.device)
 
@@ -171,6 +170,7 @@ class Pretraining:
         for name, weight in self.model.named_parameters():
             if RETURNED.search(name):
                 weight.copy_(start[name])
+        self.mark_item()
 
     def save(self, folder: Path) -> None:
         """Write everything that :meth:`resume` needs."""

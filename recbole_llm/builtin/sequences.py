@@ -93,14 +93,22 @@ class Sequence:
         """One position that holds row ``row`` of the batch's vectors."""
         self._add([self.pad], slot=row + 1)
 
-    def items(self, listed: list[list[int]], rows: list[int] | None) -> None:
-        """``" Title A" [slot] "," " Title B" [slot] ...``; no slots where ``rows`` is None."""
+    def items(self, listed: list[list[int]], rows: list[int] | None, apart: tuple[str, str] = ("", ""),
+              notes: list[str] | None = None) -> None:
+        """``" Title A" [slot] "," " Title B" [slot] ...``; no slots where ``rows`` is None.
+
+        ``apart`` stands before and after each slot, ``notes`` behind the items.
+        """
         for position, title in enumerate(listed):
             if position:
                 self.text(",")
             self._add(title)
             if rows is not None:
+                self.text(apart[0])
                 self.slot(rows[position])
+                self.text(apart[1])
+            if notes is not None:
+                self.text(notes[position])
 
     def answer(self, ids: list[int], skill: str, listed: list[list[int]]) -> None:
         """The title and the end token, trained; ``listed`` are the titles it is chosen from."""

@@ -232,14 +232,26 @@ class Generator:
         self._topic(out, world, plan, n, h, "conflict")
 
     def _yes_no(self, out: Sequence, world: World, plan: Plan, n: int, h: int) -> None:
-        """Is this item near to the history's vectors? One question: a later one would find this candidate still there."""
+        """Is this item near to the history's vectors? One question: a later one would find this candidate still there.
+
+        Where likes stand behind the items, those disliked are any items, and the others are asked about.
+        """
         items = world.histories(1, h, self._sharpness(plan))[0]
+        liked, notes = np.ones(h, bool), None
         before, _, _ = phrases.frame(self.rng)
+        if self.rng.random() < 0.3:
+            before = phrases.pick(self.rng, phrases.YES_NO_LEADS)
+            liked[:-1] = self.rng.random(h - 1) < 0.7
+            items[~liked] = self.rng.integers(world.n_items, size=(~liked).sum())
+            kinds = phrases.NOTES[int(self.rng.integers(len(phrases.NOTES)))]
+            notes = [phrases.pick(self.rng, kinds[int(like)]) for like in liked]
+        apart = phrases.APART if self.rng.random() < 0.7 else ("", "")
         out.text(before)
-        out.items(self.pool.draw(self.rng, h, plan.title_tokens), items.tolist())
-        candidates, best = world.choices(world.summary(items[None])[0], items.tolist(), 2, max(plan.margin, 0.5))
+        out.items(self.pool.draw(self.rng, h, plan.title_tokens), items.tolist(), apart, notes)
+        query = world.summary(items[None, liked])[0]
+        candidates, best = world.choices(query, items.tolist(), 2, max(plan.margin, 0.5))
         like = self.rng.random() < 0.5
         out.text(phrases.pick(self.rng, phrases.YES_NO))
-        out.items(self.pool.draw(self.rng, 1, plan.title_tokens), [int(candidates[best if like else 1 - best])])
+        out.items(self.pool.draw(self.rng, 1, plan.title_tokens), [int(candidates[best if like else 1 - best])], apart)
         out.text(phrases.pick(self.rng, phrases.YES_NO_ENDS))
         out.answer(self.yes if like else self.no, "yes_no", [self.yes, self.no])

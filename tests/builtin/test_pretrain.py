@@ -269,7 +269,7 @@ def test_yes_or_no_is_the_vectors_affair_not_the_titles(tokenizer):
             logits = run.model(inputs_embeds=embedded).logits[:, -1]
         said[i] = logits[:, yes] - logits[:, no]
     assert (said.diff(dim=1).mean(0) > 0).all() and said[:, -1].min() > 0 > said[:, 0].max(), said
-    assert said.std(0).max() < 0.1 * said.mean(0).std(), said
+    assert said.std(0).max() < 0.15 * said.mean(0).std(), said
     words = run.model.get_input_embeddings().weight
     spoken = (words @ (words[yes] - words[no]))[pieces]
     assert spoken.abs().max() < 1e-4 * (words[yes] - words[no]).square().sum()
@@ -291,8 +291,8 @@ def test_a_finished_run_goes_back_to_the_start_in_part(uninterrupted, tokenizer)
     run.go_back()
     for name, weight in run.model.state_dict().items():
         layer, part = ([*name.split("."), "", "", ""][i] for i in (2, 4))
-        back = (layer, part) in {("0", "o_proj"), ("3", "v_proj"), ("3", "o_proj")}
-        assert torch.equal(weight, start[name] if back else trained[name])
+        back = (layer, part) in {("0", "o_proj"), ("3", "v_proj"), ("3", "o_proj")} or "norm" in name or "embed" in name
+        assert torch.equal(weight, start[name] if back or name == "lm_head.weight" else trained[name]), name
         assert not back or name.endswith("bias") or not torch.equal(weight, trained[name])
 
 
@@ -329,18 +329,38 @@ def test_flags_are_words_that_open_a_candidate_list(tokenizer):
 
 def test_the_shipped_templates_are_practised_word_for_word():
     """`prompt_templates` and `click_templates` of properties/llm.yaml, with the words of every domain of `phrases`."""
-    settings = yaml.safe_load((Path(build.__file__).parents[2] / "properties" / "llm.yaml").read_text())
+    settings = _properties("llm.yaml")
     frames = {tuple(phrases.fill(part, domain) for part in frame) for frame in phrases.FRAMES for domain in phrases.DOMAINS}
+    openings = {before for before, _, _ in frames}
     for past, verb, noun in phrases.DOMAINS:
         words = {"verb": verb, "verbed": past, "item": noun, "items": noun + "s"}
         for template in settings["prompt_templates"]:
             parts = template.replace("{history}", "|").replace("{candidates}", "|")
             assert tuple(parts.format(**words).split("|")) in frames
-        for templates in settings["click_templates"].values():
+        for protocol, templates in settings["click_templates"].items():
             for template in templates:
-                _, question = template.split("{history}")
+                before, question = template.split("{history}")
                 ask, end = question.replace("{target}", "|").format(**words).split("|")
                 assert ask in phrases.YES_NO and end in phrases.YES_NO_ENDS
+                assert before.format(**words) in (phrases.YES_NO_LEADS if protocol == "ctr" else openings)
+
+
+def test_the_words_of_every_shipped_yaml_are_practised():
+    """What `prompt_words`, `note_words` and RecLoRA's `behaviour_token_words` say under properties/."""
+    files = sorted((Path(build.__file__).parents[2] / "properties").rglob("*.yaml"))
+    spoken = [settings["prompt_words"] for file in files if "prompt_words" in (settings := yaml.safe_load(file.read_text()))]
+    assert len(spoken) == 8  # llm.yaml, three datasets, four words/
+    for words in spoken:
+        assert (words["verbed"], words["verb"], words["item"]) in phrases.DOMAINS and words["items"] == words["item"] + "s"
+    notes = _properties("llm.yaml")["note_words"]
+    (disliked, liked), stars = phrases.NOTES[0], sum(phrases.NOTES[1], ())
+    assert (disliked, liked) == ((" " + notes["disliked"],), (" " + notes["liked"],))
+    assert list(stars) == [" " + notes["rating"].format(rating=rating) for rating in range(1, 6)]
+    assert list(phrases.APART) == _properties("model/RecLoRA.yaml")["behaviour_token_words"]
+
+
+def _properties(file: str) -> dict:
+    return yaml.safe_load((Path(build.__file__).parents[2] / "properties" / file).read_text())
 
 
 def test_every_skill_is_validated(tokenizer):

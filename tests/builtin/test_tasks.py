@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import recbole
+from sklearn.metrics import roc_auc_score
 
-from recbole_llm.builtin import titles
+from recbole_llm.builtin import phrases, titles
 from recbole_llm.builtin.sequences import SKILLS
 from recbole_llm.builtin.tasks import Generator, Plan
 from recbole_llm.builtin.tokenizer import train_tokenizer
@@ -20,7 +21,7 @@ PLAN = Plan(items=(3, 6), history=(2, 4), questions=3)
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(seed=5, vocab_size=600)
+    return train_tokenizer(seed=5, vocab_size=800)
 
 
 def _generator(tokenizer, seed=3) -> Generator:
@@ -76,7 +77,7 @@ def test_answer_is_the_nearest_candidate(tokenizer, skill):
 
 
 def test_yes_or_no_is_asked_once(tokenizer):
-    """One answer per history, about as often yes as no: yes is said of the item that is more like the history."""
+    """One answer per history, about as often yes as no: yes is said of the item that is more like what the user liked."""
     batch = _generator(tokenizer).batch(Plan(items=(4, 4), history=(3, 3), questions=3).only("yes_no"), 8000)
     yes, no = (tokenizer.convert_tokens_to_ids(word) for word in ("ĠYes", "ĠNo"))
     said, like = [], []
@@ -90,6 +91,28 @@ def test_yes_or_no_is_asked_once(tokenizer):
     said, like = np.array(said), np.array(like)
     assert 0.35 < said.mean() < 0.65
     assert np.median(like[said]) > np.quantile(like[~said], 0.9)
+
+
+def test_a_yes_is_said_of_what_is_like_the_liked_items(tokenizer):
+    """Where notes stand behind the history's items, those disliked say nothing of the answer."""
+    generator, plan = _generator(tokenizer), Plan(items=(4, 4), history=(6, 6)).only("yes_no")
+    notes = [[generator.pool.text(note) for kind in phrases.NOTES for note in kind[like]] for like in (0, 1)]
+    bracket = len(generator.pool.text(phrases.APART[1]))  # one may stand before the note
+    said, alike = [], {0: [], 1: []}
+    for batch in (generator.batch(plan, 8000) for _ in range(8)):
+        for row, ids in enumerate(batch.ids.tolist()):
+            slots = np.flatnonzero(batch.slots[row])
+            vectors = batch.vectors[batch.slots[row, slots] - 1]
+            noted = [[any(ids[slot + skip :][: len(note)] == note for note in kind for skip in (1, 1 + bracket))
+                      for slot in slots[:-1]] for kind in notes]
+            if not all(map(any, noted)):
+                continue
+            assert np.add(*noted, dtype=int).tolist() == [1] * 6  # every item has one of them
+            said.append(ids[np.flatnonzero(batch.answers[row])[0]] == generator.yes[0])
+            for like in (0, 1):
+                alike[like].append(float(vectors[-1] @ vectors[:-1][noted[like]].mean(0)))
+    assert len(said) > 100
+    assert roc_auc_score(said, alike[1]) > 0.9 and abs(roc_auc_score(said, alike[0]) - 0.5) < 0.2
 
 
 def test_history_answer_is_nearest_to_the_decayed_mean(tokenizer):
