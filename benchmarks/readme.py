@@ -35,6 +35,12 @@ def is_earlier(record: dict) -> bool:
     return llm is not None and llm["name"] == "builtin" and llm["sha256"] != weights_hash("builtin")
 
 
+def earlier_rows(folder: Path, board: dict) -> str:
+    """What a page of docs/leaderboards/ says of the rows that :func:`is_earlier` marks in README."""
+    names = [row["name"] for row in board["rows"] if any(is_earlier(read_result(folder / file)) for file in row["files"])]
+    return f"\nMade with the built-in LLM before the present one: {', '.join(names)}.\n" if names else ""
+
+
 def line(row: dict, metrics: list[str], main: str, earlier: bool) -> str:
     """One row of a table; ``earlier`` marks it."""
     against, cost = row["vs_reference"], row["cost"]
@@ -94,7 +100,7 @@ def main(folder: str | None = None) -> None:
     tables = stored_tables(old)
     for dataset, protocol in found:
         board = build_board(folder, dataset, protocol, stored_options(folder, dataset, protocol))
-        (PAGES / f"{dataset}.{protocol}.md").write_text(markdown(board), encoding="utf-8")
+        (PAGES / f"{dataset}.{protocol}.md").write_text(markdown(board) + earlier_rows(folder, board), encoding="utf-8")
         tables[dataset, protocol] = table(folder, board, every_row=(dataset, protocol) == FIRST)
     order = sorted(tables, key=lambda pair: (pair[1], pair != FIRST, pair))
     tables = "\n\n".join(tables[pair] for pair in order)

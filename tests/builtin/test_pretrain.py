@@ -306,6 +306,22 @@ def test_a_longer_residual_stream_computes_the_same(tokenizer, monkeypatch):
     assert found[0].std() > 0.1
 
 
+@pytest.mark.parametrize("size", build.SIZES)
+def test_the_spaces_of_the_start_do_not_overlap(size):
+    """Who writes in one space is not heard in another; second pieces come back as they went in, and say neither yes nor no."""
+    shape = build.SIZES[size]
+    plan = circuits.Layout(shape["hidden_size"], shape["head_dim"], 0)
+    signs = torch.stack([plan.slot_axis, plan.flag, plan.word, plan.start, plan.opening, plan.mark, plan.candidate,
+                         plan.following, plan.text, plan.user, plan.index])
+    spaces = [signs, plan.token, plan.second, plan.previous, plan.vector]
+    for i, one in enumerate(spaces):
+        for other in spaces[i + 1 :]:
+            assert (one @ other.T).abs().max() < 1e-5
+    back = plan.second @ plan.second.T  # what is stored of a piece, read again: a projection that leaves `answer` out
+    torch.testing.assert_close(back @ back, back, rtol=0, atol=1e-5)
+    assert back.trace() > 0.4 * (plan.token @ plan.token.T).trace() and (back @ plan.token @ plan.answer).abs().max() < 1e-5
+
+
 def test_structured_start_copies_by_two_tokens(tokenizer):
     """Untrained: after "a b" comes what came after "a b" before, not what came after another "b"."""
     run = Pretraining(replace(MICRO, size="base"), tokenizer=tokenizer)
