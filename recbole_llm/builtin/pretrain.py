@@ -1,7 +1,7 @@
 """Makes the built-in model from nothing: ``python -m recbole_llm.builtin.pretrain --out DIR --steps N --size base``.
 
 Generated prompts only (:mod:`recbole_llm.builtin.tasks`), in stages from short and exact to long and noisy. The loss
-is on answers alone, several per sequence; in the end a few weights go back to the start (``RETURNED``). Every
+is on answers alone, several per sequence; in the end embeddings, norms and some attention go back to the start (``RETURNED``). Every
 number of steps is a whole run: stages and learning rate are shares of it, so the same seed and steps give the same
 model, also over an interruption (``--minutes``, then ``--resume``). ``curve.csv`` holds the loss of every step,
 ``validation.csv`` each skill on held-out questions as the run goes, ``skills.json`` on more of them in the end.
