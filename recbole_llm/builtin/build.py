@@ -29,6 +29,15 @@ def flag_tokens(tokenizer) -> list[int]:
     return sorted({ids[0] for ids in split if len(ids) == 1})
 
 
+def known_words(tokenizer) -> circuits.Words:
+    """What the structured start must know of the vocabulary."""
+    ids = tokenizer.convert_tokens_to_ids
+    return circuits.Words(
+        openers=flag_tokens(tokenizer), marks=ids([",", ".", ":", "?", "Ġis", "Ġare", "Ġtitles"]), stop=ids("."),
+        yes_no=tuple(ids(["ĠYes", "ĠNo"])), digits=ids(list("0123456789")),
+    )  # fmt: skip
+
+
 def build_model(size: str, tokenizer, seed: int, structured: bool = True) -> LlamaForCausalLM:
     """A Llama of a named size with random weights, or with the structured start of ``circuits``.
 
@@ -49,9 +58,7 @@ def build_model(size: str, tokenizer, seed: int, structured: bool = True) -> Lla
     with torch.no_grad():
         model.model.embed_tokens.weight.normal_(0.0, hidden**-0.5)  # rows of unit norm, as the projectors give
     if structured:
-        marks = [tokenizer.convert_tokens_to_ids(mark) for mark in (",", ".", ":", "?", "Ġis", "Ġare", "Ġtitles")]
-        yes_no = tuple(tokenizer.convert_tokens_to_ids(word) for word in ("ĠYes", "ĠNo"))
-        circuits.install(model, seed, flag_tokens(tokenizer), marks, tokenizer.convert_tokens_to_ids("."), yes_no)
+        circuits.install(model, seed, known_words(tokenizer))
     return model
 
 

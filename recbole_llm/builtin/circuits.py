@@ -8,11 +8,14 @@ head's dimensions almost still over a prompt's length; those carry content, the 
               head 3       at slots: the title's last piece once more
               head 4       "three back stood a slot": flags the second piece of a title
     layer 1   head 0       how many slots there were so far
+              head 1       two behind a slot: the last piece of its title, as where no slot stands between
               head 2       a bag of the last few tokens, kept in each slot: it gathers its title
               heads 3, 4   the title's first and second piece, gathered in each slot
     layer 2   head 0       taste: the mean of the slots that are not flagged (the history), each weighing .6 of the next
               head 2       and the user's vector, where one stands first: both together find more than either
               head 1       at slots: "I am a candidate", of the same length for all
+              head 3       after the end of a title: how the one begins that follows it in a list
+              head 4       after a number: how the title behind that number begins
     layer 3   head 0       match: candidates similar to the taste; reads out what they gathered, so how they begin
               heads 1, 2   after the first piece: the candidate like the taste that begins so; reads out its second piece.
                            A head has too few dimensions to compare vectors and pieces: each sees a share of the vectors
@@ -33,6 +36,7 @@ robust (measured: LOG.md):
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
@@ -44,6 +48,7 @@ TEXT = 0.5  # of a token's embedding along `text`
 BOTH = 0.625  # share of a head's dimensions that compare vectors, where it compares pieces as well
 BEFORE = 200.0  # slots that the first token weighs as much as where slots are counted: many, so that the share grows evenly
 LISTED = 0.69  # a candidate's sign, as a share of a slot's constant part (measured in click prompts: its length varies)
+READ_OUT = 20.0  # how far a title asked for by its place is read out: nothing above outweighs it
 LOGITS = 1.5  # gain of the last norm: copies are sure
 
 
@@ -110,6 +115,17 @@ class _Heads:
         self.attention.o_proj.weight[:, rows] = write * strength / math.sqrt(read.shape[1] / 3)
 
 
+@dataclass(frozen=True)
+class Words:
+    """Token ids that the start knows."""
+
+    openers: list[int]  # of a candidate list
+    marks: list[int]  # punctuation, and what stands in its place
+    stop: int  # the full stop
+    yes_no: tuple[int, int]
+    digits: list[int]
+
+
 class Layout:
     """Who writes where in the residual stream; all follows from ``seed``.
 
@@ -119,7 +135,8 @@ class Layout:
     here; ``slot`` reads it as length 1), ``flag`` (a candidate list has begun), ``candidate`` (a slot of it), ``word``
     (this token begins one), ``start`` (the first token), ``user`` (the one after it: a slot there is the user's), ``text``
     (any token but the first), ``opening`` and ``following`` (first and second piece of a title), ``mark`` (punctuation),
-    ``index`` (how many slots there were so far). ``answer``, a direction of ``token``: what tells yes from no.
+    ``index`` (how many slots there were so far), ``end`` (a title's end token). ``answer``, a direction of ``token``: what tells
+    yes from no.
     """
 
     def __init__(self, hidden: int, head_dim: int, seed: int):
@@ -129,11 +146,11 @@ class Layout:
         self.mark, self.candidate, self.following, self.text, self.user = axes[5:10]
         self.slot = self.slot_axis / SLOT
         content = 2 * (head_dim // 2 - 2 - round(FAST * (head_dim // 2)))
-        self.index = axes[-1]
-        vector = min(content, 64, (hidden - 11) // 3)  # 64: RecBole's usual width, kept whole where a head can compare it
-        token = min(head_dim - 2, (hidden - 11 - vector) * 2 // 5)
-        narrow = hidden - 11 - vector - 2 * token  # for second pieces: what is left
-        spaces = list(axes[10:-1].split([vector, token, token, narrow]))
+        self.index, self.end = axes[-2:].flip(0)
+        vector = min(content, 64, (hidden - 12) // 3)  # 64: RecBole's usual width, kept whole where a head can compare it
+        token = min(head_dim - 2, (hidden - 12 - vector) * 2 // 5)
+        narrow = hidden - 12 - vector - 2 * token  # for second pieces: what is left
+        spaces = list(axes[10:-2].split([vector, token, token, narrow]))
         self.answer = spaces[1][0]
         before = _orthonormal(token, token, generator) @ spaces[2]
         inside = functional.pad(_orthonormal(narrow, token - 1, generator).T, (0, 0, 1, 0))  # [token, narrow], not of `answer`
@@ -163,13 +180,13 @@ def layout(config, seed: int) -> Layout:
     return Layout(config.hidden_size, config.head_dim, seed)
 
 
-def _embeddings(model, plan: Layout, flag_tokens: list[int], marks: list[int], yes_no: tuple[int, int]) -> None:
+def _embeddings(model, plan: Layout, words: Words) -> None:
     """Ordinary tokens live in ``token``; words that open a candidate list, and the first token, carry a sign.
 
     So do yes and no, which differ in nothing else: a title that is read out before an answer speaks for neither.
     """
     weight = model.model.embed_tokens.weight
-    yes, no = yes_no
+    yes, no = words.yes_no
     inside = weight @ plan.token.T @ plan.token
     inside -= torch.outer(inside @ plan.answer, plan.answer)
     inside /= inside.norm(dim=1, keepdim=True)
@@ -177,8 +194,9 @@ def _embeddings(model, plan: Layout, flag_tokens: list[int], marks: list[int], y
     inside[yes], inside[no] = inside[yes] + plan.answer, inside[no] - plan.answer
     weight.copy_(inside / inside.norm(dim=1, keepdim=True))
     weight += TEXT * plan.text
-    weight[flag_tokens] += plan.word
-    weight[marks] += plan.mark
+    weight[words.openers] += plan.word
+    weight[words.marks] += plan.mark
+    weight[model.config.eos_token_id] += plan.end
     weight[model.config.bos_token_id] = FIRST * plan.start
 
 
@@ -220,9 +238,16 @@ def _look_back(layer: _Heads, plan: Layout, stop: torch.Tensor) -> None:
 
 
 def _gather(layer: _Heads, plan: Layout) -> None:
-    """Layer 1: slots are counted; at slots only (elsewhere the heads rest on the first token), the title before."""
-    for head in (0, 2, 3, 4):
+    """Layer 1: slots are counted; at slots only (elsewhere the heads rest on the first token), the title before.
+
+    Where a title begins behind a slot, the last piece before that slot is brought to where ``before`` holds it in plain lists.
+    """
+    for head in range(5):
         layer.quiet(head)
+    layer.position(1, 2, 80.0, range(round(0.22 * layer.half)))
+    layer.switch(1, 500 * plan.slot + 80 * plan.start, layer.unit)
+    layer.rest(1, plan.start, 2 * plan.opening - 3 * plan.mark - 3 * plan.word, 200 * layer.unit)
+    layer.copy(1, plan.previous, plan.before.T, 1.0)
     layer.switch(0, -500 * plan.text + math.log(BEFORE) * plan.start, layer.unit)
     _sign(layer, 0, plan, plan.slot, plan.index, 0.06 * BEFORE)  # little: what is written here, all positions carry
     layer.position(2, 3.0, 8.0, range(1, round(0.22 * layer.half)))
@@ -244,21 +269,41 @@ def _taste(layer: _Heads, plan: Layout) -> None:
     layer.copy(0, plan.vector, plan.vector.T, 1.0)
     layer.quiet(2)
     layer.switch(2, -500 * plan.text + 100 * plan.user, layer.unit)
-    layer.copy(2, plan.vector, plan.vector.T, 0.5)
+    layer.copy(2, plan.vector, plan.vector.T, 0.2)
     layer.quiet(1)
     layer.switch(1, plan.word, 100 * layer.unit)
     layer.rest(1, plan.start, 2 * plan.slot, 120 * layer.unit)
     _sign(layer, 1, plan, plan.word, plan.candidate, 5.0)
 
 
+def _lists(layer: _Heads, plan: Layout, digits: torch.Tensor) -> None:
+    """Layer 2: titles asked for by their place in a list, not by vectors. ``digits [10, hidden]``: their embeddings.
+
+    The heads rest at slots and before choices: what they write is so long that a position that heard it by chance would
+    count as no text, and be looked at as slots are.
+    """
+    layer.quiet(3)
+    layer.match(3, plan.words_inner @ plan.previous, plan.words_inner @ plan.before, 12.0)
+    layer.switch(3, 60 * plan.opening - 60 * plan.mark, layer.unit)
+    layer.rest(3, plan.start, 4 * plan.end, 500 * layer.unit)
+    layer.copy(3, plan.token, plan.token.T, READ_OUT)
+    basis = torch.linalg.qr((digits @ plan.token.T).T).Q.T  # [10, head_dim]: of a token before, as far as it is a digit
+    basis = functional.pad(basis, (0, 0, 0, len(layer.content) - len(basis)))
+    layer.quiet(4)
+    layer.match(4, basis @ plan.previous, basis @ plan.previous, 8.0)
+    layer.switch(4, 60 * plan.start - 100 * plan.mark, layer.unit)
+    layer.rest(4, plan.start, -20 * plan.slot, 60 * layer.unit, always=False)
+    layer.copy(4, plan.token, plan.token.T, READ_OUT)
+
+
 def _match(layer: _Heads, plan: Layout) -> None:
     """Layer 3: the candidate like the taste; how it begins (before an answer), then its second piece."""
-    others = -500 * plan.text - 60 * plan.user
+    others = -2000 * plan.text - 60 * plan.user
     layer.quiet(0)
-    layer.match(0, plan.alike @ plan.vector, plan.alike @ plan.vector, 4.0)
+    layer.match(0, plan.alike @ plan.vector, plan.alike @ plan.vector, 3.0)
     layer.switch(0, others + 19 * plan.candidate, layer.unit)
     layer.rest(0, plan.start, plan.mark, 120 * layer.unit)
-    layer.copy(0, plan.token, plan.token.T, 12.5)
+    layer.copy(0, plan.token, plan.token.T, 15.0)
     for head, share in enumerate(plan.shares, start=1):
         both = share @ plan.vector + 2.5 * plan.piece @ plan.token
         layer.quiet(head)
@@ -316,25 +361,23 @@ def _lengthen(model, factor: float) -> None:
 
 
 @torch.no_grad()
-def install(model, seed: int, flag_tokens: list[int], marks: list[int], stop: int, yes_no: tuple[int, int]) -> None:
-    """Write the heads of the module docstring into a freshly built Llama of at least 5 layers and 5 heads.
-
-    Token ids: words that open a candidate list, punctuation, of this the full stop; yes and no.
-    """
+def install(model, seed: int, words: Words) -> None:
+    """Write the heads of the module docstring into a freshly built Llama of at least 5 layers and 5 heads."""
     config = model.config
     plan, theta = layout(config, seed), config.rope_parameters["rope_theta"]
     layers = [_Heads(layer, config.head_dim, theta) for layer in model.model.layers]
-    _embeddings(model, plan, flag_tokens, marks, yes_no)
-    words = model.model.embed_tokens.weight
+    _embeddings(model, plan, words)
+    embedded = model.model.embed_tokens.weight
     for layer in model.model.layers:  # nothing random is written: RMSNorm would mix it into every score
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
-    others = words[[mark for mark in marks if mark != stop]] @ plan.token.T
-    _look_back(layers[0], plan, torch.linalg.pinv(torch.cat([words[stop][None] @ plan.token.T, others]))[:, 0] @ plan.token)
+    marks = embedded[[words.stop, *(mark for mark in words.marks if mark != words.stop)]] @ plan.token.T
+    _look_back(layers[0], plan, torch.linalg.pinv(marks)[:, 0] @ plan.token)
     _gather(layers[1], plan)
     _taste(layers[2], plan)
+    _lists(layers[2], plan, embedded[words.digits])
     _match(layers[3], plan)
-    _induction(layers[3], plan, words[config.eos_token_id])
+    _induction(layers[3], plan, embedded[config.eos_token_id])
     _answer(layers[4], plan)
     model.model.norm.weight *= LOGITS
     _lengthen(model, LENGTH)

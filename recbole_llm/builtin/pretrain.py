@@ -1,10 +1,11 @@
 """Makes the built-in model from nothing: ``python -m recbole_llm.builtin.pretrain --out DIR --steps N --size base``.
 
 Generated prompts only (:mod:`recbole_llm.builtin.tasks`), in stages from short and exact to long and noisy. The loss
-is on answers alone, several per sequence; in the end embeddings, norms and some attention go back to the start (``RETURNED``). Every
-number of steps is a whole run: stages and learning rate are shares of it, so the same seed and steps give the same
-model, also over an interruption (``--minutes``, then ``--resume``). ``curve.csv`` holds the loss of every step,
-``validation.csv`` each skill on held-out questions as the run goes, ``skills.json`` on more of them in the end.
+is on answers alone, several per sequence; in the end embeddings, norms and some attention go back to the start
+(``RETURNED``), and the threshold between yes and no is set anew. Every number of steps is a whole run: stages and learning
+rate are shares of it, so the same seed and steps give the same model, also over an interruption (``--minutes``, then
+``--resume``). ``curve.csv`` holds the loss of every step, ``validation.csv`` each skill on held-out questions as the run
+goes, ``skills.json`` on more of them in the end.
 """
 
 from __future__ import annotations
@@ -172,6 +173,31 @@ class Pretraining:
                 weight.copy_(start[name])
         self.mark_item()
 
+    @torch.no_grad()
+    def balance(self, batches: int = 4) -> None:
+        """Move the threshold between yes and no until half of the answers are yes, as half of the questions ask for.
+
+        What goes back to the start takes the threshold with it. Yes and no differ in one direction, which no other token hears:
+        a bias along it moves nothing else.
+        """
+        plan = STAGES[-1][1].only("yes_no")
+        plan = replace(plan, history=(plan.history[1], plan.history[1]))  # as long as most prompts show: what is unsure shifts with it
+        drawn = [self.generator.batch(plan, self.settings.tokens) for _ in range(batches)]
+        bias = self.model.model.layers[-1].self_attn.o_proj.bias
+        answer = circuits.layout(self.model.config, self.settings.seed).answer.to(self.device)
+        before, low, high = bias.clone(), -circuits.LENGTH, circuits.LENGTH
+        for _ in range(10):
+            shift = (low + high) / 2
+            bias.copy_(before + shift * answer)
+            said = torch.cat([self._yes(batch) for batch in drawn])
+            low, high = (low, shift) if said.float().mean() > 0.5 else (shift, high)
+
+    def _yes(self, batch) -> torch.Tensor:
+        """Of each question of a batch, whether yes is likelier than no."""
+        logits, targets, *_ = forward(self.model, self.projectors, batch, 0, self.device)
+        yes, no = (self.tokenizer.convert_tokens_to_ids(word) for word in ("ĠYes", "ĠNo"))
+        return (logits[:, yes] > logits[:, no])[(targets == yes) | (targets == no)]
+
     def save(self, folder: Path) -> None:
         """Write everything that :meth:`resume` needs."""
         state.save(folder, self.parts, self.optimizer, {
@@ -269,6 +295,7 @@ def main(arguments: list[str] | None = None) -> None:
     run.mark_item()
     if settings.structured and run.step == settings.steps:
         run.go_back()
+        run.balance()
     run.export(args.out)
     if not run.step:  # --steps 0: only the start, e.g. random weights to compare with
         return

@@ -302,7 +302,7 @@ def test_a_longer_residual_stream_computes_the_same(tokenizer, monkeypatch):
         monkeypatch.setattr(circuits, "LENGTH", length)
         with torch.no_grad():
             found.append(build.build_model("tiny", tokenizer, 0)(ids).logits)
-    torch.testing.assert_close(*found, rtol=1e-3, atol=5e-3)  # scores of some hundreds round in float32
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-2)  # scores of some hundreds round in float32
     assert found[0].std() > 0.1
 
 
@@ -330,6 +330,74 @@ def test_structured_start_copies_by_two_tokens(tokenizer):
     with torch.no_grad():
         logits = run.model(ids).logits[0, -1]
     assert logits[c] > logits[e] + 2 and logits[c] > logits[[a, b, d, f]].max()
+
+
+@pytest.mark.parametrize("slotted", [True, False])
+def test_structured_start_goes_on_with_a_list(tokenizer, slotted):
+    """Untrained: after the end of a title comes the one behind it, whether slots stand between them or not."""
+    run = Pretraining(replace(MICRO, size="base"), tokenizer=tokenizer)
+    comma, colon = (tokenizer.convert_tokens_to_ids(mark) for mark in (",", ":"))
+    titles = torch.randperm(2000, generator=torch.Generator().manual_seed(0))[:30].view(10, 3) + 600
+    ids, slot = [tokenizer.bos_token_id, 900], [0, 0]
+    for number, title in enumerate(titles.tolist(), start=1):
+        ids, slot = ids + title, slot + [0] * 3
+        if slotted:
+            ids, slot = [*ids, 0], [*slot, number]
+        ids, slot = [*ids, comma], [*slot, 0]
+    ids, slot = [*ids, 901, colon], [*slot, 0, 0]
+    vectors, right = torch.randn(10, 64, generator=torch.Generator().manual_seed(0)), []
+    for i, title in enumerate(titles[:-1].tolist()):
+        ids, slot = [*ids, *title, tokenizer.eos_token_id], [*slot, 0, 0, 0, 0]
+        embedded = slots.embed(run.model, torch.tensor([ids]), torch.tensor([slot]), run.projectors(vectors, 0))
+        with torch.no_grad():
+            right.append(int(run.model(inputs_embeds=embedded).logits[0, -1, titles[:, 0]].argmax()) == i + 1)
+    assert np.mean(right) > 0.8, right  # chance .1
+
+
+def test_structured_start_finds_the_title_behind_a_number(tokenizer):
+    run = Pretraining(replace(MICRO, size="base"), tokenizer=tokenizer)
+    listed = " 1 Alpha River, 2 Stone Garden, 3 Quiet Moon, 4 Paper Kings, 5 Winter Road, 6 Glass Island"
+    firsts, found = [tokenizer(f" {title.split()[1]}")["input_ids"][0] for title in listed.split(",")], []
+    for i in range(6):
+        ids = tokenizer(f"Titles:{listed}. Number {i + 1}:", add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logits = run.model(torch.tensor([[tokenizer.bos_token_id, *ids]])).logits[0, -1]
+        found.append(int(logits[firsts].argmax()))
+    assert found == list(range(6))
+
+
+def test_heads_for_lists_rest_where_vectors_decide(tokenizer):
+    """Untrained, layer 2, heads 3 and 4: they look at the first token from slots and where a title is to be chosen."""
+    run = Pretraining(replace(MICRO, size="base"), tokenizer=tokenizer)
+    run.model.set_attn_implementation("eager")
+    batch = run.generator.batch(replace(probe.HARD, questions=1).only("history"), 3000)
+    projected = run.projectors(torch.as_tensor(batch.vectors), 0)
+    embedded = slots.embed(run.model, torch.as_tensor(batch.ids), torch.as_tensor(batch.slots), projected)
+    with torch.no_grad():
+        attention = run.model.model(inputs_embeds=embedded, output_attentions=True).attentions[2][:, 3:5, :, 0]
+    chosen = torch.as_tensor((batch.answers[:, 1:] > 0) & (batch.answers[:, :-1] == 0))
+    resting = attention.transpose(1, 2)  # [rows, tokens, heads]
+    assert resting[torch.as_tensor(batch.slots) > 0].min() > 0.9 and resting[:, :-1][chosen].min() > 0.9
+
+
+def test_half_of_the_answers_are_yes_after_a_run(tokenizer):
+    """A threshold far off is found again, on other questions than it was set on; how titles compare stays."""
+    run = Pretraining(replace(MICRO, size="base", tokens=3000), tokenizer=tokenizer)
+    bias, batch = run.model.model.layers[-1].self_attn.o_proj.bias, probe.held_out(tokenizer).batch(probe.HARD.only("yes_no"), 6000)
+    titles = run.generator.batch(probe.HARD.only("history"), 2000)
+
+    @torch.no_grad()
+    def state() -> tuple[float, torch.Tensor]:
+        logits, _, rivals, _ = probe.forward(run.model, run.projectors, titles, 0, run.device)
+        return float(run._yes(batch).float().mean()), logits.gather(1, rivals.clamp_min(0)).masked_fill(rivals < 0, -torch.inf)
+
+    with torch.no_grad():
+        bias += 0.6 * circuits.LENGTH * circuits.layout(run.model.config, MICRO.seed).answer
+    off, before = state()
+    run.balance(batches=2)
+    mended, after = state()
+    assert off > 0.85 and 0.3 < mended < 0.7, (off, mended)
+    assert (after.argmax(1) == before.argmax(1)).float().mean() > 0.97
 
 
 def test_flags_are_words_that_open_a_candidate_list(tokenizer):
