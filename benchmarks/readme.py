@@ -38,7 +38,7 @@ def is_earlier(record: dict) -> bool:
 def earlier_rows(folder: Path, board: dict) -> str:
     """What a page of docs/leaderboards/ says of the rows that :func:`is_earlier` marks in README."""
     names = [row["name"] for row in board["rows"] if any(is_earlier(read_result(folder / file)) for file in row["files"])]
-    return f"\nMade with the built-in LLM before the present one: {', '.join(names)}.\n" if names else ""
+    return f"\nMade with an earlier built-in LLM: {', '.join(names)}.\n" if names else ""
 
 
 def line(row: dict, metrics: list[str], main: str, earlier: bool) -> str:
@@ -68,7 +68,7 @@ def table(folder: Path, board: dict, every_row: bool) -> str:
     facts.append("; ".join(sorted({record["device"] for record in records})))
     facts.append("commit " + ", ".join(sorted({record["commit"][:7] for record in records})))
     if any(earlier):
-        facts.append("†: made with the built-in LLM before the present one")
+        facts.append("†: made with an earlier built-in LLM")
     metrics = [name for name in SHOWN[protocol] if name in board["metrics"]]
     head = ["", "model", "seeds", *metrics, f"{board['main']} vs {board['reference']}", "trained", "CRM + train + test, s"]
     rows = [line(row, metrics, board["main"], old) for row, old in zip(shown, earlier, strict=True)]
