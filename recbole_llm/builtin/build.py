@@ -33,7 +33,7 @@ def known_words(tokenizer) -> circuits.Words:
     """What the structured start must know of the vocabulary."""
     ids = tokenizer.convert_tokens_to_ids
     return circuits.Words(
-        openers=flag_tokens(tokenizer), marks=ids([",", ".", ":", "?", "Ġis", "Ġare", "Ġtitles"]), stop=ids("."),
+        openers=flag_tokens(tokenizer), marks=ids([",", ".", ":", "?", "Ġis", "Ġare", "Ġtitles"]), stop=ids("."), colon=ids(":"),
         yes_no=tuple(ids(["ĠYes", "ĠNo"])), digits=ids(list("0123456789")),
     )  # fmt: skip
 

@@ -122,6 +122,7 @@ class Words:
     openers: list[int]  # of a candidate list
     marks: list[int]  # punctuation, and what stands in its place
     stop: int  # the full stop
+    colon: int
     yes_no: tuple[int, int]
     digits: list[int]
 
@@ -246,7 +247,7 @@ def _gather(layer: _Heads, plan: Layout) -> None:
         layer.quiet(head)
     layer.position(1, 2, 80.0, range(round(0.22 * layer.half)))
     layer.switch(1, 500 * plan.slot + 80 * plan.start, layer.unit)
-    layer.rest(1, plan.start, 2 * plan.opening - 3 * plan.mark - 3 * plan.word, 200 * layer.unit)
+    layer.rest(1, plan.start, 0.6 * plan.opening - 3 * plan.mark - 3 * plan.word, 200 * layer.unit)  # a comma opens half as much
     layer.copy(1, plan.previous, plan.before.T, 1.0)
     layer.switch(0, -500 * plan.text + math.log(BEFORE) * plan.start, layer.unit)
     _sign(layer, 0, plan, plan.slot, plan.index, 0.06 * BEFORE)  # little: what is written here, all positions carry
@@ -276,11 +277,12 @@ def _taste(layer: _Heads, plan: Layout) -> None:
     _sign(layer, 1, plan, plan.word, plan.candidate, 5.0)
 
 
-def _lists(layer: _Heads, plan: Layout, digits: torch.Tensor) -> None:
-    """Layer 2: titles asked for by their place in a list, not by vectors. ``digits [10, hidden]``: their embeddings.
+def _lists(layer: _Heads, plan: Layout, digits: torch.Tensor, colon: torch.Tensor) -> None:
+    """Layer 2: titles asked for by their place in a list, not by vectors. ``digits [10, hidden]``: their embeddings;
+    ``colon [hidden]`` reads a colon as 1 and other marks as 0.
 
-    The heads rest at slots and before choices: what they write is so long that a position that heard it by chance would
-    count as no text, and be looked at as slots are.
+    The heads rest but after an end token and at a colon behind a digit: what they write is so long that a position that
+    heard it by chance would hardly count as text, and be looked at as slots are.
     """
     layer.quiet(3)
     layer.match(3, plan.words_inner @ plan.previous, plan.words_inner @ plan.before, 12.0)
@@ -290,20 +292,20 @@ def _lists(layer: _Heads, plan: Layout, digits: torch.Tensor) -> None:
     basis = torch.linalg.qr((digits @ plan.token.T).T).Q.T  # [10, head_dim]: of a token before, as far as it is a digit
     basis = functional.pad(basis, (0, 0, 0, len(layer.content) - len(basis)))
     layer.quiet(4)
-    layer.match(4, basis @ plan.previous, basis @ plan.previous, 8.0)
-    layer.switch(4, 60 * plan.start - 100 * plan.mark, layer.unit)
-    layer.rest(4, plan.start, -20 * plan.slot, 60 * layer.unit, always=False)
+    layer.match(4, basis @ plan.previous, basis @ plan.previous, 16.0)
+    layer.switch(4, 60 * plan.start - 400 * plan.mark, layer.unit)
+    layer.rest(4, plan.start, 0.5 * colon - 20 * plan.slot, 400 * layer.unit)
     layer.copy(4, plan.token, plan.token.T, READ_OUT)
 
 
 def _match(layer: _Heads, plan: Layout) -> None:
     """Layer 3: the candidate like the taste; how it begins (before an answer), then its second piece."""
-    others = -2000 * plan.text - 60 * plan.user
+    others = -500 * plan.text - 60 * plan.user
     layer.quiet(0)
-    layer.match(0, plan.alike @ plan.vector, plan.alike @ plan.vector, 3.0)
+    layer.match(0, plan.alike @ plan.vector, plan.alike @ plan.vector, 3.5)
     layer.switch(0, others + 19 * plan.candidate, layer.unit)
     layer.rest(0, plan.start, plan.mark, 120 * layer.unit)
-    layer.copy(0, plan.token, plan.token.T, 15.0)
+    layer.copy(0, plan.token, plan.token.T, 13.5)
     for head, share in enumerate(plan.shares, start=1):
         both = share @ plan.vector + 2.5 * plan.piece @ plan.token
         layer.quiet(head)
@@ -371,11 +373,12 @@ def install(model, seed: int, words: Words) -> None:
     for layer in model.model.layers:  # nothing random is written: RMSNorm would mix it into every score
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
-    marks = embedded[[words.stop, *(mark for mark in words.marks if mark != words.stop)]] @ plan.token.T
-    _look_back(layers[0], plan, torch.linalg.pinv(marks)[:, 0] @ plan.token)
+    order = [words.stop, words.colon, *(mark for mark in words.marks if mark not in (words.stop, words.colon))]
+    stop, colon = torch.linalg.pinv(embedded[order] @ plan.token.T).T[:2] @ plan.token  # read one mark as 1, the others as 0
+    _look_back(layers[0], plan, stop)
     _gather(layers[1], plan)
     _taste(layers[2], plan)
-    _lists(layers[2], plan, embedded[words.digits])
+    _lists(layers[2], plan, embedded[words.digits], colon)
     _match(layers[3], plan)
     _induction(layers[3], plan, embedded[config.eos_token_id])
     _answer(layers[4], plan)

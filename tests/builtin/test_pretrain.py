@@ -380,6 +380,19 @@ def test_heads_for_lists_rest_where_vectors_decide(tokenizer):
     assert resting[torch.as_tensor(batch.slots) > 0].min() > 0.9 and resting[:, :-1][chosen].min() > 0.9
 
 
+def test_a_choice_stays_open_where_no_slot_stands(tokenizer):
+    """Untrained: a title among 20 costs what chance costs, ln 20 nats, also where titles hold digits and colons."""
+    run, nats = Pretraining(replace(MICRO, size="base"), tokenizer=tokenizer), []
+    generator = probe.held_out(tokenizer)
+    for _ in range(2):
+        batch = generator.batch(probe.HARD.only("words"), 4000)
+        with torch.no_grad():
+            logits, targets, rivals, numbers = probe.forward(run.model, run.projectors, batch, 0, run.device)
+        each = pretrain.log_probs(logits, targets, rivals.clamp_min(0), rivals >= 0)
+        nats += [-float(each[numbers == number].sum()) for number in numbers.unique()]
+    assert np.mean(nats) < np.log(20) + 0.3, np.mean(nats)  # 4.5 where a head for lists did not rest
+
+
 def test_half_of_the_answers_are_yes_after_a_run(tokenizer):
     """A threshold far off is found again, on other questions than it was set on; how titles compare stays."""
     run = Pretraining(replace(MICRO, size="base", tokens=3000), tokenizer=tokenizer)
