@@ -182,7 +182,7 @@ def layout(config, seed: int) -> Layout:
 
 
 def _embeddings(model, plan: Layout, words: Words) -> None:
-    """Ordinary tokens live in ``token``; words that open a candidate list, and the first token, carry a sign.
+    """Ordinary tokens live in ``token``; words that open a candidate list, marks, the end token and the first carry a sign.
 
     So do yes and no, which differ in nothing else: a title that is read out before an answer speaks for neither.
     """

@@ -25,7 +25,7 @@ import torch
 from torch.nn import functional
 
 from recbole_llm.builtin import circuits, state
-from recbole_llm.builtin.build import build_model, export, write_json, write_text
+from recbole_llm.builtin.build import build_model, export, known_words, write_json, write_text
 from recbole_llm.builtin.probe import HARD, chosen_right, forward, probe, validate
 from recbole_llm.builtin.sequences import SKILLS
 from recbole_llm.builtin.slots import Projectors, save_projectors
@@ -178,7 +178,7 @@ class Pretraining:
         """Move the threshold between yes and no until half of the answers are yes, as half of the questions ask for.
 
         What goes back to the start takes the threshold with it. Yes and no differ in one direction, which no other token hears:
-        a bias along it moves nothing else.
+        a bias along it moves other logits only by the last norm.
         """
         plan = STAGES[-1][1].only("yes_no")
         plan = replace(plan, history=(plan.history[1], plan.history[1]))  # as long as most prompts show: what is unsure shifts with it
@@ -195,7 +195,7 @@ class Pretraining:
     def _yes(self, batch) -> torch.Tensor:
         """Of each question of a batch, whether yes is likelier than no."""
         logits, targets, *_ = forward(self.model, self.projectors, batch, 0, self.device)
-        yes, no = (self.tokenizer.convert_tokens_to_ids(word) for word in ("ĠYes", "ĠNo"))
+        yes, no = known_words(self.tokenizer).yes_no
         return (logits[:, yes] > logits[:, no])[(targets == yes) | (targets == no)]
 
     def save(self, folder: Path) -> None:

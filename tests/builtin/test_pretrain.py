@@ -312,7 +312,7 @@ def test_the_spaces_of_the_start_do_not_overlap(size):
     shape = build.SIZES[size]
     plan = circuits.Layout(shape["hidden_size"], shape["head_dim"], 0)
     signs = torch.stack([plan.slot_axis, plan.flag, plan.word, plan.start, plan.opening, plan.mark, plan.candidate,
-                         plan.following, plan.text, plan.user, plan.index])
+                         plan.following, plan.text, plan.user, plan.index, plan.end])
     spaces = [signs, plan.token, plan.second, plan.previous, plan.vector]
     for i, one in enumerate(spaces):
         for other in spaces[i + 1 :]:
