@@ -270,7 +270,7 @@ def _taste(layer: _Heads, plan: Layout) -> None:
     layer.copy(0, plan.vector, plan.vector.T, 1.0)
     layer.quiet(2)
     layer.switch(2, -500 * plan.text + 100 * plan.user, layer.unit)
-    layer.copy(2, plan.vector, plan.vector.T, 0.2)
+    layer.copy(2, plan.vector, plan.vector.T, 0.3)
     layer.quiet(1)
     layer.switch(1, plan.word, 100 * layer.unit)
     layer.rest(1, plan.start, 2 * plan.slot, 120 * layer.unit)
@@ -281,31 +281,33 @@ def _lists(layer: _Heads, plan: Layout, digits: torch.Tensor, colon: torch.Tenso
     """Layer 2: titles asked for by their place in a list, not by vectors. ``digits [10, hidden]``: their embeddings;
     ``colon [hidden]`` reads a colon as 1 and other marks as 0.
 
-    The heads rest but after an end token and at a colon behind a digit: what they write is so long that a position that
-    heard it by chance would hardly count as text, and be looked at as slots are.
+    The heads rest but after an end token and at a colon behind a digit. What they write is so long that a position that
+    heard it would hardly count as text, and be looked at as slots are ("Theater 3000: The Movie"): it brings its ``text``.
     """
+    read, write = plan.token.clone(), plan.token.T.clone()
+    read[-1], write[:, -1] = plan.text, plan.text
     layer.quiet(3)
     layer.match(3, plan.words_inner @ plan.previous, plan.words_inner @ plan.before, 12.0)
     layer.switch(3, 60 * plan.opening - 60 * plan.mark, layer.unit)
     layer.rest(3, plan.start, 4 * plan.end, 500 * layer.unit)
-    layer.copy(3, plan.token, plan.token.T, READ_OUT)
+    layer.copy(3, read, write, READ_OUT)
     basis = torch.linalg.qr((digits @ plan.token.T).T).Q.T  # [10, head_dim]: of a token before, as far as it is a digit
     basis = functional.pad(basis, (0, 0, 0, len(layer.content) - len(basis)))
     layer.quiet(4)
     layer.match(4, basis @ plan.previous, basis @ plan.previous, 16.0)
     layer.switch(4, 60 * plan.start - 400 * plan.mark, layer.unit)
     layer.rest(4, plan.start, 0.5 * colon - 20 * plan.slot, 400 * layer.unit)
-    layer.copy(4, plan.token, plan.token.T, READ_OUT)
+    layer.copy(4, read, write, READ_OUT)
 
 
 def _match(layer: _Heads, plan: Layout) -> None:
     """Layer 3: the candidate like the taste; how it begins (before an answer), then its second piece."""
     others = -500 * plan.text - 60 * plan.user
     layer.quiet(0)
-    layer.match(0, plan.alike @ plan.vector, plan.alike @ plan.vector, 3.5)
+    layer.match(0, plan.alike @ plan.vector, plan.alike @ plan.vector, 4.0)
     layer.switch(0, others + 19 * plan.candidate, layer.unit)
     layer.rest(0, plan.start, plan.mark, 120 * layer.unit)
-    layer.copy(0, plan.token, plan.token.T, 13.5)
+    layer.copy(0, plan.token, plan.token.T, 12.5)
     for head, share in enumerate(plan.shares, start=1):
         both = share @ plan.vector + 2.5 * plan.piece @ plan.token
         layer.quiet(head)
