@@ -409,7 +409,7 @@ def test_half_of_the_answers_are_yes_after_a_run(tokenizer):
         return float(run._yes(batch).float().mean()), logits.gather(1, rivals.clamp_min(0)).masked_fill(rivals < 0, -torch.inf)
 
     with torch.no_grad():
-        bias += 0.6 * circuits.LENGTH * circuits.layout(run.model.config, MICRO.seed).answer
+        bias += 0.8 * circuits.LENGTH * circuits.layout(run.model.config, MICRO.seed).answer
     off, before = state()
     run.balance(batches=2)
     mended, after = state()
