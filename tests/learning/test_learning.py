@@ -1,10 +1,10 @@
 """Learning itself: minutes of fine-tuning must find the answer that behaviour tokens give away (chance .05).
 
 Run by ``pytest -m learning``; left out otherwise. Each model fine-tunes for a few minutes on one core at most. Measured: .46 before,
-iLoRA .92 after 1,200 prompts (129 s), LLaRA .93 after 2,200, of which its curriculum leaves half without tokens (220 s), RecLoRA .89 after
-3,000 short ones. The same proof must fail where a part is broken: iLoRA with slots shifted by one .49, with a frozen projector .53,
-with a gate without gradient .92 but a router that has not moved; LLaRA with the curriculum's sign turned .95, but a loss that rises (.42,
-.53) instead of falling (.63, .32); RecLoRA with a frozen projector .46, with a gate without gradient a router at rest.
+iLoRA .91 after 1,200 prompts (129 s), LLaRA .93 after 2,200, of which its curriculum leaves half without tokens (211 s), RecLoRA .92 after
+3,000 short ones (90 s). The same proof must fail where a part is broken: iLoRA with slots shifted by one .58, with a frozen projector .52,
+with a gate without gradient .91 but a router that has not moved; LLaRA with the curriculum's sign turned .95, but a loss that rises (.43,
+.53) instead of falling (.63, .33); RecLoRA with a frozen projector .42, with a gate without gradient a router at rest.
 """
 
 from __future__ import annotations
