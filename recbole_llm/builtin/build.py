@@ -10,6 +10,7 @@ import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from recbole_llm.builtin import circuits
+from recbole_llm.builtin.layout import Words
 
 ROPE_THETA = 1e10  # most rotary pairs stand still over a prompt: content is compared alike at every distance
 SIZES = {
@@ -29,10 +30,10 @@ def flag_tokens(tokenizer) -> list[int]:
     return sorted({ids[0] for ids in split if len(ids) == 1})
 
 
-def known_words(tokenizer) -> circuits.Words:
+def known_words(tokenizer) -> Words:
     """What the structured start must know of the vocabulary."""
     ids = tokenizer.convert_tokens_to_ids
-    return circuits.Words(
+    return Words(
         openers=flag_tokens(tokenizer), marks=ids([",", ".", ":", "?", "Ġis", "Ġare", "Ġtitles"]), stop=ids("."), colon=ids(":"),
         yes_no=tuple(ids(["ĠYes", "ĠNo"])), digits=ids(list("0123456789")),
     )  # fmt: skip

@@ -36,149 +36,20 @@ robust (measured: LOG.md):
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
-FAST = 0.29  # share of a head's rotary pairs whose angle moves noticeably within a prompt, at rope_theta 1e10
+from recbole_llm.builtin.heads import Heads
+from recbole_llm.builtin.layout import Layout, Words, layout
+
 LENGTH = 64.0  # of the residual stream, where a token's embedding had length 1
-SLOT, VECTOR, FIRST = 5.0, 3.0, 10.0  # lengths, before LENGTH: a slot's constant part and its vector, the first token
+VECTOR, FIRST = 3.0, 10.0  # lengths, before LENGTH: a slot's vector, the first token; its constant part: layout.SLOT
 TEXT = 0.5  # of a token's embedding along `text`
-BOTH = 0.625  # share of a head's dimensions that compare vectors, where it compares pieces as well
 BEFORE = 200.0  # slots that the first token weighs as much as where slots are counted: many, so that the share grows evenly
 LISTED = 0.69  # a candidate's sign, as a share of a slot's constant part (measured in click prompts: its length varies)
 READ_OUT = 20.0  # how far a title asked for by its place is read out: nothing above outweighs it
 LOGITS = 1.5  # gain of the last norm: copies are sure
-
-
-def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
-    """A random ``[rows, columns]`` matrix with orthonormal rows (``rows <= columns``)."""
-    square = torch.linalg.qr(torch.randn(columns, columns, generator=generator)).Q
-    return square[:rows].contiguous()
-
-
-class _Heads:
-    """One layer's attention projections, written head by head."""
-
-    def __init__(self, layer, head_dim: int, theta: float):
-        self.attention, self.head_dim, self.theta = layer.self_attn, head_dim, theta
-        self.unit = self.attention.q_proj.in_features ** -0.5  # a unit vector leaves the norm with length 1 / unit
-        self.half = head_dim // 2
-        self.switches = self.half - 2  # a still rotary pair for yes/no signals (is a slot, is flagged)
-        pairs = torch.arange(round(FAST * self.half), self.switches)
-        self.content = torch.cat([pairs, pairs + self.half])
-
-    def _rows(self, head: int) -> slice:
-        return slice(head * self.head_dim, (head + 1) * self.head_dim)
-
-    def quiet(self, head: int, factor: float = 0.02) -> None:
-        """Shrink the random query and key weights."""
-        for projection in (self.attention.q_proj, self.attention.k_proj):
-            projection.weight[self._rows(head)] *= factor
-
-    def position(self, head: int, offset: float, strength: float, pairs: range) -> None:
-        """Prefer the position ``offset`` back, whatever the content; ``strength`` is the score there."""
-        half, first = self.head_dim // 2, self._rows(head).start
-        for pair in pairs:
-            angle = offset * self.theta ** (-pair / half)
-            amplitude = math.sqrt(strength * math.sqrt(self.head_dim) / len(pairs))
-            self.attention.k_proj.bias[first + pair] = amplitude
-            self.attention.q_proj.bias[first + pair] = amplitude * math.cos(angle)
-            self.attention.q_proj.bias[first + pair + half] = -amplitude * math.sin(angle)
-
-    def switch(self, head: int, direction: torch.Tensor, strength: float) -> None:
-        """Add ``strength`` to the score of keys whose normed input has a unit component along ``direction``."""
-        row = self._rows(head).start + self.switches
-        self.attention.q_proj.bias[row] = math.sqrt(self.head_dim)
-        self.attention.k_proj.weight[row] += strength * direction
-
-    def rest(
-        self, head: int, direction: torch.Tensor, unless: torch.Tensor, strength: float, always: bool = True
-    ) -> None:
-        """Look at keys along ``direction``, ``always`` or not, less so the more the query lies along ``unless``."""
-        row = self._rows(head).start + self.switches + 1
-        self.attention.q_proj.bias[row] = math.sqrt(self.head_dim) * always
-        self.attention.q_proj.weight[row] -= 4 * math.sqrt(self.head_dim) * self.unit * unless
-        self.attention.k_proj.weight[row] += strength * direction
-
-    def match(self, head: int, query: torch.Tensor, key: torch.Tensor, strength: float) -> None:
-        """Attend where ``key x_j`` is like ``query x_i``; both are ``[content, hidden]`` maps of the normed input."""
-        rows, scale = self.content + self._rows(head).start, math.sqrt(strength)
-        self.attention.q_proj.weight[rows] += scale * query
-        self.attention.k_proj.weight[rows] += scale * key
-
-    def copy(self, head: int, read: torch.Tensor, write: torch.Tensor, strength: float) -> None:
-        """Move ``write read x_j``: ``read`` is ``[head_dim, hidden]``, ``write`` ``[hidden, head_dim]``."""
-        rows = self._rows(head)
-        self.attention.v_proj.weight[rows] = read
-        self.attention.o_proj.weight[:, rows] = write * strength / math.sqrt(read.shape[1] / 3)
-
-
-@dataclass(frozen=True)
-class Words:
-    """Token ids that the start knows."""
-
-    openers: list[int]  # of a candidate list
-    marks: list[int]  # punctuation, and what stands in its place
-    stop: int  # the full stop
-    colon: int
-    yes_no: tuple[int, int]
-    digits: list[int]
-
-
-class Layout:
-    """Who writes where in the residual stream; all follows from ``seed``.
-
-    Orthogonal spaces of ``width`` directions: ``token`` (embeddings; at a slot: what it gathered of its title), ``second``
-    (a slot's second piece, in a space of its own: in ``token`` it would blur every first piece), ``previous`` (the token
-    before; turned, ``before``: the one before that), ``vector`` (a slot's vector; elsewhere: the taste). Single directions: ``slot_axis`` (a slot stands
-    here; ``slot`` reads it as length 1), ``flag`` (a candidate list has begun), ``candidate`` (a slot of it), ``word``
-    (this token begins one), ``start`` (the first token), ``user`` (the one after it: a slot there is the user's), ``text``
-    (any token but the first), ``opening`` and ``following`` (first and second piece of a title), ``mark`` (punctuation),
-    ``index`` (how many slots there were so far), ``end`` (a title's end token). ``answer``, a direction of ``token``: what tells
-    yes from no.
-    """
-
-    def __init__(self, hidden: int, head_dim: int, seed: int):
-        generator = torch.Generator().manual_seed(seed)
-        axes = _orthonormal(hidden, hidden, generator)
-        self.slot_axis, self.flag, self.word, self.start, self.opening = axes[:5]
-        self.mark, self.candidate, self.following, self.text, self.user = axes[5:10]
-        self.slot = self.slot_axis / SLOT
-        content = 2 * (head_dim // 2 - 2 - round(FAST * (head_dim // 2)))
-        self.index, self.end = axes[-2:].flip(0)
-        vector = min(content, 64, (hidden - 12) // 3)  # 64: RecBole's usual width, kept whole where a head can compare it
-        token = min(head_dim - 2, (hidden - 12 - vector) * 2 // 5)
-        narrow = hidden - 12 - vector - 2 * token  # for second pieces: what is left
-        spaces = list(axes[10:-2].split([vector, token, token, narrow]))
-        self.answer = spaces[1][0]
-        before = _orthonormal(token, token, generator) @ spaces[2]
-        inside = functional.pad(_orthonormal(narrow, token - 1, generator).T, (0, 0, 1, 0))  # [token, narrow], not of `answer`
-        spaces[3:] = [before, inside @ spaces[3]]
-        self.vector, self.token, self.previous, self.before, self.second = (
-            functional.pad(space, (0, 0, 0, head_dim - len(space))) for space in spaces
-        )  # each [head_dim, hidden]
-
-        def inner(width: int, rows: int = content, skip: int = 0) -> torch.Tensor:
-            """``[content, head_dim]``: what a match compares of ``width`` directions, ``skip`` rows left free above."""
-            rows = min(rows, width)
-            pads = (0, head_dim - width, skip, content - skip - rows)
-            return functional.pad(_orthonormal(rows, width, generator), pads)
-
-        self.words_inner, self.context_inner = inner(token), inner(token)
-        rows = min(round(BOTH * content), vector)
-        turned = math.sqrt(vector / rows) * _orthonormal(vector, vector, generator)
-        self.shares = [  # every direction of `vector` is seen by one of the two, those in the middle by both
-            functional.pad(part, (0, head_dim - vector, 0, content - rows)) for part in (turned[:rows], turned[-rows:])
-        ]
-        self.piece = inner(token, content - rows, rows)
-        self.alike, self.liked = inner(vector), inner(vector)
-
-
-def layout(config, seed: int) -> Layout:
-    """The layout of a model with this config: pretraining gives the projectors its spaces."""
-    return Layout(config.hidden_size, config.head_dim, seed)
 
 
 def _embeddings(model, plan: Layout, words: Words) -> None:
@@ -205,12 +76,12 @@ def _one(plan: Layout) -> torch.Tensor:
     return functional.one_hot(torch.tensor(0), plan.token.shape[0]).float()
 
 
-def _sign(layer: _Heads, head: int, plan: Layout, read: torch.Tensor, write: torch.Tensor, strength: float) -> None:
+def _sign(layer: Heads, head: int, plan: Layout, read: torch.Tensor, write: torch.Tensor, strength: float) -> None:
     """Write ``strength * write`` as far as what is looked at lies along ``read``."""
     layer.copy(head, torch.outer(_one(plan), read), torch.outer(write, _one(plan)), strength)
 
 
-def _look_back(layer: _Heads, plan: Layout, stop: torch.Tensor) -> None:
+def _look_back(layer: Heads, plan: Layout, stop: torch.Tensor) -> None:
     """Layer 0: the tokens before, where a title begins, and whether a candidate list has begun.
 
     A title begins after a mark, and two after a slot: only the first of a list has no slot before, and what stands after
@@ -238,7 +109,7 @@ def _look_back(layer: _Heads, plan: Layout, stop: torch.Tensor) -> None:
     _sign(layer, 4, plan, plan.slot, plan.following, 3.4)
 
 
-def _gather(layer: _Heads, plan: Layout) -> None:
+def _gather(layer: Heads, plan: Layout) -> None:
     """Layer 1: slots are counted; at slots only (elsewhere the heads rest on the first token), the title before.
 
     Where a title begins behind a slot, the last piece before that slot is brought to where ``before`` holds it in plain lists.
@@ -262,7 +133,7 @@ def _gather(layer: _Heads, plan: Layout) -> None:
         layer.copy(head, plan.token, space.T, 2.0)
 
 
-def _taste(layer: _Heads, plan: Layout) -> None:
+def _taste(layer: Heads, plan: Layout) -> None:
     """Layer 2: the mean of the history's slots, and the user's; and which slots are candidates."""
     layer.quiet(0)
     signs = -300 * plan.flag - 60 * plan.user - 30 * plan.start
@@ -277,7 +148,7 @@ def _taste(layer: _Heads, plan: Layout) -> None:
     _sign(layer, 1, plan, plan.word, plan.candidate, 5.0)
 
 
-def _lists(layer: _Heads, plan: Layout, digits: torch.Tensor, colon: torch.Tensor) -> None:
+def _lists(layer: Heads, plan: Layout, digits: torch.Tensor, colon: torch.Tensor) -> None:
     """Layer 2: titles asked for by their place in a list, not by vectors. ``digits [10, hidden]``: their embeddings;
     ``colon [hidden]`` reads a colon as 1 and other marks as 0.
 
@@ -300,7 +171,7 @@ def _lists(layer: _Heads, plan: Layout, digits: torch.Tensor, colon: torch.Tenso
     layer.copy(4, read, write, READ_OUT)
 
 
-def _match(layer: _Heads, plan: Layout) -> None:
+def _match(layer: Heads, plan: Layout) -> None:
     """Layer 3: the candidate like the taste; how it begins (before an answer), then its second piece."""
     others = -500 * plan.text - 60 * plan.user
     layer.quiet(0)
@@ -317,7 +188,7 @@ def _match(layer: _Heads, plan: Layout) -> None:
         layer.copy(head, plan.second, plan.token.T, 5.0)
 
 
-def _induction(layer: _Heads, plan: Layout, end: torch.Tensor) -> None:
+def _induction(layer: Heads, plan: Layout, end: torch.Tensor) -> None:
     """Layer 3: the token after an earlier copy of this one, or the end where that is a slot.
 
     It rests before an answer and after its first piece: there the candidates decide, not who else begins so.
@@ -337,7 +208,7 @@ def _induction(layer: _Heads, plan: Layout, end: torch.Tensor) -> None:
     layer.copy(4, read, write, -2.0)
 
 
-def _answer(layer: _Heads, plan: Layout) -> None:
+def _answer(layer: Heads, plan: Layout) -> None:
     """Layer 4: yes where a candidate is like the taste, no where the head rests; choices that are not too sure.
 
     The first token scores what a candidate does whose likeness is neither much nor little: found by trying, at this width.
@@ -369,7 +240,7 @@ def install(model, seed: int, words: Words) -> None:
     """Write the heads of the module docstring into a freshly built Llama of at least 5 layers and 5 heads."""
     config = model.config
     plan, theta = layout(config, seed), config.rope_parameters["rope_theta"]
-    layers = [_Heads(layer, config.head_dim, theta) for layer in model.model.layers]
+    layers = [Heads(layer, config.head_dim, theta) for layer in model.model.layers]
     _embeddings(model, plan, words)
     embedded = model.model.embed_tokens.weight
     for layer in model.model.layers:  # nothing random is written: RMSNorm would mix it into every score

@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from recbole_llm.builtin import circuits, state
 from recbole_llm.builtin.build import build_model, export, known_words, write_json, write_text
+from recbole_llm.builtin.layout import SLOT, layout
 from recbole_llm.builtin.probe import HARD, chosen_right, forward, probe, validate
 from recbole_llm.builtin.sequences import SKILLS
 from recbole_llm.builtin.slots import Projectors, save_projectors
@@ -110,7 +111,7 @@ class Pretraining:
         self.model = build_model(settings.size, self.tokenizer, settings.seed, settings.structured).to(self.device)
         if settings.bf16 and self.device.type == "cpu":  # where eager attention is faster than the fused one
             self.model.set_attn_implementation("eager")
-        plan = circuits.layout(self.model.config, settings.seed)
+        plan = layout(self.model.config, settings.seed)
         length = circuits.LENGTH * circuits.VECTOR if settings.structured else 1.0  # tokens have norm 1 at a random start
         self.projectors = Projectors(self.model.config.hidden_size, self._marker(), plan.vector, length).to(self.device)
         self.parts = {"model": self.model, "projectors": self.projectors}
@@ -125,8 +126,8 @@ class Pretraining:
 
     def _marker(self) -> torch.Tensor:
         """``[hidden]``: what says "a slot stands here"."""
-        plan = circuits.layout(self.model.config, self.settings.seed)
-        return (circuits.LENGTH * circuits.SLOT if self.settings.structured else 1.0) * plan.slot_axis
+        plan = layout(self.model.config, self.settings.seed)
+        return (circuits.LENGTH * SLOT if self.settings.structured else 1.0) * plan.slot_axis
 
     def train_step(self) -> dict:
         """One batch; returns step, skill, loss and the share of answers that are right."""
@@ -184,7 +185,7 @@ class Pretraining:
         plan = replace(plan, history=(plan.history[1], plan.history[1]))  # as long as most prompts show: what is unsure shifts with it
         drawn = [self.generator.batch(plan, self.settings.tokens) for _ in range(batches)]
         bias = self.model.model.layers[-1].self_attn.o_proj.bias
-        answer = circuits.layout(self.model.config, self.settings.seed).answer.to(self.device)
+        answer = layout(self.model.config, self.settings.seed).answer.to(self.device)
         before, low, high = bias.clone(), -circuits.LENGTH, circuits.LENGTH
         for _ in range(10):
             shift = (low + high) / 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.builtin import build, circuits, pretrain, probe, slots
+from recbole_llm.builtin import build, circuits, layout, pretrain, probe, slots
 from recbole_llm.builtin.pretrain import Pretraining
 from tests.builtin.test_pretrain import MICRO
 
@@ -169,7 +169,7 @@ def test_a_longer_residual_stream_computes_the_same(tokenizer, monkeypatch):
 def test_the_spaces_of_the_start_do_not_overlap(size):
     """Who writes in one space is not heard in another; second pieces come back as they went in, and say neither yes nor no."""
     shape = build.SIZES[size]
-    plan = circuits.Layout(shape["hidden_size"], shape["head_dim"], 0)
+    plan = layout.Layout(shape["hidden_size"], shape["head_dim"], 0)
     signs = torch.stack([plan.slot_axis, plan.flag, plan.word, plan.start, plan.opening, plan.mark, plan.candidate,
                          plan.following, plan.text, plan.user, plan.index, plan.end])
     spaces = [signs, plan.token, plan.second, plan.previous, plan.vector]

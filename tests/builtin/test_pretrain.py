@@ -11,7 +11,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recbole_llm.builtin import build, circuits, phrases, pretrain, probe, slots
+from recbole_llm.builtin import build, circuits, layout, phrases, pretrain, probe, slots
 from recbole_llm.builtin.pretrain import Pretraining, Settings, learning_rate, stage_at
 
 MICRO = Settings(size="tiny", steps=12, tokens=150, warmup=2, titles=300)
@@ -163,7 +163,7 @@ def test_half_of_the_answers_are_yes_after_a_run(tokenizer):
         return float(run._yes(batch).float().mean()), logits.gather(1, rivals.clamp_min(0)).masked_fill(rivals < 0, -torch.inf)
 
     with torch.no_grad():
-        bias += 0.8 * circuits.LENGTH * circuits.layout(run.model.config, MICRO.seed).answer
+        bias += 0.8 * circuits.LENGTH * layout.layout(run.model.config, MICRO.seed).answer
     off, before = state()
     run.balance(batches=2)
     mended, after = state()
