@@ -116,7 +116,7 @@ def _measured(contents: Contents, protocol: str, options: Options) -> dict:
     order = sorted(range(len(names)), key=lambda i: (-value[i], names[i]))
     pairs = {name: all_pairs(column) for name, column in columns.items()}
     reference, missing = _reference(options, names, groups, order, contents.failed)
-    ranks = st.shared_ranks(value, pairs[main].adjusted, ALPHA)
+    ranks = st.shared_ranks(columns[main].sign * pairs[main].differences, pairs[main].adjusted, ALPHA)
     rows = []
     for place, i in enumerate(order):
         below = order[place + 1] if place + 1 < len(order) else None
@@ -190,7 +190,7 @@ def _row(i, names, groups, columns: dict[str, Column], pairs: dict[str, Pairs], 
         "wins": int(wins),
         "ties": len(others) - int(wins) - int(losses),
         "losses": int(losses),
-        "users_against_reference": None if i == reference else _users(columns[main], i, reference),
+        "users_against_reference": None if i == reference else _users(columns[main].users(i, reference)),
         "cost": summary.cost(group),
         "valid": summary.valid(group),
         "checks": summary.checks(group),
@@ -222,13 +222,8 @@ def _cell(column: Column, i: int) -> dict:
     }
 
 
-def _users(column: Column, i: int, j: int) -> dict | None:
-    """On how many users row i does better than, as well as and worse than row j."""
-    if column.sums is None:
-        return None
-    difference = column.sign * (column.sums[:, i] - column.sums[:, j])
-    better, worse = int((difference > 1e-12).sum()), int((difference < -1e-12).sum())
-    return {"wins": better, "ties": len(difference) - better - worse, "losses": worse}
+def _users(counts: tuple[int, int, int] | None) -> dict | None:
+    return None if counts is None else dict(zip(("wins", "ties", "losses"), counts, strict=True))
 
 
 def _mixed_crms(groups: list[list[Stored]]) -> str | None:
@@ -268,7 +263,8 @@ def _warnings(column: Column, order: list[int], n_rows: int, groups) -> list[str
         found.append(text)
     seeds = {tuple(entry.record["seed"] for entry in group) for group in groups}
     if len(seeds) > 1:
-        found.append("rows have different seeds: " + "; ".join(sorted(str(list(s)) for s in seeds)))
+        listed = "; ".join(sorted(str(list(s)) for s in seeds))
+        found.append(f"rows have different seeds: {listed}. Two rows are compared on the seeds that both have, if any")
     if mixed := _mixed_crms(groups):
         found.append(mixed)
     devices = {entry.record.get("device") for group in groups for entry in group}

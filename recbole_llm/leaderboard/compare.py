@@ -41,8 +41,7 @@ def compare_files(a: str | Path, b: str | Path, resamples: int | None = None) ->
             continue
         column = build_column(metric, protocol, [[one], [other]], resamples or st.RESAMPLES, 0)
         test = column.compare(0, 1)
-        users = np.sign(column.sums[:, 0] - column.sums[:, 1]) * column.sign if column.sums is not None else None
-        counts = "" if users is None else f"{(users > 0).sum()}/{(users == 0).sum()}/{(users < 0).sum()}"
+        counts = "/".join(map(str, column.users(0, 1) or ()))
         table.append(
             [
                 metric,

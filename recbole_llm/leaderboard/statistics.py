@@ -116,15 +116,14 @@ def holm(p: np.ndarray) -> np.ndarray:
     return multipletests(p, method="holm")[1] if len(p) else np.empty(0)
 
 
-def shared_ranks(values: np.ndarray, adjusted: np.ndarray, alpha: float = 0.05) -> np.ndarray:
+def shared_ranks(differences: np.ndarray, adjusted: np.ndarray, alpha: float = 0.05) -> np.ndarray:
     """Rank = 1 + the number of rows significantly better.
 
     Args:
-        values: ``[R]`` each row's metric, higher is better.
+        differences: ``[R, R]`` row less column; higher is better.
         adjusted: ``[R, R]`` symmetric adjusted p-values.
     """
-    better = (values[None, :] > values[:, None]) & (adjusted < alpha)  # [row, other]
-    return 1 + better.sum(1)
+    return 1 + ((differences < 0) & (adjusted < alpha)).sum(1)
 
 
 def detectable_difference(deviation: float, n: int, alpha: float = 0.05, power: float = 0.8) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
@@ -30,6 +30,8 @@ class Column:
         auc: per row, its AUC with influences (averaged over seeds); None for other metrics.
         values: ``[R]`` means over seeds, nan where a row does not have the metric.
         decisions: ``[n, R]`` 0/1 per test row where McNemar and Wilson apply, else None.
+        seeds: per row, its seeds.
+        narrower: by seeds, the column of the rows that have all of these, on these alone, and each row's place in it.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Column:
     samples: np.ndarray | None = None
     auc: list | None = None
     decisions: np.ndarray | None = None
+    seeds: list[frozenset[int]] = field(default_factory=list)
+    narrower: dict[frozenset[int], tuple[Column, dict[int, int]]] = field(default_factory=dict)
 
     @property
     def sign(self) -> int:
@@ -58,8 +62,21 @@ class Column:
             return *st.wilson_interval(float(self.values[row]) * n, n, CONFIDENCE), "wilson"
         return low, high, "bootstrap"
 
+    def paired(self, a: int, b: int) -> tuple[Column, int, int]:
+        """The column, and the rows' places in it, where both are means over the same seeds, if they share any.
+
+        A seed is a CRM, too: one seed of an LLM recommender against three of the CRM that it reads would
+        compare CRMs.
+        """
+        column, places = self.narrower.get(self.seeds[a] & self.seeds[b], (self, {a: a, b: b}))
+        return column, places[a], places[b]
+
     def compare(self, a: int, b: int) -> dict:
-        """Row ``a`` against row ``b``: difference (a - b), its interval, p-value and the test's name."""
+        """Row ``a`` against row ``b`` on the seeds that both have: difference (a - b), its interval, p-value and the test's name."""
+        column, a, b = self.paired(a, b)
+        return column._compare(a, b)
+
+    def _compare(self, a: int, b: int) -> dict:
         difference = float(self.values[a] - self.values[b])
         if np.isnan(difference):
             return {"difference": None, "low": None, "high": None, "p": None, "test": None}
@@ -79,13 +96,35 @@ class Column:
 
     def deviation(self, a: int, b: int) -> float:
         """Standard deviation of the paired per-user differences, in units of the metric."""
-        if self.auc is not None:
-            return st.clustered_error(self.auc[a].influence - self.auc[b].influence) * len(self.auc[a].influence) ** 0.5
-        return float(np.std((self.sums[:, a] - self.sums[:, b]) / self.weights[:, 0].mean(), ddof=1))
+        column, a, b = self.paired(a, b)
+        if column.auc is not None:
+            influences = column.auc[a].influence - column.auc[b].influence
+            return st.clustered_error(influences) * len(influences) ** 0.5
+        return float(np.std((column.sums[:, a] - column.sums[:, b]) / column.weights[:, 0].mean(), ddof=1))
+
+    def users(self, a: int, b: int) -> tuple[int, int, int] | None:
+        """On how many users row ``a`` does better than, as well as and worse than row ``b``; None for AUC."""
+        column, a, b = self.paired(a, b)
+        if column.sums is None:
+            return None
+        difference = column.sign * (column.sums[:, a] - column.sums[:, b])
+        better, worse = int((difference > 1e-12).sum()), int((difference < -1e-12).sum())
+        return better, len(difference) - better - worse, worse
 
 
 def build_column(name: str, protocol: str, groups: list[list[Stored]], resamples: int, seed: int) -> Column:
     """One metric's column for rows given as their seeds' stored results."""
+    column = _column(name, protocol, groups, resamples, seed)
+    column.seeds = [frozenset(entry.record["seed"] for entry in group) for group in groups]
+    for shared in {a & b for a, b in combinations(column.seeds, 2) if a != b} - {frozenset()}:
+        having = [row for row, seeds in enumerate(column.seeds) if shared <= seeds]
+        kept = [[entry for entry in groups[row] if entry.record["seed"] in shared] for row in having]
+        narrow = _column(name, protocol, kept, resamples, seed)
+        column.narrower[shared] = narrow, {row: place for place, row in enumerate(having)}
+    return column
+
+
+def _column(name: str, protocol: str, groups: list[list[Stored]], resamples: int, seed: int) -> Column:
     rows = groups[0][0].rows
     _, unit = np.unique(rows["user_id"].to_numpy(dtype=str), return_inverse=True)  # [n] user numbers
     present = [all(name in entry.record["metrics"] or protocol != "ctr" for entry in group) for group in groups]
@@ -137,10 +176,14 @@ def _auc_column(name, groups, unit, present) -> Column:
 
 @dataclass
 class Pairs:
-    """All paired tests of one metric: ``tests[a, b]`` for a < b, and Holm's p-values ``[R, R]`` over the table."""
+    """All paired tests of one metric: ``tests[a, b]`` for a < b, and Holm's p-values ``[R, R]`` over the table.
+
+    ``differences [R, R]`` are those that the tests are of, row less column (0 where there is none).
+    """
 
     tests: dict[tuple[int, int], dict]
     adjusted: np.ndarray
+    differences: np.ndarray
 
     def against(self, a: int, b: int) -> dict:
         """Row ``a`` against row ``b``, with ``p_holm``."""
@@ -158,8 +201,10 @@ def all_pairs(column: Column) -> Pairs:
     pairs = list(combinations(range(count), 2))
     tests = {(a, b): column.compare(a, b) for a, b in pairs}
     tested = [pair for pair in pairs if tests[pair]["p"] is not None]
-    adjusted = np.ones((count, count))
+    adjusted, differences = np.ones((count, count)), np.zeros((count, count))
     corrected = st.holm(np.array([tests[pair]["p"] for pair in tested]))
     for (a, b), p in zip(tested, corrected, strict=True):
         adjusted[a, b] = adjusted[b, a] = p
-    return Pairs(tests, adjusted)
+        differences[a, b] = tests[a, b]["difference"]
+        differences[b, a] = -differences[a, b]
+    return Pairs(tests, adjusted, differences)

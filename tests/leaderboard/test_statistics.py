@@ -163,7 +163,10 @@ def test_a_rank_counts_the_rows_that_are_significantly_better():
     p = np.ones((4, 4))
     for a, b in ((0, 2), (0, 3), (1, 3), (2, 3)):
         p[a, b] = p[b, a] = 0.001
-    assert st.shared_ranks(values, p).tolist() == [1, 1, 2, 4]
+    differences = values[:, None] - values[None, :]
+    assert st.shared_ranks(differences, p).tolist() == [1, 1, 2, 4]
+    differences[0, 2], differences[2, 0] = -0.1, 0.1  # on the seeds that rows 0 and 2 share, 2 is the better one
+    assert st.shared_ranks(differences, p).tolist() == [2, 1, 1, 4]
 
 
 def test_the_detectable_difference_is_found_with_power_08():
