@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from recbole_llm import distributed
-from recbole_llm.builtin.slots import PROJECTORS
+from recbole_llm.builtin.slots import is_pretrained_here
 
 BUILTIN = Path(__file__).parent / "builtin"
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -102,7 +102,7 @@ def constrained(config):
     `auto` says yes for the built-in LLM and what :mod:`recbole_llm.builtin.pretrain` wrote: they were trained so.
     """
     over = config["likelihood_over"]
-    return over == "candidates" or over == "auto" and (Path(resolve_path(config)) / PROJECTORS).is_file()
+    return over == "candidates" or over == "auto" and is_pretrained_here(resolve_path(config))
 
 
 def resolve_path(config):

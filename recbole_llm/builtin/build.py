@@ -11,6 +11,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from recbole_llm.builtin import circuits
 from recbole_llm.builtin.layout import Words
+from recbole_llm.builtin.openers import flag_tokens
 
 ROPE_THETA = 1e10  # most rotary pairs stand still over a prompt: content is compared alike at every distance
 SIZES = {
@@ -20,14 +21,6 @@ SIZES = {
         "tiny": (80, 128, 64), "small": (200, 384, 64), "base": (320, 256, 96), "large": (400, 384, 128),
     }.items()
 }
-OPENERS = (" candidates", " candidate", " choose", " Choose", " Options", " recommend",
-           " Recommend", " predict", " Predict", " Which", " Candidates", " like", " enjoy", " next", " Choice")
-
-
-def flag_tokens(tokenizer) -> list[int]:
-    """Tokens that open a candidate list: words of one token that hardly any title has."""
-    split = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in OPENERS]
-    return sorted({ids[0] for ids in split if len(ids) == 1})
 
 
 def known_words(tokenizer) -> Words:

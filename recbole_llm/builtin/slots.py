@@ -111,6 +111,11 @@ def save_projectors(projectors: Projectors, folder: Path) -> None:
     os.replace(temporary, folder / PROJECTORS)
 
 
+def is_pretrained_here(folder: str | Path) -> bool:
+    """Whether :mod:`recbole_llm.builtin.pretrain` wrote this LLM."""
+    return (Path(folder) / PROJECTORS).is_file()
+
+
 def pretrained_projector(folder: str | Path, d: int) -> dict[str, torch.Tensor] | None:
     """Where a projector of ``d``-wide vectors may start: what pretraining read its made-up vectors with.
 

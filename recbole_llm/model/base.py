@@ -7,6 +7,7 @@ curriculum), :meth:`adapter_config` (which adapter goes on the LLM) and :meth:`g
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from logging import getLogger
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -17,8 +18,11 @@ from torch import nn
 
 from recbole_llm import crm, forward, scoring
 from recbole_llm.adapter import enable_gradient_checkpointing, use_gate
-from recbole_llm.builtin.slots import pretrained_projector
+from recbole_llm.builtin.openers import misread
+from recbole_llm.builtin.slots import is_pretrained_here, pretrained_projector
 from recbole_llm.data import prompt
+from recbole_llm.data.dataloader import prompt_templates
+from recbole_llm.data.questions import click_templates
 from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.llm import check_tokenizer, constrained, context_length, load_llm, resolve_path
 from recbole_llm.rivals import log_probs
@@ -89,6 +93,7 @@ class LLMRecommender(SequentialRecommender):
             self.user_projector = self._projector(self._user_sample(dataset), hidden, out_std, centred=False)
         self.llm = self.adapt(llm)
         _silence_dropout(self.llm)
+        self._warn_of_misread_prompts()
 
     # ---- what a model may override -------------------------------------------------------------------------------
 
@@ -277,6 +282,16 @@ class LLMRecommender(SequentialRecommender):
     def _projector(self, table: torch.Tensor, hidden: int, out_std: float, centred: bool = True) -> Projector:
         start = pretrained_projector(resolve_path(self.config), table.shape[1])  # other LLMs than ours have none
         return Projector(table, hidden, out_std, start, centred)
+
+    def _warn_of_misread_prompts(self) -> None:
+        """The built-in LLM knows by a few words where candidates begin; other LLMs read."""
+        config = self.config
+        if config["behaviour_tokens"] == "none" or not is_pretrained_here(resolve_path(config)):
+            return
+        templates = click_templates(config) if self.scoring == "yes_no" else config["prompt_templates"]
+        texts = prompt_templates({"prompt_templates": templates, "prompt_words": config["prompt_words"]})
+        for line in misread(self.tokens.tokenizer, texts):
+            getLogger().warning(line)
 
     @torch.no_grad()
     def _user_sample(self, dataset) -> torch.Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.builtin import build, circuits, layout, pretrain, probe, slots
+from recbole_llm.builtin import build, circuits, layout, openers, pretrain, probe, slots
 from recbole_llm.builtin.pretrain import Pretraining
 from tests.builtin.test_pretrain import MICRO
 
@@ -44,10 +44,10 @@ def test_slots_gather_how_titles_begin_whatever_their_length(tokenizer):
     run.model.set_attn_implementation("eager")
     rng, ids, slot, starts = np.random.default_rng(0), [tokenizer.bos_token_id, 900, 901], [0, 0, 0], []
     comma, stop, colon = (tokenizer.convert_tokens_to_ids(mark) for mark in (",", ".", ":"))
-    pieces = sorted(set(range(600, 3000)) - set(build.flag_tokens(tokenizer)))
+    pieces = sorted(set(range(600, 3000)) - set(openers.flag_tokens(tokenizer)))
     for length in (3, 12, 6, 18, 2, 9, 15, 5, 20, 4):
         if len(starts) == 7:
-            ids[-1], asked = stop, [build.flag_tokens(tokenizer)[0], *rng.choice(pieces, 7).tolist(), colon]
+            ids[-1], asked = stop, [openers.flag_tokens(tokenizer)[0], *rng.choice(pieces, 7).tolist(), colon]
             ids, slot = ids + asked, slot + [0] * len(asked)
         starts.append((len(ids), len(ids) + length))
         title = rng.choice(pieces, length).tolist()
@@ -85,11 +85,11 @@ def test_older_items_weigh_less_by_their_number_not_by_their_titles_length(token
     run.model.set_attn_implementation("eager")
     rng, ids, slot = np.random.default_rng(0), [tokenizer.bos_token_id, 900, 901], [0, 0, 0]
     comma, colon = (tokenizer.convert_tokens_to_ids(mark) for mark in (",", ":"))
-    pieces = sorted(set(range(600, 3000)) - set(build.flag_tokens(tokenizer)))
+    pieces = sorted(set(range(600, 3000)) - set(openers.flag_tokens(tokenizer)))
     lengths = [3, 14, 2, 9, 20, 4, 6]
     for number, length in enumerate(lengths + [5] * 20, start=1):
         if number == len(lengths) + 1:
-            ids, slot = ids + [build.flag_tokens(tokenizer)[0], colon], slot + [0, 0]
+            ids, slot = ids + [openers.flag_tokens(tokenizer)[0], colon], slot + [0, 0]
         ids, slot = ids + [*rng.choice(pieces, length).tolist(), 0, comma], slot + [0] * length + [number, 0]
     ids, slot = ids + [902, colon], slot + [0, 0]
     vectors = torch.randn(len(lengths) + 20, 64, generator=torch.Generator().manual_seed(0))
@@ -117,7 +117,7 @@ def test_titles_that_begin_alike_are_told_apart_by_their_vectors(tokenizer, seen
         right = 1 + draw % 3
         vectors[4] = 0.45 * vectors[right] + 0.9 * vectors[4]  # the history's: alike, not the same
         ids, slot = [tokenizer.bos_token_id, 900, *watched, 0, comma], [0] * (len(watched) + 2) + [5, 0]
-        ids, slot = ids + [build.flag_tokens(tokenizer)[0], colon], slot + [0, 0]
+        ids, slot = ids + [openers.flag_tokens(tokenizer)[0], colon], slot + [0, 0]
         for number, (first, second) in enumerate(((701, 801), (the, 802), (the, 803), (the, 804)), start=1):
             ids, slot = ids + [first, second, 0, comma], slot + [0, 0, number, 0]
         ids, slot = ids + [902, colon, the], slot + [0, 0, 0]
@@ -132,8 +132,8 @@ def test_yes_or_no_is_the_vectors_affair_not_the_titles(tokenizer):
     run = Pretraining(replace(MICRO, size="base"), tokenizer=tokenizer)
     comma, colon = (tokenizer.convert_tokens_to_ids(mark) for mark in (",", ":"))
     yes, no = (tokenizer.convert_tokens_to_ids(word) for word in ("ĠYes", "ĠNo"))
-    asked, rng, ids, slot = build.flag_tokens(tokenizer)[0], np.random.default_rng(0), [tokenizer.bos_token_id, 900], [0, 0]
-    pieces = sorted(set(range(600, 3000)) - set(build.flag_tokens(tokenizer)) - {yes, no})
+    asked, rng, ids, slot = openers.flag_tokens(tokenizer)[0], np.random.default_rng(0), [tokenizer.bos_token_id, 900], [0, 0]
+    pieces = sorted(set(range(600, 3000)) - set(openers.flag_tokens(tokenizer)) - {yes, no})
     vectors = torch.randn(10, 64, generator=torch.Generator().manual_seed(0))
     vectors[1:5] = vectors[0] + 0.3 * vectors[1:5]
     vectors[5:] += torch.linspace(-1, 1, 5)[:, None] * vectors[0]  # from unlike to like the history

@@ -11,7 +11,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recbole_llm.builtin import build, circuits, layout, phrases, pretrain, probe, slots
+from recbole_llm.builtin import build, circuits, layout, openers, phrases, pretrain, probe, slots
 from recbole_llm.builtin.pretrain import Pretraining, Settings, learning_rate, stage_at
 
 MICRO = Settings(size="tiny", steps=12, tokens=150, warmup=2, titles=300)
@@ -173,7 +173,7 @@ def test_half_of_the_answers_are_yes_after_a_run(tokenizer):
 
 def test_flags_are_words_that_open_a_candidate_list(tokenizer):
     """Every template has one before its candidates, and none before its history."""
-    flags = set(build.flag_tokens(tokenizer))
+    flags = set(openers.flag_tokens(tokenizer))
     for before, ask, _ in phrases.FRAMES:
         for domain in phrases.DOMAINS:
             tokens = [set(tokenizer(phrases.fill(text, domain))["input_ids"]) for text in (before, ask)]

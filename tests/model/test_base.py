@@ -115,6 +115,19 @@ def test_an_llm_with_a_pretrained_projector_starts_there_however_its_folder_is_w
         assert weights_hash(config["llm_path"]) == weights_hash(str(folder)) is not None
 
 
+@pytest.mark.parametrize("llm, tokens, warned", [("builtin", "both", 1), ("builtin", "none", 0), ("tiny", "both", 0)])
+def test_words_that_the_built_in_llm_misreads_are_warned_about(tiny_data, tiny_llm, tmp_path, caplog, llm, tokens, warned):
+    contract = ModelContract()
+    contract.name, contract.settings = "LLaRA", {"curriculum": "none"}
+    words = {"verb": "like", "verbed": "liked", "item": "book", "items": "books"}
+    templates = ["This user has {verbed} these:{history}. Choose one of:{candidates}. Answer with one {item}:"]
+    contract.build(
+        tiny_data, tiny_llm if llm == "tiny" else llm, tmp_path, behaviour_tokens=tokens, prompt_words=words, prompt_templates=templates
+    )
+    found = [record.getMessage() for record in caplog.records if "takes what follows 'like' for candidates" in record.getMessage()]
+    assert len(found) == warned
+
+
 def test_groups_have_their_own_rates_and_no_decay_on_biases(built):
     config, _, model = built
     config["weight_decay"] = 0.1
