@@ -81,6 +81,11 @@ def export(model: LlamaForCausalLM, tokenizer, folder: Path, dtype: torch.dtype 
     staging.rmdir()
 
 
+def read_back(folder: Path) -> LlamaForCausalLM:
+    """The model as others will read it: rounded to what :func:`export` wrote, computed in float32."""
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
 def write_json(path: Path, value) -> None:
     """Write JSON whole or not at all."""
     write_text(path, json.dumps(value, indent=1))

@@ -25,7 +25,7 @@ import torch
 from torch.nn import functional
 
 from recbole_llm.builtin import circuits, state
-from recbole_llm.builtin.build import build_model, export, known_words, write_json, write_text
+from recbole_llm.builtin.build import build_model, export, known_words, read_back, write_json, write_text
 from recbole_llm.builtin.layout import SLOT, layout
 from recbole_llm.builtin.probe import HARD, chosen_right, forward, probe, validate
 from recbole_llm.builtin.sequences import SKILLS
@@ -48,6 +48,7 @@ STAGES = (
 )
 # weights that go back to the start in the end: pretraining blurs there what real vectors need (LOG.md, causes 9, 10 and 16)
 RETURNED = re.compile(r"embed_tokens|norm|layers\.(0\.self_attn\.o|3\.self_attn\.[vo])_proj\.")
+SKILLS_FILE = "skills.json"
 COPY = 0.1  # weight of a token's likelihood over the vocabulary, beside its likelihood among its rivals
 
 
@@ -217,7 +218,8 @@ class Pretraining:
         self.seconds, self.curve, self.validation = meta["seconds"], meta["curve"], meta["validation"]
 
     def export(self, folder: Path) -> None:
-        """Write the Hugging Face folder, the projectors, the curves and what the run cost."""
+        """Write the Hugging Face folder, the projectors, the curves and what the run cost; skills of other weights go."""
+        (folder / SKILLS_FILE).unlink(missing_ok=True)
         export(self.model, self.tokenizer, folder)
         save_projectors(self.projectors, folder)
         write_json(folder / "pretraining.json", {
@@ -294,15 +296,16 @@ def main(arguments: list[str] | None = None) -> None:
     _loop(run, args.out, args.minutes, args.log_every, args.validate_every)
     run.save(args.out / "state")
     run.mark_item()
-    if settings.structured and run.step == settings.steps:
+    finished = run.step == settings.steps
+    if settings.structured and finished:
         run.go_back()
         run.balance()
     run.export(args.out)
-    if not run.step:  # --steps 0: only the start, e.g. random weights to compare with
+    if not (finished and run.step):  # --minutes: to be gone on with; --steps 0: only the start, to compare with
         return
-    skills = probe(run.model, run.projectors, run.tokenizer, HARD)
+    skills = probe(read_back(args.out).to(device), run.projectors, run.tokenizer, HARD)
     print("\n".join(f"{name:10s} {values}" for name, values in skills.items()))
-    write_json(args.out / "skills.json", skills)
+    write_json(args.out / SKILLS_FILE, skills)
 
 
 if __name__ == "__main__":

@@ -99,14 +99,23 @@ def test_resume_refuses_other_settings_and_empty_folders(tokenizer, tmp_path):
 
 
 def test_command_writes_a_folder_that_loads(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain, "probe", lambda *arguments: {"repeat": {"trained": 0.0, "fresh": 0.0}})
-    pretrain.main(["--out", str(tmp_path), "--size", "tiny", "--steps", "2", "--tokens", "150", "--log-every", "1"])
+    asked = []
+    monkeypatch.setattr(pretrain, "probe", lambda model, *rest: asked.append(model) or {"repeat": {"trained": 0.0}})
+    common = ["--out", str(tmp_path), "--size", "tiny", "--tokens", "150", "--log-every", "1"]
+    pretrain.main([*common, "--steps", "2"])
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert model.dtype == torch.bfloat16 and len(tokenizer) == model.config.vocab_size
     assert json.loads((tmp_path / "pretraining.json").read_text())["steps"] == 2
     assert (tmp_path / "curve.csv").read_text().count("\n") == 3
     assert not list(tmp_path.rglob("*.tmp"))
+    (probed,) = asked  # skills are those of what was written, not of what was rounded to it
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(probed.state_dict()[name], weight.float(), rtol=0, atol=0)
+    assert (tmp_path / "skills.json").is_file()
+    pretrain.main([*common, "--steps", "4", "--minutes", "0", "--validate-every", "0"])
+    assert json.loads((tmp_path / "pretraining.json").read_text())["steps"] == 1 and len(asked) == 1
+    assert not (tmp_path / "skills.json").exists()  # those of the run before
 
 
 def test_answers_compete_with_their_rivals_and_a_little_with_the_vocabulary():
