@@ -12,7 +12,7 @@ from pathlib import Path
 
 from recbole_llm.leaderboard.board import build_board, stored_options
 from recbole_llm.leaderboard.files import boards
-from recbole_llm.leaderboard.text import amount, cell_text, markdown, p_text, shown_name
+from recbole_llm.leaderboard.text import amount, cell_text, escaped, markdown, p_text, shown_name
 from recbole_llm.provenance import weights_hash
 from recbole_llm.result import read_result
 
@@ -72,7 +72,9 @@ def table(folder: Path, board: dict, every_row: bool) -> str:
     metrics = [name for name in SHOWN[protocol] if name in board["metrics"]]
     head = ["", "model", "seeds", *metrics, f"{board['main']} vs {board['reference']}", "trained", "CRM + train + test, s"]
     rows = [line(row, metrics, board["main"], old) for row, old in zip(shown, earlier, strict=True)]
-    rows += [f"| – | {failure['name']} | | failed: {failure['reason']} |" for failure in board["failed"]]
+    for failure in board["failed"]:
+        cells = ["–", escaped(failure["name"]), escaped(f"failed (seed {failure['seed']}): {failure['reason']}")]
+        rows.append("| " + " | ".join(cells + [""] * (len(head) - len(cells))) + " |")
     return "\n".join([f"**{board['dataset']}, `{protocol}`**: {', '.join(facts)}.", "", f"| {' | '.join(head)} |",
                       "|" + "---|" * len(head), *rows])  # fmt: skip
 
@@ -89,12 +91,15 @@ def main(folder: str | None = None) -> None:
 
     Raises:
         FileNotFoundError: the folder holds no result file.
+        ValueError: README does not hold both markers once.
     """
     folder = Path(folder or "results")
     found = boards(folder)
     if not found:
         raise FileNotFoundError(f"no result file in {folder}; run run_recbole_llm.py first")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"README.md must hold {BEGIN} and {END} once each: the tables are written between them")
     before, rest = text.split(BEGIN)
     old, after = rest.split(END)
     tables = stored_tables(old)

@@ -2,8 +2,13 @@
 
 import json
 
+import numpy as np
+import pytest
+
 from benchmarks import gpu, readme
+from recbole_llm.leaderboard.board import Options, build_board
 from recbole_llm.provenance import weights_hash
+from tests.leaderboard import fake
 
 
 def test_the_gpu_benchmark_runs_on_a_cpu_at_the_tiny_shape(tmp_path, capsys):
@@ -30,3 +35,20 @@ def test_readme_keeps_the_tables_of_boards_without_files():
     found = readme.stored_tables("\n" + "\n\n".join(tables) + "\n")
     assert found == {("ml-100k", "candidates"): tables[0], ("games", "ctr"): tables[1]}
     assert readme.stored_tables("\n") == {}
+
+
+def test_readme_shows_a_failed_row_whole_and_refuses_lost_markers(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for name in ("SASRec", "Pop"):
+        fake.write_run(tmp_path, name, fake.ranks(rng, 60, 1.0))
+    board = build_board(tmp_path, "made-up", "candidates", Options(resamples=50))
+    board["failed"] = [{"name": "a|b", "seed": 7, "reason": "no memory\nleft | gone"}]
+    lines = readme.table(tmp_path, board, every_row=True).splitlines()[2:]
+    assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1  # as many cells in every line
+    assert lines[-1].startswith(r"| – | a\|b | failed (seed 7): no memory left \| gone |")
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    monkeypatch.setattr(readme, "PAGES", tmp_path)
+    (tmp_path / "README.md").write_text(f"{readme.BEGIN}\nno end")
+    with pytest.raises(ValueError, match="results:end --> once each"):
+        readme.main(str(tmp_path))
+    assert (tmp_path / "README.md").read_text() == f"{readme.BEGIN}\nno end" and not list(tmp_path.glob("*.md.tmp"))

@@ -237,8 +237,17 @@ def _lengthen(model, factor: float) -> None:
 
 @torch.no_grad()
 def install(model, seed: int, words: Words) -> None:
-    """Write the heads of the module docstring into a freshly built Llama of at least 5 layers and 5 heads."""
+    """Write the heads of the module docstring into a freshly built Llama.
+
+    Raises:
+        ValueError: it has fewer than 5 layers or 5 heads.
+    """
     config = model.config
+    if min(config.num_hidden_layers, config.num_attention_heads) < 5:
+        raise ValueError(
+            f"a structured start needs 5 layers of 5 heads, not {config.num_hidden_layers} of {config.num_attention_heads}: "
+            "give build.SIZES as many, or begin at random (--random-start)"
+        )
     plan, theta = layout(config, seed), config.rope_parameters["rope_theta"]
     layers = [Heads(layer, config.head_dim, theta) for layer in model.model.layers]
     _embeddings(model, plan, words)

@@ -34,7 +34,7 @@ class Heads:
 
     def position(self, head: int, offset: float, strength: float, pairs: range) -> None:
         """Prefer the position ``offset`` back, whatever the content; ``strength`` is the score there."""
-        half, first = self.head_dim // 2, self._rows(head).start
+        half, first = self.half, self._rows(head).start
         for pair in pairs:
             angle = offset * self.theta ** (-pair / half)
             amplitude = math.sqrt(strength * math.sqrt(self.head_dim) / len(pairs))

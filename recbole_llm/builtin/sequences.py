@@ -17,7 +17,7 @@ class Titles:
     def __init__(self, tokenizer, seed: int, count: int = 20_000):
         rng = np.random.default_rng(seed)
         pool = [" " + title for title in titles.make_titles(seed, count)]
-        words = [" " + titles._word(rng, 0.4) for _ in range(2_000)]
+        words = [" " + titles.title_word(rng, 0.4) for _ in range(2_000)]
         self.pool = tokenizer(pool, add_special_tokens=False)["input_ids"]
         self.words = tokenizer(words, add_special_tokens=False)["input_ids"]
         self.lengths = np.array([len(ids) for ids in self.pool])

@@ -88,7 +88,8 @@ def pseudo_word(rng: np.random.Generator, parts: int | None = None) -> str:
     return word if len(word) > 1 else word + "an"
 
 
-def _word(rng: np.random.Generator, pseudo: float) -> str:
+def title_word(rng: np.random.Generator, pseudo: float) -> str:
+    """A word as titles have it; ``pseudo`` is the chance of a made-up one."""
     draw = rng.random()
     if draw < pseudo:
         return pseudo_word(rng).capitalize()
@@ -136,7 +137,7 @@ def _decorate(rng: np.random.Generator, words: list[str]) -> str:
 def make_title(rng: np.random.Generator, pseudo: float = 0.35) -> str:
     """One title of 1-6 words. ``pseudo`` is the share of pseudo words."""
     count = int(rng.choice((1, 2, 3, 4, 5, 6), p=(0.22, 0.34, 0.22, 0.12, 0.06, 0.04)))
-    return _decorate(rng, [_word(rng, pseudo) for _ in range(count)])
+    return _decorate(rng, [title_word(rng, pseudo) for _ in range(count)])
 
 
 def make_titles(seed: int, count: int, pseudo: float = 0.35) -> list[str]:

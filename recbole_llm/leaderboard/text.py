@@ -65,7 +65,7 @@ def markdown(board: dict) -> str:
         for row in board["rows"]:
             lines.append("| " + " | ".join(_markdown_cells(board, row, tuned)) + " |")
         for failure in board["failed"]:
-            cells = ["–", _escape(failure["name"]), _escape(f"failed (seed {failure['seed']}): {failure['reason']}")]
+            cells = ["–", escaped(failure["name"]), escaped(f"failed (seed {failure['seed']}): {failure['reason']}")]
             lines.append("| " + " | ".join(cells + ["" for _ in head[3:]]) + " |")
         lines += ["", legend(board), ""]
     else:
@@ -95,7 +95,7 @@ def shown_name(row: dict) -> str:
 def _markdown_cells(board: dict, row: dict, tuned: bool) -> list[str]:
     against = (row["vs_reference"] or {}).get(board["main"]) or {}
     cost = row["cost"]
-    cells = [str(row["rank"]), _escape(shown_name(row))] + [cell_text(row["metrics"][name]) for name in board["metrics"]]
+    cells = [str(row["rank"]), escaped(shown_name(row))] + [cell_text(row["metrics"][name]) for name in board["metrics"]]
     difference = against.get("difference")
     cells += ["reference" if row["vs_reference"] is None else "–" if difference is None else f"{difference:+.4f}"]
     cells += [p_text(against.get("p_holm")) if against else "", f"{row['wins']}/{row['ties']}/{row['losses']}"]
@@ -115,7 +115,7 @@ def legend(board: dict, intervals: bool = True) -> str:
 
 
 def _markdown_checks(board: dict) -> list[str]:
-    lines = [f"- **{_escape(name)}**: {text}" for name, text in check_lines(board)]
+    lines = [f"- **{escaped(name)}**: {text}" for name, text in check_lines(board)]
     return ["Bias checks:", "", *lines, ""] if lines else []
 
 
@@ -156,5 +156,5 @@ def _group_text(kind: str, found: dict) -> str:
     return f"Hit@1 by {title} {detail} (p flat {p_text(found['p_flat'])})"
 
 
-def _escape(text: str) -> str:
+def escaped(text: str) -> str:
     return str(text).replace("|", "\\|").replace("\n", " ")

@@ -250,3 +250,10 @@ def test_a_choice_stays_open_where_no_slot_stands(tokenizer):
         each = pretrain.log_probs(logits, targets, rivals.clamp_min(0), rivals >= 0)
         nats += [-float(each[numbers == number].sum()) for number in numbers.unique()]
     assert np.mean(nats) < np.log(20) + 0.3, np.mean(nats)  # 4.5 where a head for lists did not rest
+
+
+def test_a_start_without_room_for_its_heads_is_refused(tokenizer, monkeypatch):
+    monkeypatch.setitem(build.SIZES, "tiny", build.SIZES["tiny"] | {"num_hidden_layers": 4})
+    with pytest.raises(ValueError, match="5 layers of 5 heads, not 4 of 5"):
+        build.build_model("tiny", tokenizer, 0)
+    assert build.build_model("tiny", tokenizer, 0, structured=False).config.num_hidden_layers == 4
