@@ -76,7 +76,7 @@ def _legend(board: dict) -> str:
         '<p class="soft">Mean over seeds, 95% interval over users, ± deviation over seeds. A row\'s rank is 1 '
         "+ the number of "
         f"rows that are better in {escape(board['main'])} at p &lt; {board['alpha']} (paired tests on the same "
-        "rows, Holm over all pairs "
+        "rows and the seeds that both have, Holm over all pairs "
         f"of the table); rows of one rank are tied. Δ is against <b>{escape(board['reference'])}</b>. W/T/L "
         "counts rows beaten, "
         "tied with and lost to. Click a heading to sort.</p>"

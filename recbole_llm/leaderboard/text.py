@@ -109,8 +109,8 @@ def legend(board: dict, intervals: bool = True) -> str:
     counts = " W/T/L: rows beaten / tied / lost to." if intervals else ""
     return (
         f"Mean over seeds{interval} ± deviation over seeds. A rank is 1 + the number of rows that are better in "
-        f"{board['main']} at p < {board['alpha']} (paired tests on the same rows, Holm over all pairs of the table); "
-        f"a row may also be tied with rows of other ranks.{counts}"
+        f"{board['main']} at p < {board['alpha']} (paired tests on the same rows and the seeds "
+        f"that both have, Holm over all pairs of the table); a row may also be tied with rows of other ranks.{counts}"
     )
 
 
