@@ -14,7 +14,8 @@ def main(n_prompts: int = 6000) -> dict[str, float]:
     """Print and return prompts per second, ours and the straightforward way, and their ratio."""
     from recbole.data import create_dataset
 
-    from recbole_llm.data.dataloader import TrainPromptDataLoader, prompt_templates
+    from recbole_llm.data.dataloader import TrainPromptDataLoader
+    from recbole_llm.data.prompt import with_words
 
     with tempfile.TemporaryDirectory() as folder:
         settings = {"checkpoint_dir": folder, "train_sample_size": n_prompts, "train_batch_size": 16, "curriculum": "none"}
@@ -28,7 +29,7 @@ def main(n_prompts: int = 6000) -> dict[str, float]:
         ours = count / (time.perf_counter() - start)
 
     rows, titles, tokenizer = loader.dataset, dataset.titles, dataset.prompt_tokenizer.tokenizer
-    template = prompt_templates(config)[0]
+    template, *_ = with_words(config["prompt_templates"], config["prompt_words"])
     keys = [key for batch in list(loader.batches)[: 1000 // 16] for key in batch]
     start = time.perf_counter()
     for key in keys:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from recbole_llm.data.collector import ROW_FIELD
 from recbole_llm.data.evaluation import match_rows
-from recbole_llm.data.prompt import parse_template
+from recbole_llm.data.prompt import parse_template, with_words
 from recbole_llm.data.rows import candidate_sets
 from recbole_llm.data.sample import sample_rows
 from recbole_llm.llm import constrained
@@ -61,7 +61,8 @@ class PromptRows(Dataset):
         self.config, self.split = config, dataset
         self.tokens = dataset.prompt_tokenizer
         self.model_class = get_model(config["model"])
-        self.templates = [parse_template(text, self.model_class.template_fields) for text in prompt_templates(config)]
+        texts = with_words(config["prompt_templates"], config["prompt_words"])
+        self.templates = [parse_template(text, self.model_class.template_fields) for text in texts]
         feat = dataset.inter_feat
         self.sequences = feat[dataset.item_id_list_field].numpy()  # [rows, MAX_ITEM_LIST_LENGTH], 0 after the end
         self.lengths = feat[dataset.item_list_length_field].numpy()  # [rows]
@@ -95,16 +96,6 @@ class PromptRows(Dataset):
         )
         ids, items = self.tokens.assemble(self.model_class.render(example))
         return {"key": key, "ids": ids, "items": items, "answer": self.tokens.answer(target)}
-
-
-def prompt_templates(config) -> list[str]:
-    """The config's templates with the dataset's words (``prompt_words``) put in."""
-    templates = []
-    for text in config["prompt_templates"]:
-        for name, word in config["prompt_words"].items():
-            text = text.replace("{" + name + "}", word)
-        templates.append(text)
-    return templates
 
 
 def _pad(rows: list[list[int]], fill: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ title followed by a behaviour token; :class:`Item` carries both.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 BEHAVIOUR_TOKENS = ("both", "history", "candidates", "none")
@@ -66,6 +66,14 @@ def parse_template(template: str, fields: Sequence[str]) -> list[str | Field]:
             f"{repeated}; write each of {list(fields)} exactly once ({{user}} is optional)"
         )
     return [piece for piece in pieces if piece != ""]
+
+
+def with_words(templates: Sequence[str], words: Mapping[str, str]) -> list[str]:
+    """Templates with the dataset's words (``prompt_words``) put in; their fields stay."""
+    filled = list(templates)
+    for name, word in words.items():
+        filled = [text.replace("{" + name + "}", word) for text in filled]
+    return filled
 
 
 def _items(ids: Sequence[int], slot: bool, notes: Sequence[str] | None = None) -> list[Segment]:

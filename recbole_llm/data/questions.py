@@ -14,8 +14,8 @@ from recbole.data.interaction import Interaction
 from recbole.utils import get_model
 
 from recbole_llm.data.collector import ROW_FIELD
-from recbole_llm.data.dataloader import Example, Key, PromptRows, _pad, prompt_templates
-from recbole_llm.data.prompt import Field, parse_template
+from recbole_llm.data.dataloader import Example, Key, PromptRows, _pad
+from recbole_llm.data.prompt import Field, parse_template, with_words
 from recbole_llm.data.retriever import item_vectors, most_relevant
 from recbole_llm.data.timelines import Timelines, recent
 from recbole_llm.llm import constrained
@@ -48,7 +48,7 @@ class ClickRows(PromptRows):
     def __init__(self, config, dataset, training: bool):
         self.config, self.split, self.training = config, dataset, training
         self.tokens, self.model_class = dataset.prompt_tokenizer, get_model(config["model"])
-        texts = prompt_templates({"prompt_templates": click_templates(config), "prompt_words": config["prompt_words"]})
+        texts = with_words(click_templates(config), config["prompt_words"])
         self.templates = [_parse(text, self.model_class.template_fields) for text in texts]
         self.answers = answer_ids(config, self.tokens.tokenizer, texts[0])
         self.timelines = dataset.timelines

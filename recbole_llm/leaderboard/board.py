@@ -190,7 +190,7 @@ def _row(i, names, groups, columns: dict[str, Column], pairs: dict[str, Pairs], 
         "wins": int(wins),
         "ties": len(others) - int(wins) - int(losses),
         "losses": int(losses),
-        "users_against_reference": None if i == reference else _users(columns[main].users(i, reference)),
+        "users_against_reference": None if i == reference else columns[main].users(i, reference),
         "cost": summary.cost(group),
         "valid": summary.valid(group),
         "checks": summary.checks(group),
@@ -220,10 +220,6 @@ def _cell(column: Column, i: int) -> dict:
         "interval": how,
         "per_seed": seeds,
     }
-
-
-def _users(counts: tuple[int, int, int] | None) -> dict | None:
-    return None if counts is None else dict(zip(("wins", "ties", "losses"), counts, strict=True))
 
 
 def _mixed_crms(groups: list[list[Stored]]) -> str | None:

@@ -41,7 +41,7 @@ def compare_files(a: str | Path, b: str | Path, resamples: int | None = None) ->
             continue
         column = build_column(metric, protocol, [[one], [other]], resamples or st.RESAMPLES, 0)
         test = column.compare(0, 1)
-        counts = "/".join(map(str, column.users(0, 1) or ()))
+        counts = "/".join(map(str, (column.users(0, 1) or {}).values()))
         table.append(
             [
                 metric,

@@ -102,14 +102,14 @@ class Column:
             return st.clustered_error(influences) * len(influences) ** 0.5
         return float(np.std((column.sums[:, a] - column.sums[:, b]) / column.weights[:, 0].mean(), ddof=1))
 
-    def users(self, a: int, b: int) -> tuple[int, int, int] | None:
-        """On how many users row ``a`` does better than, as well as and worse than row ``b``; None for AUC."""
+    def users(self, a: int, b: int) -> dict[str, int] | None:
+        """On how many users row ``a`` does better than (wins), as well as and worse than row ``b``; None for AUC."""
         column, a, b = self.paired(a, b)
         if column.sums is None:
             return None
         difference = column.sign * (column.sums[:, a] - column.sums[:, b])
         better, worse = int((difference > 1e-12).sum()), int((difference < -1e-12).sum())
-        return better, len(difference) - better - worse, worse
+        return {"wins": better, "ties": len(difference) - better - worse, "losses": worse}
 
 
 def build_column(name: str, protocol: str, groups: list[list[Stored]], resamples: int, seed: int) -> Column:

@@ -21,7 +21,6 @@ from recbole_llm.adapter import enable_gradient_checkpointing, use_gate
 from recbole_llm.builtin.openers import misread
 from recbole_llm.builtin.slots import is_pretrained_here, pretrained_projector
 from recbole_llm.data import prompt
-from recbole_llm.data.dataloader import prompt_templates
 from recbole_llm.data.questions import click_templates
 from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.llm import check_tokenizer, constrained, context_length, load_llm, resolve_path
@@ -289,8 +288,7 @@ class LLMRecommender(SequentialRecommender):
         if config["behaviour_tokens"] == "none" or not is_pretrained_here(resolve_path(config)):
             return
         templates = click_templates(config) if self.scoring == "yes_no" else config["prompt_templates"]
-        texts = prompt_templates({"prompt_templates": templates, "prompt_words": config["prompt_words"]})
-        for line in misread(self.tokens.tokenizer, texts):
+        for line in misread(self.tokens.tokenizer, prompt.with_words(templates, config["prompt_words"])):
             getLogger().warning(line)
 
     @torch.no_grad()

@@ -5,15 +5,10 @@ from pathlib import Path
 import yaml
 
 from recbole_llm.builtin.openers import misread
+from recbole_llm.data.prompt import with_words
 from recbole_llm.model.llara import RELEASED_TEMPLATES
 
 PROPERTIES = Path(__file__).parents[2] / "properties"
-
-
-def _filled(templates, words):
-    for name, word in words.items():
-        templates = [text.replace("{" + name + "}", word) for text in templates]
-    return templates
 
 
 def test_the_packages_templates_with_every_datasets_words_are_read_as_they_are_meant(tokenizer):
@@ -23,7 +18,7 @@ def test_the_packages_templates_with_every_datasets_words_are_read_as_they_are_m
     assert len(words) > 2
     templates = [*settings["prompt_templates"], *RELEASED_TEMPLATES, *sum(settings["click_templates"].values(), [])]
     for own in words:
-        assert misread(tokenizer, _filled(templates, own)) == []
+        assert misread(tokenizer, with_words(templates, own)) == []
 
 
 def test_an_opener_before_the_history_and_a_question_without_one_are_each_a_line(tokenizer):

@@ -8,8 +8,8 @@ from recbole_llm.data.dataloader import (
     TestPromptDataLoader,
     TrainPromptDataLoader,
     ValidPromptDataLoader,
-    prompt_templates,
 )
+from recbole_llm.data.prompt import with_words
 from recbole_llm.data.rows import candidate_sets
 from tests import tiny
 
@@ -167,5 +167,5 @@ def test_batches_hold_rows_of_like_length(built):
 def test_templates_carry_the_datasets_words(built):
     config, _ = built
     words = {"verb": "watch", "verbed": "watched", "item": "movie", "items": "movies"}
-    templates = prompt_templates({"prompt_templates": config["prompt_templates"], "prompt_words": words})
+    templates = with_words(config["prompt_templates"], words)
     assert len(templates) == 3 and all("movie" in text and "{item" not in text for text in templates)
