@@ -152,9 +152,9 @@ class Collate:
 
     def _rivals(self, keys: list[Key], length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """``([B, length, C] ids, [B, length, C] mask)``: the rivals of the answers' tokens."""
-        found = rivals(*self._branches(keys))  # [B, C, T, C] each
+        ids, mask = (part[..., :length] for part in self._branches(keys))  # a token's rivals depend on no later one
         rows, targets = torch.arange(len(keys)), torch.tensor([key.target_position for key in keys])
-        return tuple(part[rows, targets, :length] for part in found)
+        return tuple(part[rows, targets] for part in rivals(ids, mask))  # each was [B, C, length, C]
 
 
 class TrainBatches(Sampler[list[Key]]):
