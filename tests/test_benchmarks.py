@@ -1,13 +1,16 @@
-"""The GPU benchmark at its tiny shape: every way of training and of scoring runs, and the file says what was measured."""
+"""Benchmarks at tiny shapes: every way of training and of scoring runs, and what they write is what was measured."""
 
 import json
 
 import numpy as np
 import pytest
+import yaml
 
-from benchmarks import gpu, readme
+from benchmarks import draws, gpu, readme
+from recbole_llm import run_recbole_llm
 from recbole_llm.leaderboard.board import Options, build_board
 from recbole_llm.provenance import weights_hash
+from tests import tiny
 from tests.leaderboard import fake
 
 
@@ -52,3 +55,28 @@ def test_readme_shows_a_failed_row_whole_and_refuses_lost_markers(tmp_path, monk
     with pytest.raises(ValueError, match="results:end --> once each"):
         readme.main(str(tmp_path))
     assert (tmp_path / "README.md").read_text() == f"{readme.BEGIN}\nno end" and not list(tmp_path.glob("*.md.tmp"))
+
+
+def test_a_draw_of_candidates_has_the_ranks_of_a_run_with_it(tiny_data, tiny_llm, tmp_path, capsys):
+    settings = tiny.settings(tiny_data, tiny_llm, tmp_path, candidate_seed=2)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings))
+    arguments = ["--model=LLaRA", "--dataset=tiny", f"--config_files={tmp_path / 'tiny.yaml'}"]
+    record = draws.main([*arguments, "--draws=2", "--seeds=[2021]", f"--out={tmp_path / 'draws.json'}"])
+    assert json.loads((tmp_path / "draws.json").read_text())["metrics"]["hit@1"]["model"] == record["metrics"]["hit@1"]["model"]
+    shown = capsys.readouterr().out.splitlines()[1]
+    classical = {key: value for key, value in settings.items() if not key.startswith(("crm", "llm", "train_sample"))}
+    classical |= {**settings["crm_config"], "epochs": settings["crm_epochs"]}
+    for model, config in (("LLaRA", settings), ("SASRec", classical)):
+        run = run_recbole_llm(model, "tiny", config_dict={**config, "seed": 2021, "state": "ERROR"})
+        assert f"{run['test_result']['hit@1']:.4f}" in shown
+    assert shown.startswith("seed 2021, draw 2: hit@1 ") and shown.endswith(" (SASRec)")
+
+
+def test_draws_are_compared_by_users_over_seeds_and_draws():
+    model = np.array([[[1, 2, 1, 5], [1, 1, 9, 5]], [[1, 1, 1, 5], [1, 2, 1, 5]]])  # [2 seeds, 2 draws, 4 rows]
+    reference = np.array([[[1, 1, 2, 5], [2, 1, 2, 5]], [[1, 1, 2, 5], [1, 1, 1, 5]]])
+    found = draws.compared(model, reference, np.array(["a", "a", "b", "c"]), "hit@1")
+    assert found["model"] == pytest.approx((4 + 2 + 3) / 16) and found["crm"] == pytest.approx((3 + 4 + 1) / 16)
+    assert found["difference"] == pytest.approx(1 / 16)
+    assert (found["won"], found["lost"]) == (1, 1)  # a: 6 of 8 against 7 of 8, b: 3 of 4 against 1 of 4, c: never
+    assert found["interval"][0] < found["difference"] < found["interval"][1] and found["p"] > 0.3
