@@ -20,7 +20,10 @@ from recbole_llm.crm import crm_config
 from recbole_llm.data.collector import CandidateCollector
 from recbole_llm.data.preparation import prepare_data
 from recbole_llm.data.rows import candidate_sets
+from recbole_llm.leaderboard.plan import seed_list
 from recbole_llm.leaderboard.statistics import bootstrap_p, percentile_interval, ranking_values, resampled_means
+from recbole_llm.leaderboard.text import p_text
+from recbole_llm.registry import is_plugin_model
 
 METRICS = ("hit@1", "ndcg@10")
 
@@ -67,27 +70,34 @@ def compared(model: np.ndarray, reference: np.ndarray, user: np.ndarray, metric:
 
 
 def main(arguments: list[str]) -> dict:
-    """Print the comparison, and write it to ``--out``."""
+    """Print the comparison, and write it to ``--out``.
+
+    Raises:
+        ConfigError: wrong settings, before anything is trained; ValueError: a model without a CRM, or another protocol.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.draws", allow_abbrev=False, add_help=False)
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--out", type=Path)
     own, rest = parser.parse_known_args(arguments)
     given = parse_command_line(rest)
-    seeds = given.seeds if isinstance(given.seeds, list) else [2020 + i for i in range(given.seeds or 3)]
+    seeds = seed_list(given.seeds or 3)
 
     def make_config(**values):
         return LLMConfig(given.model, given.dataset, given.config_files, None, {**given.options, **values})
 
+    config = make_config(seed=seeds[0])
+    if not is_plugin_model(config["model"]) or config["protocol"] != "candidates" or own.draws < 1:
+        raise ValueError("one or more --draws compare an LLM recommender (LLaRA, iLoRA, RecLoRA) with its CRM under --protocol=candidates")
     pairs = [one_seed(make_config, seed, range(1, own.draws + 1)) for seed in seeds]
     model, reference = (np.stack(part) for part in zip(*pairs, strict=True))  # [seeds, draws, n] each
-    user = candidate_sets(make_config(seed=seeds[0])).test.user_ids
+    user = candidate_sets(config).test.user_ids
     record = {"model": given.model, "dataset": given.dataset, "settings": given.options, "seeds": seeds, "draws": own.draws}
     record |= {"n_rows": len(user), "n_users": len(set(user.tolist())), "commit": result.commit()}
     record["metrics"] = {metric: compared(model, reference, user, metric) for metric in METRICS}
     for metric, found in record["metrics"].items():
         low, high = found["interval"]
         print(f"{metric}: {given.model} {found['model']:.4f}, its CRM {found['crm']:.4f}, difference {found['difference']:+.4f} "
-              f"[{low:+.4f}, {high:+.4f}], p {found['p']:.3f}, users {found['won']} : {found['lost']}")  # fmt: skip
+              f"[{low:+.4f}, {high:+.4f}], p {p_text(found['p'])}, users {found['won']} : {found['lost']}")  # fmt: skip
     if own.out:
         own.out.parent.mkdir(parents=True, exist_ok=True)
         own.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -95,4 +105,7 @@ def main(arguments: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except (ValueError, OSError) as error:  # ConfigError too
+        sys.exit(f"error: {error}")

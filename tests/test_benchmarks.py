@@ -72,6 +72,12 @@ def test_a_draw_of_candidates_has_the_ranks_of_a_run_with_it(tiny_data, tiny_llm
     assert shown.startswith("seed 2021, draw 2: hit@1 ") and shown.endswith(" (SASRec)")
 
 
+def test_draws_need_a_model_with_a_crm():
+    for wrong in (["--model=SASRec"], ["--model=LLaRA", "--protocol=full"], ["--model=LLaRA", "--draws=0"]):
+        with pytest.raises(ValueError, match="compare an LLM recommender"):
+            draws.main([*wrong, "--dataset=ml-100k", "--state=ERROR"])
+
+
 def test_draws_are_compared_by_users_over_seeds_and_draws():
     model = np.array([[[1, 2, 1, 5], [1, 1, 9, 5]], [[1, 1, 1, 5], [1, 2, 1, 5]]])  # [2 seeds, 2 draws, 4 rows]
     reference = np.array([[[1, 1, 2, 5], [2, 1, 2, 5]], [[1, 1, 2, 5], [1, 1, 1, 5]]])
