@@ -8,6 +8,7 @@ training_state.py keeps where a run stands, resume.py finds it again.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
@@ -29,6 +30,8 @@ from recbole_llm.training_tensors import load_optimizer, optimizer_tensors, rest
 
 __all__ = ["LLMTrainer", "load_checkpoint_into"]
 
+_NUMBERS = itertools.count(1)  # of this process's trainers: two runs of one second have folders of their own
+
 
 class LLMTrainer(OptimizerSteps, CandidateEvaluation, Trainer):
     """Trains and evaluates an :class:`~recbole_llm.model.base.LLMRecommender`.
@@ -44,7 +47,8 @@ class LLMTrainer(OptimizerSteps, CandidateEvaluation, Trainer):
         distributed.start(config["device"])
         super().__init__(config, model)
         self.eval_collector = CandidateCollector(config)
-        name = distributed.broadcast(f"{config['model']}-{config['dataset']}-{get_local_time()}-{os.getpid()}")
+        name = f"{config['model']}-{config['dataset']}-{get_local_time()}-{os.getpid()}-{next(_NUMBERS)}"
+        name = distributed.broadcast(name)
         self.saved_model_file = os.path.join(self.checkpoint_dir, name)
         self.accumulation_steps = config["accumulation_steps"]
         self.precision = precision(config["mixed_precision"] or "auto", self.device)

@@ -4,6 +4,7 @@ import copy
 import math
 import time
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -53,6 +54,15 @@ def steps(data, accumulation, micro_batch=None):
 
 def gradients(model):
     return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def test_two_runs_of_one_second_have_folders_of_their_own(fresh, monkeypatch):
+    monkeypatch.setattr("recbole_llm.trainer.get_local_time", lambda: "Jan-01-2026_00-00-00")
+    trainers = [trainer_of(*fresh) for _ in range(2)]
+    for trainer in trainers:
+        trainer.fit(fresh[1][1], fresh[1][2])
+    first, second = (Path(trainer.saved_model_file) for trainer in trainers)
+    assert first.parent != second.parent and (first / "adapter_model.safetensors").exists() and (second / "adapter_model.safetensors").exists()
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 8])
