@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from recbole_llm.data.collector import ROW_FIELD
 from recbole_llm.data.evaluation import match_rows
 from recbole_llm.data.prompt import parse_template, with_words
-from recbole_llm.data.rows import candidate_sets
+from recbole_llm.data.rows import CandidateSets, candidate_sets
 from recbole_llm.data.sample import sample_rows
 from recbole_llm.llm import constrained
 from recbole_llm.rivals import rivals
@@ -68,9 +68,26 @@ class PromptRows(Dataset):
         self.lengths = feat[dataset.item_list_length_field].numpy()  # [rows]
         self.targets = feat[dataset.iid_field].numpy()  # [rows]
 
+    @property
+    def times(self) -> np.ndarray | None:
+        """When each row happened, ``[rows]``; None where a dataset has no times: its rows are in order."""
+        feat, name = self.split.inter_feat, self.split.time_field
+        return feat[name].numpy() if name in feat else None
+
     def history(self, row: int) -> list[int]:
         length = int(self.lengths[row])
         return self.sequences[row, max(0, length - self.config["history_max_len"]) : length].tolist()
+
+    def training_candidates(self, rows: np.ndarray, sets: CandidateSets, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Candidate ids ``[n, C]`` (internal) and target positions ``[n]`` of training rows in one epoch."""
+        split = self.split
+        users = split.id2token(split.uid_field, split.inter_feat[split.uid_field].numpy()[rows])
+        targets = split.id2token(split.iid_field, self.targets[rows])
+        recent = None
+        if self.config["train_negatives"] == "recent":
+            recent = [split.id2token(split.iid_field, self.history(row)) for row in rows]
+        chosen, positions = sets.training_candidates(users, targets, epoch, recent)
+        return sets.internal_items(split)[chosen], positions
 
     def token_lengths(self, rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
         """Title tokens per row ``[n]``: what sorts rows into buckets (template words are the same for all)."""
@@ -217,14 +234,7 @@ class TrainBatches(Sampler[list[Key]]):
 
     def _candidates(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """This epoch's candidate ids ``[n, C]`` (internal) and target positions ``[n]``."""
-        split = self.rows.split
-        users = split.id2token(split.uid_field, split.inter_feat[split.uid_field].numpy()[order])
-        targets = split.id2token(split.iid_field, self.rows.targets[order])
-        recent = None
-        if self.config["train_negatives"] == "recent":
-            recent = [split.id2token(split.iid_field, self.rows.history(row)) for row in order]
-        chosen, positions = self.sets.training_candidates(users, targets, self.epoch, recent)
-        return self.sets.internal_items(split)[chosen], positions
+        return self.rows.training_candidates(order, self.sets, self.epoch)
 
 
 class TrainPromptDataLoader(DataLoader):

@@ -16,7 +16,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType, ModelType, init_seed
 from torch import nn
 
-from recbole_llm import crm, forward, scoring
+from recbole_llm import alignment, crm, forward, scoring
 from recbole_llm.adapter import enable_gradient_checkpointing, use_gate
 from recbole_llm.builtin.openers import misread
 from recbole_llm.builtin.slots import is_pretrained_here, pretrained_projector
@@ -90,6 +90,8 @@ class LLMRecommender(SequentialRecommender):
         self.user_dim = self.crm.user_dim(dataset)
         if config["user_token"]:
             self.user_projector = self._projector(self._user_sample(dataset), hidden, out_std, centred=False)
+        if config["projector_alignment"]:
+            self._align_projectors(dataset)
         self.llm = self.adapt(llm)
         _silence_dropout(self.llm)
         self._warn_of_misread_prompts()
@@ -279,8 +281,22 @@ class LLMRecommender(SequentialRecommender):
             )
 
     def _projector(self, table: torch.Tensor, hidden: int, out_std: float, centred: bool = True) -> Projector:
-        start = pretrained_projector(resolve_path(self.config), table.shape[1])  # other LLMs than ours have none
+        path = resolve_path(self.config)
+        start = pretrained_projector(path, table.shape[1])  # other LLMs than ours have none
+        if start is None and self.config["projector_alignment"]:
+            raise ValueError(
+                f"projector_alignment: the projectors of llm_path={path!r} are drawn at random for vectors of {table.shape[1]} "
+                "numbers, and what an LLM makes of their inner products is not known before it is fine-tuned; set it to null, or "
+                "use llm_path: builtin and a CRM with narrower vectors"
+            )
         return Projector(table, hidden, out_std, start, centred)
+
+    def _align_projectors(self, dataset) -> None:
+        """Multiply what :mod:`recbole_llm.alignment` learns from training rows into the projectors' first layers."""
+        projectors = [self.projector, self.user_projector] if self.config["user_token"] else [self.projector]
+        for projector, matrix in zip(projectors, alignment.alignment_maps(self.config, dataset, self.crm), strict=True):
+            with torch.no_grad():
+                projector[0].weight.copy_(projector[0].weight @ matrix.T)
 
     def _warn_of_misread_prompts(self) -> None:
         """The built-in LLM knows by a few words where candidates begin; other LLMs read."""
