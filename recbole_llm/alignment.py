@@ -13,6 +13,7 @@ projector does. A and U are then multiplied into the first layers of the project
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import getLogger
 
@@ -69,11 +70,23 @@ def alignment_maps(config, dataset, crm) -> list[torch.Tensor]:
     vectors = crm.item_vectors.cpu()
     vectors = vectors - vectors[1:].mean(0)
     choices = gather(config, dataset, crm, vectors)
-    maps = fit(choices, vectors, config["seed"])
+    with _one_thread():
+        maps = fit(choices, vectors, config["seed"])
     took = f"{len(choices.targets)} training rows in {time.perf_counter() - began:.1f} s"
     getLogger().info(set_color("Projector", "pink") + f": aligned with {took}")
     mapped = [vectors[1:]] if choices.users is None else [vectors[1:], choices.users]
     return [matrix * (v.norm() / (v @ matrix).norm()) for matrix, v in zip(maps, mapped, strict=True)]
+
+
+@contextmanager
+def _one_thread():
+    """Batches of a few rows are too small to share: two threads on two busy cores take ten times as long as one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def gather(config, dataset, crm, vectors: torch.Tensor) -> Choices:

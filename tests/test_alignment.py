@@ -58,13 +58,14 @@ def test_it_learns_which_directions_tell_and_from_the_rows_alone(users):
     choices, table = world(12000, 1, 8.0, telling=D // 2, users=users)
     held, _ = world(1000, 2, 8.0, telling=D // 2, users=users)
     identities = alignment._identities(choices, table)
-    maps = alignment.fit(choices, table, seed=3)
+    with alignment._one_thread():
+        maps = alignment.fit(choices, table, seed=3)
+        again, other = alignment.fit(choices, table, seed=3), alignment.fit(choices, table, seed=4)
     best = [m.clone() for m in identities]
     for m in best:
         m[D // 2 :] = 0  # the map that the choices were made with
     none, learnt, all_there_is = (hits(held, table, m) for m in (identities, maps, best))
     assert learnt > none + 0.5 * (all_there_is - none)
-    again, other = alignment.fit(choices, table, seed=3), alignment.fit(choices, table, seed=4)
     assert all(torch.equal(a, b) for a, b in zip(maps, again, strict=True)) and not torch.equal(maps[0], other[0])
 
 
