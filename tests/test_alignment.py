@@ -76,6 +76,16 @@ def test_it_starts_twice_as_sharp_as_rows_ask_for_whatever_the_vectors_scale(sca
     assert found == pytest.approx(6.0, rel=0.25)  # the grid's step is 1.41
 
 
+@pytest.mark.parametrize("users", [False, True])
+def test_learning_starts_there_with_the_users_share(users, monkeypatch):
+    choices, table = world(200, 6, 6.0, users=users)
+    monkeypatch.setattr(alignment, "LEARNING_RATE", 0.0)
+    start = alignment.sharpness(choices, table) ** 0.5 * torch.eye(D)
+    expected = [start, 0.65 * start] if users else [start]
+    for found, matrix in zip(alignment.fit(choices, table, seed=0), expected, strict=True):
+        torch.testing.assert_close(found, matrix)
+
+
 @pytest.fixture(scope="module")
 def llm(tmp_path_factory):
     """A tiny LLM with pretrained projectors, as those that builtin.pretrain writes."""
