@@ -7,7 +7,7 @@ learns from every training row in seconds where the LLM sees a thousand prompts 
     s(row, c) = <A' t + U' u, A' v_c>,    t ~ sum_k .6^k v_k (the latest item: k = 0),    |t| = |u| = 1
 
 with v the centred item vectors and u the user's vector (with a user token). One A serves histories and candidates, as one
-projector does. A and U are then multiplied into the first layers of the projectors, which keep training with the LLM.
+projector does. A and U are then multiplied into the first layers of the projectors; `projector_lr_scale: 0` leaves them so.
 """
 
 from __future__ import annotations
