@@ -321,7 +321,7 @@ def _alignment_problems(final, model_class):
     if getattr(model_class, "scoring", None) == "yes_no":
         return [f"projector_alignment: {model_class.__name__} asks about one item, it is for models that choose; set it to null"]
     if final.get("behaviour_tokens") == "none":
-        return ["projector_alignment: behaviour_tokens is none, so that no projector is read; set one of the two otherwise"]
+        return ["projector_alignment: behaviour_tokens is none, so that no projector is read; set it to both, or this key to null"]
     return []
 
 
