@@ -57,7 +57,6 @@ setup(
     package_dir={"recbole_llm.properties": "properties"},
     package_data={
         **{package: ["*.yaml"] for package in PROPERTIES},
-        "recbole_llm.builtin": ["*.safetensors", "*.json", "*.md", "*.csv", "*.txt", "*.jinja"],
         "recbole_llm.leaderboard.template": ["*.html", "*.css", "*.js"],
     },
     entry_points={"console_scripts": ["recbole-llm=recbole_llm.quick_start:main"]},

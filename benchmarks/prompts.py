@@ -1,6 +1,6 @@
 """python -m benchmarks.prompts: rendered and tokenised training prompts per second on one core.
 
-Real ml-100k rows and titles, 20 candidates, histories of 10, batches of 16, the tokenizer of the built-in LLM.
+Real ml-100k rows and titles, 20 candidates, histories of 10, batches of 16, the tokenizer of the default LLM.
 Beside it, the straightforward way: fill a string template and run the tokenizer on every prompt.
 """
 

@@ -3,7 +3,7 @@
 README's tables are those of the leaderboard (``recbole_llm.leaderboard``), with fewer columns: mean over seeds, 95% interval
 over users, deviation over seeds, rank = 1 + the number of significantly better rows. The first one holds every row, the others those
 with all seeds; docs/leaderboards/ has all columns of all rows. Nothing between the markers is written by hand. The table of a
-board that FOLDER has no file of stays as it is. Rows of a built-in LLM other than the present one carry a dagger.
+board that FOLDER has no file of stays as it is.
 """
 
 import re
@@ -13,7 +13,6 @@ from pathlib import Path
 from recbole_llm.leaderboard.board import build_board, stored_options
 from recbole_llm.leaderboard.files import boards
 from recbole_llm.leaderboard.text import amount, cell_text, escaped, markdown, p_text, shown_name
-from recbole_llm.provenance import weights_hash
 from recbole_llm.result import read_result
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,23 +28,11 @@ def versus(test: dict, users: dict | None) -> str:
     return f"{test['difference']:+.3f} ({counts}p {p_text(test['p'])})"
 
 
-def is_earlier(record: dict) -> bool:
-    """Whether a result was made with another built-in LLM than the package holds now."""
-    llm = record["llm"]
-    return llm is not None and llm["name"] == "builtin" and llm["sha256"] != weights_hash("builtin")
-
-
-def earlier_rows(folder: Path, board: dict) -> str:
-    """What a page of docs/leaderboards/ says of the rows that :func:`is_earlier` marks in README."""
-    names = [row["name"] for row in board["rows"] if any(is_earlier(read_result(folder / file)) for file in row["files"])]
-    return f"\nMade with an earlier built-in LLM: {', '.join(names)}.\n" if names else ""
-
-
-def line(row: dict, metrics: list[str], main: str, earlier: bool) -> str:
-    """One row of a table; ``earlier`` marks it."""
+def line(row: dict, metrics: list[str], main: str) -> str:
+    """One row of a table."""
     against, cost = row["vs_reference"], row["cost"]
     cells = [
-        str(row["rank"]), shown_name(row) + " †" * earlier, str(len(row["seeds"])), *(cell_text(row["metrics"][name]) for name in metrics),
+        str(row["rank"]), shown_name(row), str(len(row["seeds"])), *(cell_text(row["metrics"][name]) for name in metrics),
         "" if not against else versus(against[main], row["users_against_reference"]),
         amount(cost["trainable_parameters"]),
         " + ".join(f"{cost[f'seconds_{part}'] or 0:.0f}" for part in ("crm", "train", "evaluate")),
@@ -57,8 +44,7 @@ def table(folder: Path, board: dict, every_row: bool) -> str:
     """Markdown of one board, best first; ``every_row``: also rows with fewer seeds than others."""
     protocol, seeds = board["protocol"], max(len(row["seeds"]) for row in board["rows"])
     shown = [row for row in board["rows"] if every_row or len(row["seeds"]) == seeds]
-    sources = [[read_result(folder / file) for file in row["files"]] for row in shown]
-    earlier, records = [any(map(is_earlier, source)) for source in sources], sum(sources, [])
+    records = [read_result(folder / file) for row in shown for file in row["files"]]
     candidates = board["candidates"] or {}
     facts = [f"{board['n_rows']:,} test rows of {board['n_users']:,} users"]
     if protocol == "candidates":
@@ -67,11 +53,9 @@ def table(folder: Path, board: dict, every_row: bool) -> str:
         facts.append(f"sha256 `{candidates['sha256'][:12]}`")
     facts.append("; ".join(sorted({record["device"] for record in records})))
     facts.append("commit " + ", ".join(sorted({record["commit"][:7] for record in records})))
-    if any(earlier):
-        facts.append("†: made with an earlier built-in LLM")
     metrics = [name for name in SHOWN[protocol] if name in board["metrics"]]
     head = ["", "model", "seeds", *metrics, f"{board['main']} vs {board['reference']}", "trained", "CRM + train + test, s"]
-    rows = [line(row, metrics, board["main"], old) for row, old in zip(shown, earlier, strict=True)]
+    rows = [line(row, metrics, board["main"]) for row in shown]
     for failure in board["failed"]:
         cells = ["–", escaped(failure["name"]), escaped(f"failed (seed {failure['seed']}): {failure['reason']}")]
         rows.append("| " + " | ".join(cells + [""] * (len(head) - len(cells))) + " |")
@@ -105,7 +89,7 @@ def main(folder: str | None = None) -> None:
     tables = stored_tables(old)
     for dataset, protocol in found:
         board = build_board(folder, dataset, protocol, stored_options(folder, dataset, protocol))
-        (PAGES / f"{dataset}.{protocol}.md").write_text(markdown(board) + earlier_rows(folder, board), encoding="utf-8")
+        (PAGES / f"{dataset}.{protocol}.md").write_text(markdown(board), encoding="utf-8")
         tables[dataset, protocol] = table(folder, board, every_row=(dataset, protocol) == FIRST)
     order = sorted(tables, key=lambda pair: (pair[1], pair != FIRST, pair))
     tables = "\n\n".join(tables[pair] for pair in order)

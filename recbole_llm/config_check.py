@@ -95,7 +95,6 @@ RULES = {
         "must be two strings, e.g. [' (', ')'], or ['', ''] for nothing",
     ),
     "user_token": FLAG,
-    "projector_alignment": optional(POSITIVE),
     "move_article": choice(True, False, "released"),
     "answer_bos": FLAG,
     "train_negatives": choice("unseen", "recent"),
@@ -109,7 +108,7 @@ RULES = {
     "attn_implementation": optional(choice("sdpa", "eager", "flash_attention_2")),
     "llm_quantization": optional(choice("8bit", "4bit")),
     "llm_eval": choice("likelihood", "generate"),
-    "likelihood_over": choice("auto", "vocabulary", "candidates"),
+    "likelihood_over": choice("vocabulary", "candidates"),
     "scoring_method": choice("auto", "tree", "cache", "separate"),
     "trust_remote_code": FLAG,
     "lora_r": POSITIVE,
@@ -181,7 +180,7 @@ def value_problems(final, model_class=None):
     for key, (holds, text) in RULES.items():
         if key in final and not holds(final[key]):
             problems.append(f"{key}: {text}, got {final[key]!r}")
-    problems += pickle_problems(final) + _expert_problems(final, model_class) + _alignment_problems(final, model_class)
+    problems += pickle_problems(final) + _expert_problems(final, model_class)
     return problems + _click_problems(final, model_class)
 
 
@@ -312,17 +311,6 @@ def _expert_problems(final, model_class):
     if final.get("gate_form") == "topk" and type(experts) is type(top_k) is int and top_k > experts:
         problems.append(f"gate_top_k: must be at most num_experts={experts}, got {top_k}")
     return problems
-
-
-def _alignment_problems(final, model_class):
-    """Alignment learns from rows with a next item, for tokens in the prompt."""
-    if not final.get("projector_alignment"):
-        return []
-    if getattr(model_class, "scoring", None) == "yes_no":
-        return [f"projector_alignment: {model_class.__name__} asks about one item, it is for models that choose; set it to null"]
-    if final.get("behaviour_tokens") == "none":
-        return ["projector_alignment: behaviour_tokens is none, so that no projector is read; set it to both, or this key to null"]
-    return []
 
 
 def _click_problems(final, model_class):

@@ -1,6 +1,6 @@
 """Loads any causal LM of the Hugging Face family and its tokenizer, frozen, or says why it cannot be used.
 
-`llm_path` is `builtin` (the small Llama inside this package), a local folder, or a name on the Hugging Face hub.
+`llm_path` is a local folder, or a name on the Hugging Face hub.
 Weights are read from safetensors only: a pickle can run code when it is opened. transformers is imported on first use.
 """
 
@@ -12,9 +12,7 @@ from pathlib import Path
 import torch
 
 from recbole_llm import distributed
-from recbole_llm.builtin.slots import is_pretrained_here
 
-BUILTIN = Path(__file__).parent / "builtin"
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("eager", "sdpa", "flash_attention_2")
 _EXAMPLES = "use one of the families Llama, Qwen, Mistral, Gemma, GPT-2 ..."
@@ -27,7 +25,7 @@ _CONVERT = (
 def load_llm(config):
     """The causal LM that `llm_path` names: frozen, in eval mode, on the CPU (quantised: on `device`).
 
-    Reads llm_path, llm_dtype (auto: as stored; float32 for builtin), attn_implementation (null: the model's default), llm_quantization
+    Reads llm_path, llm_dtype (auto: as stored), attn_implementation (null: the model's default), llm_quantization
     (null, 8bit, 4bit) and trust_remote_code.
 
     Raises:
@@ -96,15 +94,6 @@ def load_tokenizer(config):
     return tokenizer
 
 
-def constrained(config):
-    """Whether an answer's tokens compete with those of other answers only (`likelihood_over`; :mod:`recbole_llm.rivals`).
-
-    `auto` says yes for the built-in LLM and what :mod:`recbole_llm.builtin.pretrain` wrote: they were trained so.
-    """
-    over = config["likelihood_over"]
-    return over == "candidates" or over == "auto" and is_pretrained_here(resolve_path(config))
-
-
 def resolve_path(config):
     """Folder or hub name that `llm_path` stands for, as a string.
 
@@ -112,13 +101,11 @@ def resolve_path(config):
         FileNotFoundError: a path that does not exist, or a folder without config.json or weights.
         ValueError: a folder with a PEFT adapter, or with pickled weights only.
     """
-    name = str(config["llm_path"] or "builtin")
-    folder = BUILTIN if name == "builtin" else Path(name).expanduser()
-    if name != "builtin" and not folder.exists():
+    name = str(config["llm_path"])
+    folder = Path(name).expanduser()
+    if not folder.exists():
         if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
-            raise FileNotFoundError(
-                f"llm_path {name!r} does not exist; give a folder, a hub name (owner/name) or builtin"
-            )
+            raise FileNotFoundError(f"llm_path {name!r} does not exist; give a folder, a hub name (owner/name)")
         return name
     if (folder / "config.json").is_file():
         _check_weights(folder)
@@ -170,8 +157,6 @@ def is_causal(llm):
 def _options(config):
     """Keyword arguments of from_pretrained for the llm keys."""
     dtype = DTYPES[_choice(config, "llm_dtype", DTYPES, default="auto")]
-    if dtype == "auto" and config["llm_path"] == "builtin":
-        dtype = torch.float32  # stored in bfloat16 to be small, which a CPU computes in many times more slowly
     options = {
         "dtype": dtype,
         "trust_remote_code": bool(config["trust_remote_code"]),
@@ -223,7 +208,7 @@ def _check_config(path, trust_remote_code):
         raise FileNotFoundError(
             f"llm_path {path!r} is neither a folder here nor a model that the Hugging Face hub gave "
             f"({_first_line(error)}); check the name, the network, HF_HUB_OFFLINE and, for gated models, the login; or "
-            f"use a folder, or builtin"
+            f"use a folder"
         ) from error
     except ValueError as error:
         raise ValueError(

@@ -35,11 +35,9 @@ _OPTIONAL = (
     "ctr_protocol.py",
     "click_metrics.py",
 )  # protocols of their own
-_NOT_RUN = ("leaderboard/", "data/convert/", "builtin/")  # the built-in LLM counts by its weights ...
-_SLOTS = "builtin/slots.py"  # ... but for the projector that its runs start with
+_NOT_RUN = ("leaderboard/", "data/convert/")
 _DISPLAY = ("command_line.py", "config_check.py", "result.py", "cost.py", "provenance.py", "quick_start.py")
 _WEIGHTS = (".safetensors", ".json", ".model")  # of an LLM's folder: weights, configuration, tokenizer
-_REPORTS = ("skills.json", "pretraining.json")  # what our pretraining writes beside them
 _WHOLE = 2**26  # files up to this size are hashed whole
 _PART = 2**20
 
@@ -50,7 +48,7 @@ def code_hash(plugin: bool) -> str:
     root = Path(__file__).resolve().parent
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
     if plugin:
-        names = [name for name in names if name == _SLOTS or not name.startswith(_NOT_RUN) and name not in _DISPLAY]
+        names = [name for name in names if not name.startswith(_NOT_RUN) and name not in _DISPLAY]
     else:
         names = [name for name in names if name in _BASELINE + _OPTIONAL]
     digest = hashlib.sha256()
@@ -92,12 +90,12 @@ def weights_hash(llm_path: str) -> str | None:
     Of a file over 64 MiB only the first and last MiB and the size count: hashing 13 GB would take longer than
     reading it.
     """
-    folder = Path(__file__).resolve().parent / "builtin" if llm_path == "builtin" else Path(llm_path).expanduser()
+    folder = Path(llm_path).expanduser()
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix not in _WEIGHTS or path.name in _REPORTS:
+        if path.suffix not in _WEIGHTS:
             continue
         stat = path.stat()
         digest.update(f"{path.name} {_file_hash(str(path), stat.st_size, stat.st_mtime_ns)}".encode())

@@ -9,7 +9,6 @@ import yaml
 from benchmarks import draws, gpu, readme
 from recbole_llm import run_recbole_llm
 from recbole_llm.leaderboard.board import Options, build_board
-from recbole_llm.provenance import weights_hash
 from tests import tiny
 from tests.leaderboard import fake
 
@@ -24,13 +23,6 @@ def test_the_gpu_benchmark_runs_on_a_cpu_at_the_tiny_shape(tmp_path, capsys):
     assert all(way["tokens_per_second"] > 0 and way["peak_memory_gb"] > 0 for way in record["training"].values())
     assert all(value > 0 for value in (*record["prompts_per_second"].values(), *record["ratios"].values()))
     assert str(file) in capsys.readouterr().out
-
-
-def test_readme_marks_results_of_another_built_in_llm():
-    now = weights_hash("builtin")
-    for name, sha256, earlier in (("builtin", now, False), ("builtin", "0" * 64, True), ("builtin", None, True), ("some/hub-name", None, False)):
-        assert readme.is_earlier({"llm": {"name": name, "sha256": sha256}}) is earlier
-    assert readme.is_earlier({"llm": None}) is False
 
 
 def test_readme_keeps_the_tables_of_boards_without_files():

@@ -1,7 +1,6 @@
 """Loading LLMs of several families from folders, and what is refused with which remedy."""
 
 import json
-import logging
 
 import pytest
 import torch
@@ -229,12 +228,3 @@ def test_context_length_and_parameters():
     assert loading.count_parameters(llm, trainable=True) == 0
     llm.lm_head.weight.requires_grad_(True)
     assert loading.count_parameters(llm, trainable=True) == llm.lm_head.weight.numel()
-
-
-@pytest.mark.skipif(not (loading.BUILTIN / "config.json").is_file(), reason="the built-in LLM is not built yet")
-def test_builtin_is_the_default(caplog):
-    with caplog.at_level(logging.WARNING):
-        llm, tokenizer = loading.load_llm(Settings()), loading.load_tokenizer(Settings(llm_path="builtin"))
-    loading.check_tokenizer(llm, tokenizer)
-    assert loading.context_length(llm) >= 512
-    assert tokenizer.decode(tokenizer("Amélie (2001)", add_special_tokens=False)["input_ids"]) == "Amélie (2001)"

@@ -25,7 +25,6 @@ from recbole_llm.data.evaluation import match_rows
 from recbole_llm.data.prompt import parse_template, with_words
 from recbole_llm.data.rows import CandidateSets, candidate_sets
 from recbole_llm.data.sample import sample_rows
-from recbole_llm.llm import constrained
 from recbole_llm.rivals import rivals
 
 BUCKET_BATCHES = 32  # rows are sorted by length within windows of this many batches: little padding, much shuffling
@@ -139,7 +138,7 @@ class Collate:
 
     def __init__(self, rows: PromptRows, training: bool, canonical: dict[int, int] | None = None):
         self.rows, self.training, self.canonical = rows, training, canonical or {}
-        self.constrained = training and constrained(rows.config)
+        self.constrained = training and rows.config["likelihood_over"] == "candidates"
 
     def __call__(self, examples: list[dict]) -> Interaction:
         keys = [example["key"] for example in examples]

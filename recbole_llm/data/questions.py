@@ -18,7 +18,6 @@ from recbole_llm.data.dataloader import Example, Key, PromptRows, _pad
 from recbole_llm.data.prompt import Field, parse_template, with_words
 from recbole_llm.data.retriever import item_vectors, most_relevant
 from recbole_llm.data.timelines import Timelines, recent
-from recbole_llm.llm import constrained
 
 
 @dataclass(frozen=True)
@@ -229,7 +228,7 @@ class ClickCollate:
         yes, no = self.rows.answers
         ids = torch.tensor([[yes if key.label else no] for key in keys])
         columns = {"answer_ids": ids, "answer_mask": torch.ones_like(ids, dtype=torch.bool)}
-        if constrained(self.rows.config):
+        if self.rows.config["likelihood_over"] == "candidates":
             both = torch.tensor([yes, no]).expand(len(keys), 1, 2)
             columns |= {"rival_ids": both, "rival_mask": torch.ones_like(both, dtype=torch.bool)}
         return columns

@@ -1,4 +1,4 @@
-"""Which training rows are learnt from: a seeded sample (`train_sample_size`), or each user's latest (`projector_alignment`)."""
+"""Which training rows are learnt from: a seeded sample (`train_sample_size`)."""
 
 import logging
 
@@ -31,14 +31,3 @@ def sample_rows(n: int, size, seed: int, labels: np.ndarray | None = None) -> np
     liked = labels[order] > 0.5
     n_liked = round(count * liked.mean())
     return np.sort(np.concatenate([order[liked][:n_liked], order[~liked][: count - n_liked]]))
-
-
-def latest_rows(users: np.ndarray, times: np.ndarray | None, count: int) -> np.ndarray:
-    """Sorted row numbers of each user's `count` latest rows; where times are equal, or None, rows count as ordered.
-
-    users, times : [n]
-    """
-    n = len(users)
-    order = np.lexsort((users,) if times is None else (times, users))  # by user, then time; stable
-    end = np.searchsorted(users[order], users[order], side="right")  # [n], of each row's user
-    return np.sort(order[end - np.arange(n) <= count])

@@ -7,7 +7,6 @@ curriculum), :meth:`adapter_config` (which adapter goes on the LLM) and :meth:`g
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from logging import getLogger
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -16,14 +15,11 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType, ModelType, init_seed
 from torch import nn
 
-from recbole_llm import alignment, crm, forward, scoring
+from recbole_llm import crm, forward, scoring
 from recbole_llm.adapter import enable_gradient_checkpointing, use_gate
-from recbole_llm.builtin.openers import misread
-from recbole_llm.builtin.slots import is_pretrained_here, pretrained_projector
 from recbole_llm.data import prompt
-from recbole_llm.data.questions import click_templates
 from recbole_llm.data.tokens import USER_SLOT
-from recbole_llm.llm import check_tokenizer, constrained, context_length, load_llm, resolve_path
+from recbole_llm.llm import check_tokenizer, context_length, load_llm
 from recbole_llm.rivals import log_probs
 
 
@@ -32,25 +28,14 @@ class Projector(nn.Sequential):
 
     Inputs are standardised with the table's own mean and deviation (fixed), so that one learning rate suits every CRM.
     User vectors are scaled only: their inner product with an item vector is the CRM's score, which centring would change.
-    The output starts at the scale of the LLM's token embeddings, or at the weights in ``start``: those that the
-    built-in LLM was pretrained with, which suit any standardised vectors.
+    The output starts at the scale of the LLM's token embeddings.
     """
 
-    def __init__(
-        self,
-        table: torch.Tensor,
-        hidden: int,
-        out_std: float,
-        start: dict[str, torch.Tensor] | None = None,
-        centred: bool = True,
-    ):
+    def __init__(self, table: torch.Tensor, hidden: int, out_std: float, centred: bool = True):
         super().__init__(nn.Linear(table.shape[1], hidden), nn.GELU(), nn.Linear(hidden, hidden))
         mean = table[1:].mean(0) if centred else torch.zeros(table.shape[1])
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", (table[1:] - mean).square().mean().sqrt().clamp_min(1e-6), persistent=False)
-        if start is not None:
-            self.load_state_dict(start)
-            return
         with torch.no_grad():
             sample = self(table[1:1025])
             self[2].weight.mul_(out_std / sample.std().clamp_min(1e-6))
@@ -75,7 +60,7 @@ class LLMRecommender(SequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.config = config
-        self.constrained = constrained(config)
+        self.constrained = config["likelihood_over"] == "candidates"
         self.tokens = dataset.prompt_tokenizer
         self.crm = crm.load_or_train(config, dataset)
         init_seed(config["seed"], config["reproducibility"])  # the same start whether the CRM was trained now or read
@@ -86,15 +71,12 @@ class LLMRecommender(SequentialRecommender):
         some = torch.arange(min(4096, embeddings.num_embeddings), device=embeddings.weight.device)
         out_std = embeddings(some).detach().float().std().item()  # as the LLM sees them: Gemma scales its embeddings
         hidden = embeddings.embedding_dim
-        self.projector = self._projector(self.crm.item_vectors, hidden, out_std)
+        self.projector = Projector(self.crm.item_vectors, hidden, out_std)
         self.user_dim = self.crm.user_dim(dataset)
         if config["user_token"]:
-            self.user_projector = self._projector(self._user_sample(dataset), hidden, out_std, centred=False)
-        if config["projector_alignment"]:
-            self._align_projectors(dataset)
+            self.user_projector = Projector(self._user_sample(dataset), hidden, out_std, centred=False)
         self.llm = self.adapt(llm)
         _silence_dropout(self.llm)
-        self._warn_of_misread_prompts()
 
     # ---- what a model may override -------------------------------------------------------------------------------
 
@@ -279,33 +261,6 @@ class LLMRecommender(SequentialRecommender):
                 f"a prompt of {prompt_length} tokens{answer} does not fit the LLM's context of {self.context_length}; lower "
                 "history_max_len, n_candidates or title_max_tokens, or choose an LLM with a longer context"
             )
-
-    def _projector(self, table: torch.Tensor, hidden: int, out_std: float, centred: bool = True) -> Projector:
-        path = resolve_path(self.config)
-        start = pretrained_projector(path, table.shape[1])  # other LLMs than ours have none
-        if start is None and self.config["projector_alignment"]:
-            raise ValueError(
-                f"projector_alignment: the projectors of llm_path={path!r} are drawn at random for vectors of {table.shape[1]} "
-                "numbers, and what an LLM makes of their inner products is not known before it is fine-tuned; set it to null, or "
-                "use llm_path: builtin and a CRM with narrower vectors"
-            )
-        return Projector(table, hidden, out_std, start, centred)
-
-    def _align_projectors(self, dataset) -> None:
-        """Multiply what :mod:`recbole_llm.alignment` learns from training rows into the projectors' first layers."""
-        projectors = [self.projector, self.user_projector] if self.config["user_token"] else [self.projector]
-        for projector, matrix in zip(projectors, alignment.alignment_maps(self.config, dataset, self.crm), strict=True):
-            with torch.no_grad():
-                projector[0].weight.copy_(projector[0].weight @ matrix.T)
-
-    def _warn_of_misread_prompts(self) -> None:
-        """The built-in LLM knows by a few words where candidates begin; other LLMs read."""
-        config = self.config
-        if config["behaviour_tokens"] == "none" or not is_pretrained_here(resolve_path(config)):
-            return
-        templates = click_templates(config) if self.scoring == "yes_no" else config["prompt_templates"]
-        for line in misread(self.tokens.tokenizer, prompt.with_words(templates, config["prompt_words"])):
-            getLogger().warning(line)
 
     @torch.no_grad()
     def _user_sample(self, dataset) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recbole_llm.data.sample import latest_rows, sample_rows
+from recbole_llm.data.sample import sample_rows
 
 
 def test_it_is_seeded_sorted_and_of_the_size_asked_for():
@@ -34,12 +34,3 @@ def test_more_rows_than_there_are_is_all_of_them_with_a_warning(caplog):
 def test_no_row_at_all_is_refused(size):
     with pytest.raises(ValueError, match=f"train_sample_size={size} leaves no training row of 10"):
         sample_rows(10, size, 0)
-
-
-def test_the_latest_rows_of_each_user_are_known_by_time_then_place():
-    users = np.array([3, 1, 3, 1, 3, 2, 1, 3])
-    times = np.array([9, 5, 1, 7, 9, 4, 5, 8])
-    assert latest_rows(users, times, 1).tolist() == [3, 4, 5]  # of two rows of time 9 the later one
-    assert latest_rows(users, times, 2).tolist() == [0, 3, 4, 5, 6]
-    assert latest_rows(users, None, 2).tolist() == [3, 4, 5, 6, 7]
-    assert latest_rows(users, times, 9).tolist() == list(range(8))

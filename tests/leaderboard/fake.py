@@ -50,7 +50,7 @@ def write_run(
         "metrics": {metric: round(float(ranking_values(rank, metric).mean()), 4) for metric in METRICS},
         "generation": None,
         "candidates": {"count": count, "sha256": sha256},
-        "llm": {"name": "builtin", "parameters": 3_400_000, "trainable_parameters": 210_000} if llm else None,
+        "llm": {"name": "smollm2-135m", "parameters": 134_500_000, "trainable_parameters": 210_000} if llm else None,
         "crm": {"model": "SASRec", "sha256": "c" * 64} if llm else None,
         "seconds": {"crm": 21.0 if llm else 0.0, "train": 310.0 if llm else 12.5, "evaluate": 41.0 if llm else 0.8},
         "peak_memory_mb": 1900.0 if llm else 640.0,

@@ -17,7 +17,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from recbole_llm import crm
-from recbole_llm.builtin.titles import pseudo_word
 from recbole_llm.config import LLMConfig
 from recbole_llm.data.dataset import PromptDataset
 
@@ -51,14 +50,14 @@ def short_titles(seed: int, count: int) -> list[str]:
     """Distinct made-up words: short prompts, so that minutes suffice."""
     rng, words = np.random.default_rng(seed), {}
     while len(words) < count:
-        words[pseudo_word(rng, 2).capitalize()] = None
+        words["".join(rng.choice(list("bdfgklmnprstv")) + rng.choice(list("aeiou")) for _ in range(3)).capitalize()] = None
     return list(words)
 
 
 def settings(data: Path, out: Path, **more) -> dict:
-    """A config_dict with the built-in LLM."""
+    """A config_dict with the default LLM."""
     return {
-        "data_path": str(data), "llm_path": "builtin", "checkpoint_dir": str(out / "saved"),
+        "data_path": str(data), "llm_path": "smollm2-135m", "checkpoint_dir": str(out / "saved"),
         "result_dir": str(out / "results"), "load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"]},
         "item_text_field": "title", "n_candidates": 20, "crm_model": "SASRec", "crm_epochs": 0,
         "crm_config": {"hidden_size": SIGNAL + NOISE, "inner_size": 32}, "show_progress": False, "epochs": 1,

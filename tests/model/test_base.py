@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from recbole_llm.builtin.slots import Projectors
 from recbole_llm.model.base import Projector
-from recbole_llm.provenance import weights_hash
 from tests.model.contract import ModelContract
 
 
@@ -90,42 +88,6 @@ def test_the_projector_standardises_items_and_only_scales_users():
     torch.testing.assert_close(standard.mean(0), torch.zeros(16), atol=1e-5, rtol=0)
     assert not users.mean.any()
     torch.testing.assert_close((table[1:] / users.std).square().mean(), torch.tensor(1.0))
-
-
-def test_a_given_start_is_taken_as_it_is():
-    table = torch.randn(50, 16)
-    start = {n: w + 1 for n, w in Projector(table, 8, 1.0).state_dict().items()}
-    assert all(torch.equal(w, start[n]) for n, w in Projector(table, 8, 1.0, start).state_dict().items())
-
-
-def test_an_llm_with_a_pretrained_projector_starts_there_however_its_folder_is_written(tiny_data, tmp_path, monkeypatch):
-    from recbole_llm.builtin.slots import pretrained_projector, save_projectors
-    from tests import tiny
-
-    folder = tiny.write_llm(tmp_path / "llm")
-    contract = ModelContract()
-    contract.name, contract.settings = "LLaRA", {"curriculum": "none"}
-    hidden = contract.build(tiny_data, folder, tmp_path / "without")[2].projector.state_dict()["2.weight"].shape[0]
-    save_projectors(Projectors(hidden, torch.zeros(hidden), torch.eye(hidden), 1.0), folder)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for path in (folder, "~/llm"):
-        config, _, model = contract.build(tiny_data, path, tmp_path / "with")
-        start = pretrained_projector(folder, model.crm.item_vectors.shape[1])
-        assert start and all(torch.equal(model.projector.state_dict()[name], weight) for name, weight in start.items())
-        assert weights_hash(config["llm_path"]) == weights_hash(str(folder)) is not None
-
-
-@pytest.mark.parametrize("llm, tokens, warned", [("builtin", "both", 1), ("builtin", "none", 0), ("tiny", "both", 0)])
-def test_words_that_the_built_in_llm_misreads_are_warned_about(tiny_data, tiny_llm, tmp_path, caplog, llm, tokens, warned):
-    contract = ModelContract()
-    contract.name, contract.settings = "LLaRA", {"curriculum": "none"}
-    words = {"verb": "like", "verbed": "liked", "item": "book", "items": "books"}
-    templates = ["This user has {verbed} these:{history}. Choose one of:{candidates}. Answer with one {item}:"]
-    contract.build(
-        tiny_data, tiny_llm if llm == "tiny" else llm, tmp_path, behaviour_tokens=tokens, prompt_words=words, prompt_templates=templates
-    )
-    found = [record.getMessage() for record in caplog.records if "takes what follows 'like' for candidates" in record.getMessage()]
-    assert len(found) == warned
 
 
 def test_groups_have_their_own_rates_and_no_decay_on_biases(built):
