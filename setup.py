@@ -15,6 +15,8 @@ LLM = [
     "accelerate",
     "safetensors",
     "tokenizers",
+    "gguf>=0.19,<1",
+    "filelock",
 ]
 RECBOLE = [
     'recbole==1.2.1; python_version < "3.12"',

@@ -1,8 +1,9 @@
 """The configuration: RecBole's `Config` with the plugin's layers, checked before anything runs.
 
-Layers, later over earlier: RecBole's properties; `properties/overall.yaml`; for plugin models `properties/llm.yaml`;
-`properties/model/<model>.yaml`; `properties/dataset/<dataset>.yaml`; what the protocol fixes where these leave it open;
-config files; config dict; command line. `install` gives plain RecBole the same layers for plugin models.
+Layers, later over earlier: RecBole's properties; `properties/overall.yaml`; for plugin models `properties/llm.yaml` and, where
+`llm_path` is a short name, `properties/llm/<llm_path>.yaml`; `properties/model/<model>.yaml`; the LLM's section `models: <model>`;
+`properties/dataset/<dataset>.yaml`; what the protocol fixes where these leave it open; config files; config dict; command line.
+`install` gives plain RecBole the same layers for plugin models.
 """
 
 import copy
@@ -18,7 +19,7 @@ from recbole.config import Config
 from recbole.evaluator import metric_types
 from recbole.utils import InputType, ModelType, get_model
 
-from recbole_llm import config_check, distributed, registry
+from recbole_llm import config_check, distributed, llm_source, registry
 from recbole_llm.command_line import parse_value
 from recbole_llm.config_check import ConfigError
 from recbole_llm.protocol import apply_protocol, protocol_problems
@@ -99,10 +100,9 @@ def install():
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         load(self, model, model_class, dataset)
-        self.plugin_config_dict = {}
+        self.plugin_config_dict, self.llm_config_dict = {}, {}
         if isinstance(self, LLMConfig) or registry.is_plugin_model(model):
-            for file in property_files(model, dataset):
-                self.plugin_config_dict.update(read_yaml(file))
+            self.plugin_config_dict, self.llm_config_dict = plugin_settings(model, dataset, self.external_config_dict)
         self.internal_config_dict.update(self.plugin_config_dict)
 
     def _get_final_config_dict(self):
@@ -133,14 +133,27 @@ def properties_dir():
 
 
 def property_files(model, dataset):
-    """The plugin's YAML files for a model and a dataset that exist, lowest layer first."""
-    root = properties_dir()
-    files = [root / "overall.yaml"]
-    own = root / f"model/{model}.yaml"
+    """The plugin's YAML files for a model and a dataset that exist, by layer, lowest first (the LLM's own is not among them)."""
+    root, plugin = properties_dir(), registry.is_plugin_model(model)
+    own = plugin and registry.entry(model).properties or root / f"model/{model}.yaml"
+    files = {"overall": root / "overall.yaml", "llms": root / "llm.yaml", "model": own, "dataset": root / f"dataset/{dataset}.yaml"}
+    return {layer: file for layer, file in files.items() if file.is_file() and (plugin or layer != "llms")}
+
+
+def plugin_settings(model, dataset, given):
+    """(the plugin's settings for a model and a dataset, those of them that the LLM's own YAML sets).
+
+    given: what the user sets, whose `llm_path` comes before any in the layers.
+    """
+    layers = {layer: read_yaml(file) for layer, file in property_files(model, dataset).items()}
     if registry.is_plugin_model(model):
-        files.append(root / "llm.yaml")
-        own = registry.entry(model).properties or own
-    return [file for file in [*files, own, root / f"dataset/{dataset}.yaml"] if file.is_file()]
+        llm_path = next((values["llm_path"] for values in (given, *reversed(layers.values())) if "llm_path" in values), None)
+        layers["llm"], layers["llm for model"] = llm_source.settings_for(llm_path, model)
+    merged = {}
+    for layer in ("overall", "llms", "llm", "model", "llm for model", "dataset"):
+        merged.update(layers.get(layer, {}))
+    suited = layers.get("llm", {}) | layers.get("llm for model", {})
+    return merged, {key: value for key, value in suited.items() if key not in given and merged[key] == value}
 
 
 def read_yaml(file):
@@ -163,7 +176,7 @@ def read_yaml(file):
 def known_keys(model, dataset, model_class=None):
     """The keys that a run of `model` on `dataset` may set; see config_check."""
     root = properties_dir()
-    files = {*root.glob("*.yaml"), *root.glob("model/*.yaml"), *property_files(model, dataset)}
+    files = {*root.glob("*.yaml"), *root.glob("model/*.yaml"), *property_files(model, dataset).values()}
     return config_check.known_keys(model, model_class or get_model(model), sorted(files | set(root.glob("dataset/*"))))
 
 
@@ -183,7 +196,7 @@ def config_from_values(values):
     config.yaml_loader = SafeLoader
     config.model, config.dataset = values["model"], values["dataset"]
     config.model_class = get_model(config.model)
-    for layer in ("file", "variable", "cmd", "external", "internal", "plugin"):
+    for layer in ("file", "variable", "cmd", "external", "internal", "plugin", "llm"):
         setattr(config, f"{layer}_config_dict", {})
     final = config.final_config_dict = copy.deepcopy(values)
     final["MODEL_TYPE"] = config.model_class.type

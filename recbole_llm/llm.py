@@ -1,6 +1,6 @@
 """Loads any causal LM of the Hugging Face family and its tokenizer, frozen, or says why it cannot be used.
 
-`llm_path` is a local folder, or a name on the Hugging Face hub.
+`llm_path` is a short name, a GGUF file, a local folder, or a name on the Hugging Face hub (:mod:`recbole_llm.llm_source`).
 Weights are read from safetensors only: a pickle can run code when it is opened. transformers is imported on first use.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from recbole_llm import distributed
+from recbole_llm import distributed, llm_source
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("eager", "sdpa", "flash_attention_2")
@@ -29,7 +29,7 @@ def load_llm(config):
     (null, 8bit, 4bit) and trust_remote_code.
 
     Raises:
-        FileNotFoundError: no such folder, or a hub name that cannot be fetched.
+        FileNotFoundError: no such folder, file or distribution, or a hub name that cannot be fetched.
         ValueError: a key's value is unknown, or what is there is no complete causal LM in safetensors.
         ImportError: a quantisation or attention package is missing.
     """
@@ -37,7 +37,7 @@ def load_llm(config):
 
     options = _options(config)
     path = resolve_path(config)
-    _check_config(path, options["trust_remote_code"])
+    _check_config(path, options["trust_remote_code"], config["llm_path"])
     try:
         llm, loaded = AutoModelForCausalLM.from_pretrained(
             path, use_safetensors=True, output_loading_info=True, **options
@@ -71,7 +71,7 @@ def load_tokenizer(config):
     from transformers import AutoTokenizer
 
     path = resolve_path(config)
-    _check_config(path, bool(config["trust_remote_code"]))  # first: the name may be wrong, or no causal LM
+    _check_config(path, bool(config["trust_remote_code"]), config["llm_path"])  # first: the name may be wrong, or no causal LM
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path, padding_side="left", trust_remote_code=bool(config["trust_remote_code"])
@@ -95,26 +95,26 @@ def load_tokenizer(config):
 
 
 def resolve_path(config):
-    """Folder or hub name that `llm_path` stands for, as a string.
+    """Folder or hub name that `llm_path` stands for, as a string; a GGUF file is converted first.
 
     Raises:
         FileNotFoundError: a path that does not exist, or a folder without config.json or weights.
-        ValueError: a folder with a PEFT adapter, or with pickled weights only.
+        ValueError: a folder with a PEFT adapter, or with pickled weights only; a GGUF file that cannot be used.
     """
-    name = str(config["llm_path"])
+    name = llm_source.locate(str(config["llm_path"]))
     folder = Path(name).expanduser()
     if not folder.exists():
         if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
-            raise FileNotFoundError(f"llm_path {name!r} does not exist; give a folder, a hub name (owner/name)")
+            raise FileNotFoundError(f"llm_path {name!r} does not exist; give a folder, a hub name (owner/name), {_others()}")
         return name
     if (folder / "config.json").is_file():
         _check_weights(folder)
         return str(folder)
     if (folder / "adapter_config.json").is_file():
         raise ValueError(f"llm_path {name!r} is a PEFT adapter; merge it into its base model, or name the base model")
-    raise FileNotFoundError(
-        f"llm_path {name!r} ({folder}) holds no config.json; give a folder saved by save_pretrained"
-    )
+    ggufs = sorted(folder.glob("*.gguf"))
+    remedy = f"give its GGUF file, llm_path={ggufs[0]}" if ggufs else "give a folder saved by save_pretrained"
+    raise FileNotFoundError(f"llm_path {name!r} ({folder}) holds no config.json; {remedy}")
 
 
 def check_tokenizer(llm, tokenizer):
@@ -198,7 +198,7 @@ def _choice(config, key, allowed, default=None):
     return value
 
 
-def _check_config(path, trust_remote_code):
+def _check_config(path, trust_remote_code, name):
     """Refuses what is no decoder-only causal LM before its weights are read."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
@@ -206,9 +206,9 @@ def _check_config(path, trust_remote_code):
         found = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise FileNotFoundError(
-            f"llm_path {path!r} is neither a folder here nor a model that the Hugging Face hub gave "
-            f"({_first_line(error)}); check the name, the network, HF_HUB_OFFLINE and, for gated models, the login; or "
-            f"use a folder"
+            f"llm_path {name!r}{'' if name == path else f' ({path})'} is neither a folder here nor a model that the Hugging Face hub "
+            f"gave ({_first_line(error)}); check the name, the network, HF_HUB_OFFLINE and, for gated models, the login; or download "
+            f"it elsewhere (hf download {path} --local-dir DIR), copy DIR here and give llm_path=DIR; or use {_others()}"
         ) from error
     except ValueError as error:
         raise ValueError(
@@ -235,6 +235,10 @@ def _check_weights(folder):
             f"{_CONVERT}"
         )
     raise FileNotFoundError(f"llm_path {str(folder)!r} holds no *.safetensors; give a folder saved by save_pretrained")
+
+
+def _others():
+    return f"a .gguf file, or a short name ({', '.join(llm_source.short_names())})"
 
 
 def _first_line(error):

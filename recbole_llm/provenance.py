@@ -13,6 +13,7 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
+from recbole_llm import llm_source
 from recbole_llm.data.rows import fingerprint
 
 PACKAGES = ("recbole_llm", "recbole", "torch", "numpy", "pandas", "scipy")
@@ -85,11 +86,14 @@ def data_hash(config) -> str:
 
 
 def weights_hash(llm_path: str) -> str | None:
-    """sha256 of a local LLM's configuration, tokenizer and weights; None for a hub name, whose name must do.
+    """sha256 of a local LLM's configuration, tokenizer and weights, or of its GGUF file; None for a hub name, which must do.
 
     Of a file over 64 MiB only the first and last MiB and the size count: hashing 13 GB would take longer than
     reading it.
     """
+    gguf = llm_source.gguf_sha256(llm_path)
+    if gguf or llm_source.short_name_file(llm_path):
+        return gguf
     folder = Path(llm_path).expanduser()
     if not folder.is_dir():
         return None

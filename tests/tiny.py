@@ -75,6 +75,8 @@ def settings(data: Path, llm: Path, out: Path, **more) -> dict:
         "epochs": 1,
         "train_sample_size": 64,
         "train_batch_size": 8,
+        "accumulation_steps": 1,
+        "valid_sample_size": 200,
         "eval_batch_size": 16,
         "show_progress": False,
         "state": "WARNING",
