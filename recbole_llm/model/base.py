@@ -24,7 +24,7 @@ from recbole_llm.data import prompt
 from recbole_llm.data.questions import click_templates
 from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.llm import check_tokenizer, constrained, context_length, load_llm, resolve_path
-from recbole_llm.rivals import log_probs
+from recbole_llm.rivals import log_probs, until_last_choice
 
 
 class Projector(nn.Sequential):
@@ -207,23 +207,29 @@ class LLMRecommender(SequentialRecommender):
             the vocabulary, or (``likelihood_over: candidates``) among the tokens that lead to a candidate.
         """
         answer, answer_mask = interaction["answer_ids"], interaction["answer_mask"]
-        self._check_length(interaction["prompt_ids"].shape[1], answer.shape[1] - 1)
-        embeds = torch.cat([self.embed(interaction), self.llm.get_input_embeddings()(answer)], dim=1)
-        mask = torch.cat([interaction["prompt_mask"], answer_mask], dim=1)
+        n_tokens = answer_mask.sum(1)
+        if self.constrained:  # tokens after every row's last choice cost nothing
+            length = int(until_last_choice(interaction["rival_mask"]).sum(1).max())
+            answer, answer_mask = answer[:, :length], answer_mask[:, :length]
+        fed = answer[:, :-1]  # the last token is only a label
+        self._check_length(interaction["prompt_ids"].shape[1], fed.shape[1])
+        embeds = torch.cat([self.embed(interaction), self.llm.get_input_embeddings()(fed)], dim=1)
+        mask = torch.cat([interaction["prompt_mask"], answer_mask[:, :-1]], dim=1)
         with self.gated(interaction):
             logits = self.llm(
                 inputs_embeds=embeds,
                 attention_mask=mask.long(),
                 position_ids=(mask.long().cumsum(1) - 1).clamp_min(0),
-                logits_to_keep=answer.shape[1] + 1,
+                logits_to_keep=answer.shape[1],
                 use_cache=False,
-            ).logits[:, :-1]  # position j predicts answer token j
+            ).logits  # position j predicts answer token j
         if self.constrained:
-            found = log_probs(logits, answer, interaction["rival_ids"], interaction["rival_mask"])  # [B, A]
+            among = (interaction[name][:, : answer.shape[1]] for name in ("rival_ids", "rival_mask"))
+            found = log_probs(logits, answer, *among)  # [B, A]
         else:
             losses = nn.functional.cross_entropy(logits.flatten(0, 1).float(), answer.flatten(), reduction="none")
             found = -losses.view(answer.shape)
-        return (found * answer_mask).sum(1), answer_mask.sum(1)
+        return (found * answer_mask).sum(1), n_tokens
 
     def calculate_loss(self, interaction: Interaction) -> torch.Tensor:
         """Mean negative log-likelihood per answer token."""

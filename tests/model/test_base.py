@@ -128,6 +128,45 @@ def test_words_that_the_built_in_llm_misreads_are_warned_about(tiny_data, tiny_l
     assert len(found) == warned
 
 
+def test_training_feeds_an_answer_up_to_its_last_choice_and_counts_all_of_it(built, monkeypatch):
+    from recbole_llm.model import base
+    from recbole_llm.rivals import rivals, until_last_choice
+
+    _, data, model = built
+    model.eval()  # no dropout
+    batch = next(iter(data[3]))
+    rows, place = torch.arange(len(batch)), batch["target_position"]
+    for name in ("ids", "mask"):
+        batch.interaction[f"answer_{name}"] = batch[f"branch_{name}"][rows, place]
+    for name, part in zip(("ids", "mask"), rivals(batch["branch_ids"], batch["branch_mask"]), strict=True):
+        batch.interaction[f"rival_{name}"] = part[rows, place]
+    monkeypatch.setattr(model, "constrained", True)
+    fed = []
+    hook = model.llm.register_forward_pre_hook(
+        lambda module, args, inputs: fed.append(inputs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+
+    def run():
+        model.zero_grad()
+        likelihood, tokens = model(batch)
+        (-likelihood.sum() / tokens.sum()).backward()
+        return likelihood, tokens, [w.grad.clone() for w in model.parameters() if w.grad is not None]
+
+    likelihood, tokens, gradients = run()
+    choices = int(until_last_choice(batch["rival_mask"]).sum(1).max())
+    assert fed == [batch["prompt_ids"].shape[1] + choices - 1] and choices < batch["answer_ids"].shape[1]
+    assert torch.equal(tokens, batch["answer_mask"].sum(1))
+    monkeypatch.setattr(base, "until_last_choice", lambda mask: torch.ones_like(mask[..., 0]))
+    whole = run()
+    hook.remove()
+    model.zero_grad()
+    assert fed[1] == batch["prompt_ids"].shape[1] + batch["answer_ids"].shape[1] - 1
+    torch.testing.assert_close(likelihood, whole[0], atol=1e-5, rtol=1e-5)
+    assert gradients and len(gradients) == len(whole[2])
+    for one, other in zip(gradients, whole[2], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-3)
+
+
 def test_groups_have_their_own_rates_and_no_decay_on_biases(built):
     config, _, model = built
     config["weight_decay"] = 0.1
