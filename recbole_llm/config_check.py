@@ -94,6 +94,11 @@ RULES = {
         lambda value: isinstance(value, list) and len(value) == 2 and all(isinstance(words, str) for words in value),
         "must be two strings, e.g. [' (', ')'], or ['', ''] for nothing",
     ),
+    "behaviour_token_place": choice("after", "before"),
+    "item_separator": (
+        lambda value: isinstance(value, str) and value != "" and not value.endswith(" ") and "\\n" not in value,
+        "must be text that does not end in a blank (titles begin with one), e.g. ','; a new line is \"\\n\" in double quotes",
+    ),
     "user_token": FLAG,
     "projector_alignment": optional(POSITIVE),
     "move_article": choice(True, False, "released"),

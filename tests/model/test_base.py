@@ -30,6 +30,25 @@ def test_a_slot_holds_its_items_projected_vector_and_other_places_their_token(bu
     assert (items == -1).sum(1).eq(1).all()
 
 
+def test_an_answer_follows_a_user_token_at_the_prompts_end(tiny_data, tiny_llm, tmp_path, monkeypatch):
+    contract = ModelContract()
+    contract.name, contract.settings = "LLaRA", {"curriculum": "none", "user_token": True}
+    templates = ["Seen:{history}. Choose from\n{candidates}\nNext:{user}"]
+    place = {"behaviour_token_place": "before", "item_separator": "\n", "prompt_templates": templates}
+    _, data, model = contract.build(tiny_data, tiny_llm, tmp_path, **place)
+    model.eval()
+    batch = next(iter(data[3]))
+    items = batch["prompt_items"]
+    assert (items[:, -1] == -1).all() and (items == -1).sum() == len(items)
+    torch.testing.assert_close(model.embed(batch)[:, -1], model.user_projector(model.crm.user_vectors(batch)))
+    contract.test_likelihood_of_the_answer_is_the_score_of_the_target(model, batch, True, monkeypatch)
+    contract.test_scoring_methods_agree(model, batch)
+    answers = [model.tokens.answer(item)[:-1] for item in batch["candidates"][0].tolist()]
+    ids = batch["prompt_ids"][0].tolist()
+    slots = [place for place, item in enumerate(items[0].tolist()) if item > 0][-len(answers) :]
+    assert [ids[slot + 1 : slot + 1 + len(answer)] for slot, answer in zip(slots, answers, strict=True)] == answers
+
+
 def test_a_model_that_overrides_adapter_and_gate_alone_is_mixed_by_its_gate(tiny_data, tiny_llm, tmp_path, monkeypatch):
     """As README's "Add a model" says: nothing else is needed."""
     from recbole_llm import registry
