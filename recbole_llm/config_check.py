@@ -95,6 +95,8 @@ RULES = {
         "must be two strings, e.g. [' (', ')'], or ['', ''] for nothing",
     ),
     "behaviour_token_place": choice("after", "before"),
+    "projector_form": choice("mlp", "linear"),
+    "slot_scale": number(0, above=True),
     "item_separator": (
         lambda value: isinstance(value, str) and value != "" and not value.endswith(" ") and "\\n" not in value,
         "must be text that does not end in a blank (titles begin with one), e.g. ','; a new line is \"\\n\" in double quotes",

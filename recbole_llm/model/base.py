@@ -24,40 +24,8 @@ from recbole_llm.data import prompt
 from recbole_llm.data.questions import click_templates
 from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.llm import check_tokenizer, constrained, context_length, load_llm, resolve_path
+from recbole_llm.model.projector import Projector
 from recbole_llm.rivals import log_probs, until_last_choice
-
-
-class Projector(nn.Sequential):
-    """CRM vectors ``[..., d]`` -> LLM embeddings ``[..., hidden]``: Linear-GELU-Linear (LLaRA, section 3.2).
-
-    Inputs are standardised with the table's own mean and deviation (fixed), so that one learning rate suits every CRM.
-    User vectors are scaled only: their inner product with an item vector is the CRM's score, which centring would change.
-    The output starts at the scale of the LLM's token embeddings, or at the weights in ``start``: those that the
-    built-in LLM was pretrained with, which suit any standardised vectors.
-    """
-
-    def __init__(
-        self,
-        table: torch.Tensor,
-        hidden: int,
-        out_std: float,
-        start: dict[str, torch.Tensor] | None = None,
-        centred: bool = True,
-    ):
-        super().__init__(nn.Linear(table.shape[1], hidden), nn.GELU(), nn.Linear(hidden, hidden))
-        mean = table[1:].mean(0) if centred else torch.zeros(table.shape[1])
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", (table[1:] - mean).square().mean().sqrt().clamp_min(1e-6), persistent=False)
-        if start is not None:
-            self.load_state_dict(start)
-            return
-        with torch.no_grad():
-            sample = self(table[1:1025])
-            self[2].weight.mul_(out_std / sample.std().clamp_min(1e-6))
-            self[2].bias.zero_()
-
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        return super().forward((vectors - self.mean) / self.std)
 
 
 class LLMRecommender(SequentialRecommender):
@@ -295,7 +263,7 @@ class LLMRecommender(SequentialRecommender):
                 "numbers, and what an LLM makes of their inner products is not known before it is fine-tuned; set it to null, or "
                 "use llm_path: builtin and a CRM with narrower vectors"
             )
-        return Projector(table, hidden, out_std, start, centred)
+        return Projector(table, hidden, out_std * self.config["slot_scale"], self.config["projector_form"], centred, start)
 
     def _align_projectors(self, dataset) -> None:
         """Multiply what :mod:`recbole_llm.alignment` learns from training rows into the projectors' first layers."""

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from recbole_llm.builtin.slots import Projectors
-from recbole_llm.model.base import Projector
 from recbole_llm.provenance import weights_hash
 from tests.model.contract import ModelContract
 
@@ -78,13 +77,6 @@ def test_a_model_that_overrides_adapter_and_gate_alone_is_mixed_by_its_gate(tiny
     assert (scores - model.score_candidates(batch)).abs().max() > 1e-4
 
 
-def test_the_projector_starts_at_the_scale_of_the_token_embeddings():
-    torch.manual_seed(0)
-    table = torch.randn(500, 16) * 3 + 5
-    out = Projector(table, 64, out_std=0.02)(table[1:])
-    assert out.std().item() == pytest.approx(0.02, rel=0.05)
-
-
 def test_slots_start_at_the_scale_of_the_tokens_that_gemma_multiplies(tiny_data, tmp_path):
     """Its embedding module multiplies by the root of the width; slots stand where its output does."""
     from tests import architectures, tiny
@@ -99,22 +91,6 @@ def test_slots_start_at_the_scale_of_the_tokens_that_gemma_multiplies(tiny_data,
     embeds, slots = model.embed(batch), batch["prompt_items"] > 0
     tokens = embeds[batch["prompt_mask"].bool() & ~slots]
     assert embeds[slots].std().item() == pytest.approx(tokens.std().item(), rel=0.3)
-
-
-def test_the_projector_standardises_items_and_only_scales_users():
-    table = torch.randn(500, 16, generator=torch.Generator().manual_seed(0)) * 3 + 5
-    items, users = Projector(table, 8, 1.0), Projector(table, 8, 1.0, centred=False)
-    standard = (table[1:] - items.mean) / items.std
-    torch.testing.assert_close(standard.square().mean(), torch.tensor(1.0))
-    torch.testing.assert_close(standard.mean(0), torch.zeros(16), atol=1e-5, rtol=0)
-    assert not users.mean.any()
-    torch.testing.assert_close((table[1:] / users.std).square().mean(), torch.tensor(1.0))
-
-
-def test_a_given_start_is_taken_as_it_is():
-    table = torch.randn(50, 16)
-    start = {n: w + 1 for n, w in Projector(table, 8, 1.0).state_dict().items()}
-    assert all(torch.equal(w, start[n]) for n, w in Projector(table, 8, 1.0, start).state_dict().items())
 
 
 def test_an_llm_with_a_pretrained_projector_starts_there_however_its_folder_is_written(tiny_data, tmp_path, monkeypatch):
