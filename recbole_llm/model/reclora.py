@@ -50,7 +50,7 @@ class RecLoRA(LLMRecommender):
                 self.user_dim, config["num_experts"],
                 None if config["gate_shared"] else len(gated_modules(self.llm)),
                 hidden=config["gate_hidden"], dropout=config["gate_dropout"],
-                temperature=config["gate_temperature"], top_k=config["gate_top_k"],
+                temperature=config["gate_temperature"], top_k=config["gate_top_k"], init=config["gate_init"],
             )  # fmt: skip
 
     @classmethod
