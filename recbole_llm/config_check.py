@@ -76,6 +76,7 @@ SAMPLE = optional(
         "must be an integer >= 1 or a share between 0 and 1",
     )
 )
+GATE_INPUTS = ("sequence", "item_mean", "token_embedding", "random_embedding", "random", "uniform")  # of iLoRA
 RULES = {
     "protocol": optional(choice("candidates", "full", "ctr")),
     "calibration": choice("platt", "none"),
@@ -93,6 +94,13 @@ RULES = {
     "behaviour_token_words": (
         lambda value: isinstance(value, list) and len(value) == 2 and all(isinstance(words, str) for words in value),
         "must be two strings, e.g. [' (', ')'], or ['', ''] for nothing",
+    ),
+    "behaviour_token_place": choice("after", "before"),
+    "projector_form": choice("mlp", "linear"),
+    "slot_scale": number(0, above=True),
+    "item_separator": (
+        lambda value: isinstance(value, str) and value != "" and not value.endswith(" ") and "\\n" not in value,
+        "must be text that does not end in a blank (titles begin with one), e.g. ','; a new line is \"\\n\" in double quotes",
     ),
     "user_token": FLAG,
     "move_article": choice(True, False, "released"),
@@ -117,7 +125,8 @@ RULES = {
     "lora_target_modules": of_type("a string or a list of strings", str, list, tuple),
     "num_experts": POSITIVE,
     "gate_form": choice("linear", "mlp", "topk", "noisy"),
-    "gate_input": choice("sequence", "item_mean", "random", "uniform", "auto", "target"),
+    "gate_init": choice("paper", "uniform"),
+    "gate_input": choice(*GATE_INPUTS, "auto", "target"),
     "gate_top_k": optional(POSITIVE),
     "gate_temperature": number(0, above=True),
     "gate_hidden": POSITIVE,
@@ -310,6 +319,8 @@ def _expert_problems(final, model_class):
         problems.append(f"num_experts: must divide lora_r, got num_experts={experts} and lora_r={rank}")
     if final.get("gate_form") == "topk" and type(experts) is type(top_k) is int and top_k > experts:
         problems.append(f"gate_top_k: must be at most num_experts={experts}, got {top_k}")
+    if final.get("gate_input") in ("auto", "target"):
+        problems.append(f"gate_input: {model_class.__name__} takes {', '.join(GATE_INPUTS)}, got {final['gate_input']!r}")
     return problems
 
 

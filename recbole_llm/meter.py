@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from recbole_llm import distributed, result
+from recbole_llm.rivals import until_last_choice
 
 # Dense bf16 matrix peaks in TFLOP/s as the makers state them; peak_tflops overrides. (part of the name, peak)
 PEAKS = (
@@ -47,7 +48,7 @@ class ModelFlops:
         self.attention = 2 * config.num_hidden_layers * config.hidden_size
 
     def step(self, tokens, answer_tokens, squared_lengths):
-        """tokens: of prompts and answers; squared_lengths: the sum of S^2 over the rows."""
+        """tokens: fed, of prompts and answers; answer_tokens: predicted; squared_lengths: the sum of S^2 over the rows."""
         dense = (4 * self.body + 6 * self.trained) * tokens + 4 * self.output * answer_tokens
         return dense + 3 * self.attention * squared_lengths
 
@@ -69,11 +70,13 @@ class Meter:
         self._pause = 0.0
 
     def count(self, group):
-        """Add a step's micro-batches."""
+        """Add a step's micro-batches: the tokens that `LLMRecommender.forward` feeds, and those that it predicts."""
         for batch in group:
-            lengths = batch["prompt_mask"].sum(1)
-            answers = batch["answer_mask"].sum(1) if "answer_mask" in batch else torch.ones_like(lengths)
-            rows = lengths + answers
+            answer = batch["answer_mask"]
+            if "rival_mask" in batch:
+                answer = answer & until_last_choice(batch["rival_mask"])
+            answers = answer.sum(1)
+            rows = batch["prompt_mask"].sum(1) + answers - 1
             tokens, answered, squares = int(rows.sum()), int(answers.sum()), int((rows * rows).sum())
             self.tokens += tokens
             self.flop_count += self.flops.step(tokens, answered, squares)

@@ -3,7 +3,8 @@
 Take the candidates of a row as a tree of tokens: after the first t tokens of a candidate, its *rivals* are the tokens
 with which some candidate that begins alike goes on, its own included. A likelihood over rivals, instead of the whole
 vocabulary, is that of decoding which can only name candidates: it sums to one over the set, and tokens that leave no
-choice cost nothing. Titles that are the same, token by token, share every node and so have the same score.
+choice cost nothing, those after a candidate's last choice need not even be fed (`until_last_choice`). Titles that are the
+same, token by token, share every node and so have the same score.
 """
 
 from __future__ import annotations
@@ -32,6 +33,17 @@ def rivals(branch_ids: torch.Tensor, branch_mask: torch.Tensor) -> tuple[torch.T
     counted = before & (mask & ~repeated)[:, None]  # [B, i, j, T]
     ids = branch_ids.masked_fill(~mask, 0).transpose(1, 2)[:, None].expand(-1, n, -1, -1)  # [B, i, T, j]
     return ids, counted.transpose(2, 3) & mask[..., None]
+
+
+def until_last_choice(rival_mask: torch.Tensor) -> torch.Tensor:
+    """[..., T] True up to a candidate's last token with two or more rivals, ``rival_mask`` [..., T, C]; at least at the first.
+
+    The other tokens have log-probability 0, so that scores are the same without them.
+    """
+    choices = rival_mask.sum(-1) > 1
+    kept = choices.flip(-1).cummax(-1).values.flip(-1)
+    kept[..., 0] = True
+    return kept
 
 
 def log_probs(logits: torch.Tensor, labels: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 By one of three methods, equal up to rounding (:mod:`recbole_llm.forward`); ``auto`` takes the fastest that holds for the model.
 Prompts are embeddings [B, P, d], LEFT-padded; branches are token ids [B, C, T], right-padded, with their end token. The last
-token of a branch is only ever a label, so at most T-1 of its tokens are fed. Rows multiply in
+token of a branch is only ever a label, so at most T-1 of its tokens are fed; constrained scores need none after a branch's
+last choice. Rows multiply in
 `repeat_interleave` order (row b, candidate j at b*C + j) and never move otherwise, so that adapters can read a gate by
 batch row. Gradients flow through all scores: evaluation wraps them in `torch.no_grad()`.
 """
@@ -24,7 +25,7 @@ from recbole_llm.forward import (
     refuse_non_finite,
     tree_mask,
 )
-from recbole_llm.rivals import log_probs, rivals
+from recbole_llm.rivals import log_probs, rivals, until_last_choice
 
 _BLOCK = 2**24  # float32 logits held at once while they become log-probabilities (64 MiB)
 
@@ -54,10 +55,11 @@ def score_candidates(
     """
     prompt_mask, branch_mask = prompt_mask.bool(), branch_mask.bool()
     check_branches(prompt_embeds, prompt_mask, branch_ids, branch_mask)
+    branch_ids, among = branch_ids.masked_fill(~branch_mask, 0), None
+    if constrained:
+        branch_ids, branch_mask, among = _trimmed(branch_ids, branch_mask)
     method = pick_method(llm, method, int(prompt_mask.sum(1).max()) + branch_ids.shape[2] - 1)
-    branch_ids = branch_ids.masked_fill(~branch_mask, 0)
     score = {"tree": tree_scores, "cache": cache_scores, "separate": separate_scores}[method]
-    among = rivals(branch_ids, branch_mask) if constrained else None
     scores = score(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, candidates_per_forward, among)
     refuse_non_finite(scores, "candidate scores are")
     return scores
@@ -148,6 +150,14 @@ def separate_scores(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, ca
         chunk = chunk and tuple(part.flatten(0, 1) for part in chunk)
         scores.append(_label_log_probs(logits, ids, chunk).masked_fill(~mask, 0.0).sum(1).view(batch, n))
     return torch.cat(scores, dim=1)
+
+
+def _trimmed(branch_ids, branch_mask):
+    """Branches without the tokens that follow their last choice, and the rivals of the others."""
+    among = rivals(branch_ids, branch_mask)
+    branch_mask = branch_mask & until_last_choice(among[1])
+    longest = int(branch_mask.sum(2).max())
+    return branch_ids[:, :, :longest], branch_mask[:, :, :longest], tuple(part[:, :, :longest] for part in among)
 
 
 def _chunks_among(ids, mask, size, among):

@@ -31,6 +31,15 @@ def test_rivals_are_the_children_of_each_node():
                 assert sorted(found) == expected, (b, i, t)  # as lists: each once
 
 
+def test_the_last_choice_is_the_last_token_with_a_rival():
+    _, mask = rivals.rivals(*padded(ROWS))
+    assert rivals.until_last_choice(mask).sum(2).tolist() == [[2, 3, 3, 1], [2, 2, 2, 1]]
+    _, alone = rivals.rivals(*padded([[[5, 6, 1]], [[7, 1, 0]]]))
+    assert rivals.until_last_choice(alone).tolist() == [[[True, False, False]]] * 2  # no choice at all: the first stays
+    later = torch.tensor([[[True, False], [True, True], [True, False]]])  # a choice behind a token without one
+    assert rivals.until_last_choice(later).tolist() == [[True, True, False]]
+
+
 def test_log_probs_of_a_set_sum_to_one_and_equal_the_tree_walk():
     logits = torch.randn(2, 4, 4, 12, generator=torch.Generator().manual_seed(0))
     for row in ROWS:  # logits are a function of the prefix, as a model's are

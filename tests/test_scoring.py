@@ -82,6 +82,51 @@ def test_constrained_scores_are_those_of_decoding_that_can_only_name_candidates(
     assert (expected - score(llm, batch, method)).abs().min() > 1
 
 
+TITLES = {  # token ids, 2 ends a title
+    "all apart": [[5, 6, 7, 8, 2], [9, 6, 7, 2], [10, 2], [11, 12, 13, 2]],
+    "one is another's beginning": [[5, 6, 2], [5, 6, 7, 8, 2], [5, 9, 9, 9, 2], [10, 6, 7, 2]],
+    "the same twice": [[5, 6, 7, 2], [5, 6, 7, 2], [5, 6, 8, 9, 2], [12, 2]],
+    "the same only": [[5, 6, 7, 2], [5, 6, 7, 2]],
+    "one only": [[5, 6, 7, 2]],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("first, second", [("all apart", "one is another's beginning"), ("the same twice", "all apart"),
+                                           ("the same only", "the same only"), ("one only", "one only")])  # fmt: skip
+def test_tokens_after_the_last_choice_are_not_fed_and_change_no_score(method, first, second, monkeypatch):
+    llm = build("llama")
+    batch = make_batch(llm, prompts=(9, 6), n_candidates=len(TITLES[first]))
+    ids = torch.full((2, len(TITLES[first]), 5), -100)
+    for b, name in enumerate((first, second)):
+        for c, title in enumerate(TITLES[name]):
+            ids[b, c, : len(title)] = torch.tensor(title)
+    batch.inputs = (*batch.inputs[:2], ids, ids >= 0)
+    fed = []
+    llm.model.register_forward_hook(lambda module, args, out: fed.append(out.last_hidden_state.shape[:2].numel()))
+    expected = constrained_reference(llm, batch)
+    fed.clear()
+    for size in (None, 1):
+        found = score(llm, batch, method, candidates_per_forward=size, constrained=True)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    trimmed = sum(fed)
+    fed.clear()
+    monkeypatch.setattr(scoring, "until_last_choice", lambda mask: torch.ones_like(mask[..., 0]))
+    for size in (None, 1):
+        whole = score(llm, batch, method, candidates_per_forward=size, constrained=True)
+        torch.testing.assert_close(found, whole, atol=1e-5, rtol=0)
+    assert trimmed < sum(fed)
+
+
+def test_a_set_without_shared_beginnings_feeds_prompts_alone():
+    llm, seen = build("llama"), []
+    batch = make_batch(llm, n_candidates=4)
+    batch.inputs[2][..., 0] = torch.tensor([5, 6, 7, 8])
+    llm.model.register_forward_hook(lambda module, args, out: seen.append(out.last_hidden_state.shape[1]))
+    score(llm, batch, "tree", constrained=True)
+    assert seen == [batch.inputs[1].shape[1]]
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("n_candidates, tokens", [(1, 4), (3, 1), (1, 1), (4, 2)])
 def test_small_shapes(method, n_candidates, tokens):

@@ -2,9 +2,14 @@
 
 iLoRA's paper has one linear softmax gate for all layers (`Router`, form "linear"); RecLoRA's has, for every adapted
 layer and projection, LayerNorm -> 60 -> ReLU -> dropout -> N, softmax at temperature T (`PersonalisedRouter`).
-Start: last layers are drawn from N(0, 0.01^2) with zero bias, so weights begin close to uniform, where the adapter is
-plain LoRA, while every router weight has a gradient (an exact zero would leave the layer before it without one). As
-B = 0 at the start, the first step moves B alone; routers and A follow from the second.
+Start (`init`): "paper" is that of the released codes, nn.Linear's own; for inputs of unit variance the logits of a linear
+gate then have variance 1/3, and four experts a mean entropy of 1.28 of ln 4 = 1.39. "uniform" draws last layers from
+N(0, 0.01^2) with zero bias: weights begin close to uniform, where the adapter is plain LoRA, while every router weight has a
+gradient (an exact zero would leave the layer before it without one). As B = 0 at the start, the first step moves B alone;
+routers and A follow from the second.
+Scale: `Router` reads its input as it is given. The released iLoRA feeds it SASRec's states, which a LayerNorm gave unit
+variance; who feeds it other vectors standardises them (`model.ilora`), else a small scale is a uniform start again.
+`PersonalisedRouter` begins with a LayerNorm of its own.
 """
 
 import math
@@ -14,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FORMS = ("linear", "mlp", "topk", "noisy")
-LAST_STD = 0.01
+INITS = ("paper", "uniform")
+LAST_STD = 0.01  # of "uniform"
 
 
 class Router(nn.Module):
@@ -29,6 +35,7 @@ class Router(nn.Module):
     temperature : T > 0, divides the logits
     top_k : experts kept, 1 .. K; needed by "topk", allowed with every form; None keeps all
     hidden : width of the "mlp" form's hidden layer
+    init : "paper" or "uniform" (module docstring)
 
     Raises
     ------
@@ -36,9 +43,9 @@ class Router(nn.Module):
     """
 
     def __init__(self, in_dim: int, num_experts: int, form: str = "linear", temperature: float = 1.0,
-                 top_k: int | None = None, hidden: int = 64) -> None:
+                 top_k: int | None = None, hidden: int = 64, init: str = "paper") -> None:
         super().__init__()
-        _check(in_dim, num_experts, temperature, top_k, hidden)
+        _check(in_dim, num_experts, temperature, top_k, hidden, init)
         if form not in FORMS:
             raise ValueError(f"gate_form={form!r}: must be one of {', '.join(FORMS)}")
         if form == "topk" and top_k is None:
@@ -47,10 +54,10 @@ class Router(nn.Module):
         self.body = nn.Sequential(nn.Linear(in_dim, hidden), nn.GELU()) if form == "mlp" else nn.Identity()
         self.out = nn.Linear(hidden if form == "mlp" else in_dim, num_experts, bias=form == "mlp")
         self.noise = nn.Linear(in_dim, num_experts, bias=False) if form == "noisy" else None
-        self.reset_parameters()
+        if init == "uniform":
+            self._start_uniform()
 
-    def reset_parameters(self) -> None:
-        """Near-uniform weights with a gradient everywhere (module docstring)."""
+    def _start_uniform(self) -> None:
         nn.init.normal_(self.out.weight, std=LAST_STD)
         if self.out.bias is not None:
             nn.init.zeros_(self.out.bias)
@@ -75,6 +82,7 @@ class PersonalisedRouter(nn.Module):
     num_modules : M, the length of `gated_modules(model)`, or None
     hidden, dropout, temperature : 60, 0.1 and T of the paper
     top_k : meta-LoRAs kept (hard routing), the rest are 0 and the kept are renormalised; None keeps all
+    init : "paper" or "uniform" (module docstring)
 
     Raises
     ------
@@ -82,9 +90,9 @@ class PersonalisedRouter(nn.Module):
     """
 
     def __init__(self, in_dim: int, num_experts: int, num_modules: int | None = None, hidden: int = 60,
-                 dropout: float = 0.1, temperature: float = 1.0, top_k: int | None = None) -> None:
+                 dropout: float = 0.1, temperature: float = 1.0, top_k: int | None = None, init: str = "paper") -> None:
         super().__init__()
-        _check(in_dim, num_experts, temperature, top_k, hidden)
+        _check(in_dim, num_experts, temperature, top_k, hidden, init)
         if num_modules is not None and num_modules < 1:
             raise ValueError(f"num_modules={num_modules}: must be 1 or more, or None for one shared router")
         if not 0 <= dropout < 1:
@@ -99,15 +107,11 @@ class PersonalisedRouter(nn.Module):
         self.out_weight = nn.Parameter(torch.empty(m, num_experts, hidden))
         self.out_bias = nn.Parameter(torch.zeros(m, num_experts))
         self.dropout = nn.Dropout(dropout)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """The hidden layers as nn.Linear starts them; the last ones near zero (module docstring)."""
-        bound = 1 / math.sqrt(self.hidden_weight.shape[-1])
-        nn.init.uniform_(self.hidden_weight, -bound, bound)
-        nn.init.uniform_(self.hidden_bias, -bound, bound)
-        nn.init.normal_(self.out_weight, std=LAST_STD)
-        nn.init.zeros_(self.out_bias)
+        _as_linear(self.hidden_weight, self.hidden_bias)
+        if init == "paper":
+            _as_linear(self.out_weight, self.out_bias)
+        else:
+            nn.init.normal_(self.out_weight, std=LAST_STD)
 
     def forward(self, user: Tensor) -> Tensor:
         normed = F.layer_norm(user, user.shape[-1:]).unsqueeze(1)                     # [B, 1, c]: the same for all M
@@ -117,6 +121,13 @@ class PersonalisedRouter(nn.Module):
         logits = torch.einsum("bmh,mnh->bmn", h, self.out_weight) + self.out_bias    # [B, M, N]
         weights = routing_weights(logits, self.temperature, self.top_k)
         return weights.squeeze(1) if self.shared else weights
+
+
+def _as_linear(weight: Tensor, bias: Tensor) -> None:
+    """Draw M layers, weight [M, out, in] and bias [M, out], as nn.Linear draws one."""
+    bound = 1 / math.sqrt(weight.shape[-1])
+    nn.init.uniform_(weight, -bound, bound)
+    nn.init.uniform_(bias, -bound, bound)
 
 
 def routing_weights(logits: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
@@ -132,8 +143,10 @@ def routing_weights(logits: Tensor, temperature: float = 1.0, top_k: int | None 
     return torch.zeros_like(logits).scatter(-1, chosen, values.softmax(-1))
 
 
-def _check(in_dim: int, num_experts: int, temperature: float, top_k: int | None, hidden: int) -> None:
-    """Raise ValueError for sizes and temperatures that have no meaning."""
+def _check(in_dim: int, num_experts: int, temperature: float, top_k: int | None, hidden: int, init: str) -> None:
+    """Raise ValueError for sizes, temperatures and starts that have no meaning."""
+    if init not in INITS:
+        raise ValueError(f"gate_init={init!r}: must be one of {', '.join(INITS)}")
     for name, value in (("in_dim", in_dim), ("num_experts", num_experts), ("gate_hidden", hidden)):
         if value < 1:
             raise ValueError(f"{name}={value}: must be 1 or more")

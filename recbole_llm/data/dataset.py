@@ -21,8 +21,9 @@ class PromptDataset(SequentialDataset):
 
     @cached_property
     def prompt_tokenizer(self) -> PromptTokenizer:
-        return PromptTokenizer(load_tokenizer(self.config), self.titles, self.config["title_max_tokens"],
-                               bool(self.config["answer_bos"]), self.config["behaviour_token_words"])
+        config = self.config
+        return PromptTokenizer(load_tokenizer(config), self.titles, config["title_max_tokens"], bool(config["answer_bos"]),
+                               config["behaviour_token_words"], config["behaviour_token_place"], config["item_separator"])
 
     def build(self):
         """RecBole's split; titles are tokenised before it, so that the copies share them."""

@@ -3,7 +3,8 @@
 A template is YAML text with named fields, ``"... watched {history}. ... {candidates} ..."``. It is split once into
 :class:`Field` and text; titles are then put *between* the pieces, so that a title which itself holds ``{history}``,
 a comma or a new line cannot shift a behaviour slot. LLaRA (arXiv 2312.02445, section 3.2) writes an item as its
-title followed by a behaviour token; :class:`Item` carries both.
+title followed by a behaviour token; :class:`Item` carries both. On which side of the title the token stands, and what
+stands between two items, is for the tokenizer (:mod:`recbole_llm.data.tokens`) to know.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Item:
-    """An item of the catalogue: its title, then a behaviour slot if ``slot``, then ``note`` (a rating, say)."""
+    """An item of the catalogue: its title, with a behaviour slot if ``slot``, then ``note`` (a rating, say)."""
 
     id: int
     slot: bool
@@ -33,11 +34,16 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Separator:
+    """What stands between two items (``item_separator``)."""
+
+
+@dataclass(frozen=True)
 class UserToken:
     """One slot that holds the CRM's projected user vector."""
 
 
-Segment = str | Item | UserToken
+Segment = str | Item | Separator | UserToken
 
 
 def parse_template(template: str, fields: Sequence[str]) -> list[str | Field]:
@@ -80,7 +86,7 @@ def _items(ids: Sequence[int], slot: bool, notes: Sequence[str] | None = None) -
     segments: list[Segment] = []
     for position, item in enumerate(ids):
         if position:
-            segments.append(",")
+            segments.append(Separator())
         segments.append(Item(int(item), slot, notes[position] if notes else ""))
     return segments
 
@@ -101,8 +107,8 @@ def render(
         history: item ids, oldest first; it may be empty ("nothing yet" stands there).
         candidates: item ids in the order shown (LLaRA, iLoRA).
         target: the item asked about (RecLoRA).
-        behaviour_tokens: which items are followed by a behaviour slot.
-        user_token: put the CRM's user vector where ``{user}`` stands, or first.
+        behaviour_tokens: which items carry a behaviour slot.
+        user_token: put the CRM's user vector where ``{user}`` stands (the prompt's end, say), or first.
         notes: words after each history item, e.g. " (liked)".
 
     Returns:

@@ -122,10 +122,10 @@ def click_templates(config) -> list[str]:
 def _parse(text: str, fields) -> list:
     template = parse_template(text, fields)
     names = [piece.name for piece in template if isinstance(piece, Field)]
-    if names[-1] != "target":
+    if "history" in names[names.index("target") :]:
         raise ValueError(
-            f"click template {text!r}: {{target}} must come last, after {names[:-1]}: what stands before it is "
-            f"shared by all items asked about"
+            f"click template {text!r}: {{history}} must stand before {{target}}: what stands before it is shared by all "
+            "items asked about"
         )
     return template
 

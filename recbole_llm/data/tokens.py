@@ -3,6 +3,9 @@
 A behaviour slot is one position that holds a placeholder id; which vector belongs there is said by a parallel list
 (``items``): 0 for an ordinary token, ``i > 0`` for the behaviour token of item ``i``, ``-1`` for the user token. The
 vocabulary is never resized.
+
+Titles are encoded with the blank that stands before them, in prompts and answers alike: an item has the same ids wherever
+it stands, also where a slot or a new line is in front of it.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recbole_llm.data.prompt import Item, Segment, UserToken
+from recbole_llm.data.prompt import Item, Segment, Separator, UserToken
 
 USER_SLOT = -1
 
@@ -25,11 +28,13 @@ class PromptTokenizer:
         title_max_tokens: titles are cut to this many tokens.
         answer_bos: answers begin with the start token, as in LLaRA's released labels (nothing if there is none).
         slot_words: what is written before and after an item's behaviour slot.
+        slot_place: the slot, with its words, stands "after" its title (LLaRA, section 3.2) or "before" it.
+        separator: what stands between two items.
     """
 
     def __init__(
         self, tokenizer, titles: Sequence[str], title_max_tokens: int = 32, answer_bos: bool = False,
-        slot_words: Sequence[str] = ("", ""),
+        slot_words: Sequence[str] = ("", ""), slot_place: str = "after", separator: str = ",",
     ):  # fmt: skip
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no end-of-sequence token; set eos_token in its tokenizer_config.json")
@@ -47,6 +52,7 @@ class PromptTokenizer:
         self._texts: dict[str, list[int]] = {"": []}
         self.titles = list(titles)
         self._before, self._after = (self.encode(words) for words in slot_words)
+        self._slot_first, self._separator = slot_place == "before", self.encode(separator)
         whole = self._encode_all([" " + title for title in titles])
         self.title_ids = [ids[:title_max_tokens] for ids in whole]
         cut = [item for item, ids in enumerate(whole) if len(ids) > title_max_tokens]
@@ -88,19 +94,23 @@ class PromptTokenizer:
         """
         ids, items = list(self.prefix), [0] * len(self.prefix)
         for segment in segments:
-            if isinstance(segment, Item):
-                piece = self.title_ids[segment.id]
-                if segment.slot:
-                    ids += [*piece, *self._before, self.pad_token_id]
-                    items += [0] * (len(piece) + len(self._before)) + [segment.id]
-                    piece = self._after
-                piece = piece + self.encode(segment.note)
-            elif isinstance(segment, UserToken):
-                ids.append(self.pad_token_id)
-                items.append(USER_SLOT)
-                continue
-            else:
-                piece = self.encode(segment)
+            piece, named = self._piece(segment)
             ids += piece
-            items += [0] * len(piece)
+            items += named
         return ids, items
+
+    def _piece(self, segment: Segment) -> tuple[list[int], list[int]]:
+        """``(ids, items)`` of one segment."""
+        if isinstance(segment, UserToken):
+            return [self.pad_token_id], [USER_SLOT]
+        if not isinstance(segment, Item):
+            ids = self._separator if isinstance(segment, Separator) else self.encode(segment)
+            return ids, [0] * len(ids)
+        title, note = self.title_ids[segment.id], self.encode(segment.note)
+        slot = [*self._before, self.pad_token_id, *self._after] if segment.slot else []
+        named = [0] * len(slot)
+        if slot:
+            named[len(self._before)] = segment.id
+        if self._slot_first:
+            return [*slot, *title, *note], named + [0] * (len(title) + len(note))
+        return [*title, *slot, *note], [0] * len(title) + named + [0] * len(note)

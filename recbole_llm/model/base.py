@@ -20,29 +20,8 @@ from recbole_llm.adapter import enable_gradient_checkpointing, use_gate
 from recbole_llm.data import prompt
 from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.llm import check_tokenizer, context_length, load_llm
-from recbole_llm.rivals import log_probs
-
-
-class Projector(nn.Sequential):
-    """CRM vectors ``[..., d]`` -> LLM embeddings ``[..., hidden]``: Linear-GELU-Linear (LLaRA, section 3.2).
-
-    Inputs are standardised with the table's own mean and deviation (fixed), so that one learning rate suits every CRM.
-    User vectors are scaled only: their inner product with an item vector is the CRM's score, which centring would change.
-    The output starts at the scale of the LLM's token embeddings.
-    """
-
-    def __init__(self, table: torch.Tensor, hidden: int, out_std: float, centred: bool = True):
-        super().__init__(nn.Linear(table.shape[1], hidden), nn.GELU(), nn.Linear(hidden, hidden))
-        mean = table[1:].mean(0) if centred else torch.zeros(table.shape[1])
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", (table[1:] - mean).square().mean().sqrt().clamp_min(1e-6), persistent=False)
-        with torch.no_grad():
-            sample = self(table[1:1025])
-            self[2].weight.mul_(out_std / sample.std().clamp_min(1e-6))
-            self[2].bias.zero_()
-
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        return super().forward((vectors - self.mean) / self.std)
+from recbole_llm.model.projector import Projector
+from recbole_llm.rivals import log_probs, until_last_choice
 
 
 class LLMRecommender(SequentialRecommender):
@@ -71,10 +50,10 @@ class LLMRecommender(SequentialRecommender):
         some = torch.arange(min(4096, embeddings.num_embeddings), device=embeddings.weight.device)
         out_std = embeddings(some).detach().float().std().item()  # as the LLM sees them: Gemma scales its embeddings
         hidden = embeddings.embedding_dim
-        self.projector = Projector(self.crm.item_vectors, hidden, out_std)
+        self.projector = self._projector(self.crm.item_vectors, hidden, out_std)
         self.user_dim = self.crm.user_dim(dataset)
         if config["user_token"]:
-            self.user_projector = Projector(self._user_sample(dataset), hidden, out_std, centred=False)
+            self.user_projector = self._projector(self._user_sample(dataset), hidden, out_std, centred=False)
         self.llm = self.adapt(llm)
         _silence_dropout(self.llm)
 
@@ -189,23 +168,29 @@ class LLMRecommender(SequentialRecommender):
             the vocabulary, or (``likelihood_over: candidates``) among the tokens that lead to a candidate.
         """
         answer, answer_mask = interaction["answer_ids"], interaction["answer_mask"]
-        self._check_length(interaction["prompt_ids"].shape[1], answer.shape[1] - 1)
-        embeds = torch.cat([self.embed(interaction), self.llm.get_input_embeddings()(answer)], dim=1)
-        mask = torch.cat([interaction["prompt_mask"], answer_mask], dim=1)
+        n_tokens = answer_mask.sum(1)
+        if self.constrained:  # tokens after every row's last choice cost nothing
+            length = int(until_last_choice(interaction["rival_mask"]).sum(1).max())
+            answer, answer_mask = answer[:, :length], answer_mask[:, :length]
+        fed = answer[:, :-1]  # the last token is only a label
+        self._check_length(interaction["prompt_ids"].shape[1], fed.shape[1])
+        embeds = torch.cat([self.embed(interaction), self.llm.get_input_embeddings()(fed)], dim=1)
+        mask = torch.cat([interaction["prompt_mask"], answer_mask[:, :-1]], dim=1)
         with self.gated(interaction):
             logits = self.llm(
                 inputs_embeds=embeds,
                 attention_mask=mask.long(),
                 position_ids=(mask.long().cumsum(1) - 1).clamp_min(0),
-                logits_to_keep=answer.shape[1] + 1,
+                logits_to_keep=answer.shape[1],
                 use_cache=False,
-            ).logits[:, :-1]  # position j predicts answer token j
+            ).logits  # position j predicts answer token j
         if self.constrained:
-            found = log_probs(logits, answer, interaction["rival_ids"], interaction["rival_mask"])  # [B, A]
+            among = (interaction[name][:, : answer.shape[1]] for name in ("rival_ids", "rival_mask"))
+            found = log_probs(logits, answer, *among)  # [B, A]
         else:
             losses = nn.functional.cross_entropy(logits.flatten(0, 1).float(), answer.flatten(), reduction="none")
             found = -losses.view(answer.shape)
-        return (found * answer_mask).sum(1), answer_mask.sum(1)
+        return (found * answer_mask).sum(1), n_tokens
 
     def calculate_loss(self, interaction: Interaction) -> torch.Tensor:
         """Mean negative log-likelihood per answer token."""
@@ -261,6 +246,9 @@ class LLMRecommender(SequentialRecommender):
                 f"a prompt of {prompt_length} tokens{answer} does not fit the LLM's context of {self.context_length}; lower "
                 "history_max_len, n_candidates or title_max_tokens, or choose an LLM with a longer context"
             )
+
+    def _projector(self, table: torch.Tensor, hidden: int, out_std: float, centred: bool = True) -> Projector:
+        return Projector(table, hidden, out_std * self.config["slot_scale"], self.config["projector_form"], centred)
 
     @torch.no_grad()
     def _user_sample(self, dataset) -> torch.Tensor:

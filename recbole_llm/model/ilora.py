@@ -4,8 +4,11 @@ Section 4: LoRA's rank r is split into K experts of rank r/K; a gate reads the r
 and gives each sequence its own mixture, delta W = s * sum_k w_k B_k A_k, with s = alpha / (r/K), so that uniform gates
 equal plain LoRA. Prompts are LLaRA's.
 
+Section 5.3 (figure 5) compares what the gate reads: `gate_input`.
+
 Differences from the released code: the gate is the paper's linear softmax (theirs is one shared 1-D ResNet with batch
-normalisation, which mixes rows of a batch); the delta is computed without forming [B, S, K, d_out]. ``recipe: released``
+normalisation, which mixes rows of a batch), and it reads standardised rows, which theirs gets from SASRec alone; the delta is
+computed without forming [B, S, K, d_out]. ``recipe: released``
 brings back what the prompts and labels inherit from LLaRA's code, not that router: ``gate_form`` has its forms.
 """
 
@@ -14,6 +17,7 @@ from __future__ import annotations
 import hashlib
 
 import torch
+from torch.nn import functional
 
 from recbole_llm.adapter import GatedLoraConfig, Router
 from recbole_llm.model.llara import LLaRA
@@ -26,10 +30,11 @@ class iLoRA(LLaRA):  # noqa: N801  (the paper's name, as typed on the command li
         super().__init__(config, dataset)
         self.num_experts = config["num_experts"]
         self.gate_input = config["gate_input"]
-        if self.gate_input in ("sequence", "item_mean"):
-            width = self.user_dim if self.gate_input == "sequence" else self.crm.dim
-            form = config["gate_form"]
-            self.router = Router(width, self.num_experts, form, top_k=config["gate_top_k"] if form == "topk" else None)
+        if self.gate_input not in ("random", "uniform"):
+            widths = {"item_mean": self.crm.dim, "token_embedding": self.llm.get_input_embeddings().embedding_dim}
+            form, top_k = config["gate_form"], config["gate_top_k"] if config["gate_form"] == "topk" else None
+            width = widths.get(self.gate_input, self.user_dim)
+            self.router = Router(width, self.num_experts, form, top_k=top_k, init=config["gate_init"])
 
     def adapter_config(self):
         return GatedLoraConfig(
@@ -38,18 +43,42 @@ class iLoRA(LLaRA):  # noqa: N801  (the paper's name, as typed on the command li
 
     def gate(self, interaction) -> torch.Tensor:
         """``[B, K]`` weights; their input is detached from the CRM."""
-        if self.gate_input == "sequence":
-            return self.router(self.crm.user_vectors(interaction))
         items = interaction[self.ITEM_SEQ]
-        if self.gate_input == "item_mean":
-            shown = (items > 0).unsqueeze(-1)
-            return self.router((self.crm.item_vectors[items] * shown).sum(1) / shown.sum(1).clamp_min(1))
         if self.gate_input == "uniform":
             return torch.full((len(items), self.num_experts), 1 / self.num_experts, device=items.device)
-        return torch.stack([self._random_gate(row) for row in items.tolist()]).to(items.device)
+        if self.gate_input == "random":
+            return self._noise(items, self.num_experts).softmax(-1)
+        vectors = self._gate_vectors(interaction)
+        return self.router(functional.layer_norm(vectors, vectors.shape[-1:], eps=1e-12))  # embeddings' means may be tiny
 
-    def _random_gate(self, history: list[int]) -> torch.Tensor:
-        """An ablation: a softmax of noise that depends on the history alone, the same at every visit."""
-        digest = hashlib.sha256(repr((self.config["seed"], history)).encode()).digest()
-        noise = torch.randn(self.num_experts, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
-        return noise.softmax(-1)
+    @torch.no_grad()
+    def _gate_vectors(self, interaction) -> torch.Tensor:
+        """What the router reads, ``[B, d]``; `gate` brings each row to mean 0 and variance 1.
+
+        The released gate reads SASRec's states, which end in a LayerNorm. Other CRMs' vectors, means of item or token
+        embeddings are of other scales, on which a gate would start, and stay, next to uniform.
+        """
+        items = interaction[self.ITEM_SEQ]
+        if self.gate_input == "sequence":
+            return self.crm.user_vectors(interaction)
+        if self.gate_input == "random_embedding":
+            return self._noise(items, self.user_dim)
+        if self.gate_input == "item_mean":
+            return _mean(self.crm.item_vectors[items], items > 0)
+        words = interaction["prompt_mask"].bool() & (interaction["prompt_items"] == 0)  # slots hold no token
+        return _mean(self.llm.get_input_embeddings()(interaction["prompt_ids"]).float(), words)
+
+    def _noise(self, histories: torch.Tensor, width: int) -> torch.Tensor:
+        """Standard normal ``[B, width]``, for each history its own and the same at every visit."""
+        rows = []
+        for history in histories.tolist():
+            digest = hashlib.sha256(repr((self.config["seed"], history)).encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+            rows.append(torch.randn(width, generator=generator))
+        return torch.stack(rows).to(histories.device)
+
+
+def _mean(vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """``[B, d]``: the mean over L of ``vectors`` [B, L, d] where ``mask`` [B, L]."""
+    mask = mask.unsqueeze(-1)
+    return (vectors * mask).sum(1) / mask.sum(1).clamp_min(1)

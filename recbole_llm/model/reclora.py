@@ -19,6 +19,7 @@ from recbole_llm.adapter import Gate, GatedLoraConfig, PersonalisedRouter, gated
 from recbole_llm.data import prompt
 from recbole_llm.data.prompt import Field
 from recbole_llm.data.questions import answer_ids, click_templates
+from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.yes_no import branch_scores
 
@@ -49,7 +50,7 @@ class RecLoRA(LLMRecommender):
                 self.user_dim, config["num_experts"],
                 None if config["gate_shared"] else len(gated_modules(self.llm)),
                 hidden=config["gate_hidden"], dropout=config["gate_dropout"],
-                temperature=config["gate_temperature"], top_k=config["gate_top_k"],
+                temperature=config["gate_temperature"], top_k=config["gate_top_k"], init=config["gate_init"],
             )  # fmt: skip
 
     @classmethod
@@ -70,20 +71,26 @@ class RecLoRA(LLMRecommender):
     @classmethod
     def prefix(cls, example) -> list[prompt.Segment]:
         """What stands before the item asked about: the history, which several questions may share."""
-        head = example.template[: example.template.index(Field("target"))]
+        head, tail = _halves(example.template)
         return prompt.render(
             head,
             example.history,
             behaviour_tokens=example.behaviour_tokens,
-            user_token=example.user_token,
+            user_token=example.user_token and Field("user") not in tail,
             notes=example.notes,
         )
 
     @classmethod
     def branch(cls, example) -> list[prompt.Segment]:
         """The item asked about, and the end of the question."""
-        tail = example.template[example.template.index(Field("target")) :]
-        return prompt.render(tail, (), target=example.target, behaviour_tokens=example.behaviour_tokens)
+        _, tail = _halves(example.template)
+        return prompt.render(
+            tail,
+            (),
+            target=example.target,
+            behaviour_tokens=example.behaviour_tokens,
+            user_token=example.user_token and Field("user") in tail,
+        )
 
     @classmethod
     def render(cls, example) -> list[prompt.Segment]:
@@ -128,6 +135,8 @@ class RecLoRA(LLMRecommender):
     def _score(self, interaction) -> torch.Tensor:
         ids, items = interaction["branch_ids"], interaction["branch_items"]
         rows = {"prompt_ids": ids.flatten(0, 1), "prompt_items": items.flatten(0, 1)}
+        if (items == USER_SLOT).any():
+            rows |= {name: interaction[name].repeat_interleave(ids.shape[1], dim=0) for name in self._user_columns}
         self._check_length(interaction["prompt_ids"].shape[1] + ids.shape[2])
         branches = self.embed(rows).unflatten(0, ids.shape[:2])  # [B, C, T, d]
         with self.gated(interaction):
@@ -141,6 +150,11 @@ class RecLoRA(LLMRecommender):
                 method=self.config["scoring_method"],
             )
 
+    @property
+    def _user_columns(self) -> tuple[str, ...]:
+        """What the CRM's user vector is made of."""
+        return self.USER_ID, self.ITEM_SEQ, self.ITEM_SEQ_LEN
+
     def predict(self, interaction) -> torch.Tensor:
         """``[B]``: P(Yes) of each row's ``item_id``, which must be one of its candidates."""
         found = (interaction["candidates"] == interaction[self.ITEM_ID][:, None]).int().argmax(1, keepdim=True)
@@ -148,6 +162,12 @@ class RecLoRA(LLMRecommender):
 
     def generate(self, interaction):
         raise ValueError("llm_eval: generate has no meaning for RecLoRA, whose answer is Yes or No; use likelihood")
+
+
+def _halves(template: list) -> tuple[list, list]:
+    """A question's template before the item asked about, and from there on."""
+    place = template.index(Field("target"))
+    return template[:place], template[place:]
 
 
 def gate_input(config) -> str:

@@ -32,7 +32,10 @@ from recbole_llm.config import plain_values, read_yaml
 ADAPTER, MODULES, CONFIG, STATE = "adapter_model.safetensors", "modules.safetensors", "config.yaml", "state.json"
 OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
 # settings that change what trained weights compute without changing their names or shapes
-MEANING = ("lora_alpha", "num_experts", "lora_mixing", "gate_form", "gate_input", "gate_top_k", "gate_temperature")
+MEANING = (
+    "lora_alpha", "num_experts", "lora_mixing", "gate_form", "gate_input", "gate_top_k", "gate_temperature",
+    "projector_form", "slot_scale",
+)  # fmt: skip
 
 
 class DamagedCheckpoint(ValueError):
@@ -208,8 +211,11 @@ def check_identity(model, state: dict, folder: Path) -> None:
         for key, value in here.items()
         if there.get(key) != value
     ]
-    settings = read_yaml(folder / CONFIG)
-    unread = () if model.config["gate_form"] in (None, "topk") else ("gate_top_k",)  # iLoRA reads it with topk alone
+    settings, unread = read_yaml(folder / CONFIG), []
+    if model.config["gate_form"] not in (None, "topk"):  # iLoRA reads it with topk alone
+        unread.append("gate_top_k")
+    if model.config["projector_form"] == "mlp":  # whose weights carry the scale
+        unread.append("slot_scale")
     wrong += [
         f"{key}: checkpoint {settings[key]!r}, here {model.config[key]!r}"
         for key in MEANING

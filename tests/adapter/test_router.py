@@ -1,35 +1,76 @@
 """Routers: weights that sum to one, a usable start, hard routing with a gradient, and refused settings."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from recbole_llm.adapter.router import FORMS, PersonalisedRouter, Router, routing_weights
+from recbole_llm.adapter.router import FORMS, INITS, PersonalisedRouter, Router, routing_weights
 
 
 def user(rows=5, dim=9):
     return torch.randn(rows, dim, generator=torch.Generator().manual_seed(0))
 
 
-def build(form):
+def build(form, init="paper"):
     torch.manual_seed(1)
     if form in FORMS:
-        return Router(9, 4, form=form, top_k=2 if form == "topk" else None)
-    return PersonalisedRouter(9, 4, num_modules=3 if form == "personalised" else None)
+        return Router(9, 4, form=form, top_k=2 if form == "topk" else None, init=init)
+    return PersonalisedRouter(9, 4, num_modules=3 if form == "personalised" else None, init=init)
 
 
 ALL = (*FORMS, "personalised", "shared")
 
 
+def entropy(weights):
+    return -(weights * weights.log()).sum(-1).mean().item()
+
+
+def test_the_papers_start_has_the_entropy_of_normal_logits_of_variance_a_third():
+    """Simulated apart: softmax of N(0, 1/3), what 64 inputs of unit variance give with weights from U(-1/8, 1/8)."""
+    rng = np.random.default_rng(0)
+    odds = np.exp(rng.normal(scale=np.sqrt(1 / 3), size=(200_000, 4)))
+    shares = odds / odds.sum(1, keepdims=True)
+    expected = -(shares * np.log(shares)).sum(1).mean()
+    assert 1.26 < expected < 1.29
+    torch.manual_seed(0)
+    inputs = torch.randn(200, 64)
+    with torch.no_grad():
+        found = {init: np.mean([entropy(Router(64, 4, init=init)(inputs)) for _ in range(100)]) for init in INITS}
+    assert found["paper"] == pytest.approx(expected, abs=0.01)
+    assert math.log(4) - 0.005 < found["uniform"] < math.log(4)
+
+
+def test_the_papers_start_of_personal_routers_is_that_of_plain_layers():
+    torch.manual_seed(0)
+    inputs = torch.randn(200, 64)
+
+    def plain():
+        return nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 60), nn.ReLU(), nn.Linear(60, 16))
+
+    with torch.no_grad():
+        expected = np.mean([(plain()(inputs) / 5).softmax(-1).std().item() for _ in range(40)])
+        spread = {
+            init: PersonalisedRouter(64, 16, 40, temperature=5.0, init=init).eval()(inputs).std((0, 2)).mean().item()
+            for init in INITS
+        }
+    assert spread["paper"] == pytest.approx(expected, rel=0.05)
+    assert spread["uniform"] < 0.3 * expected
+
+
+@pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize("form", ALL)
-def test_weights_sum_to_one_and_start_near_uniform_with_a_gradient_everywhere(form):
-    router = build(form)
+def test_weights_sum_to_one_and_have_a_gradient_everywhere(form, init):
+    router = build(form, init)
     weights = router(user())
     assert weights.shape == ((5, 3, 4) if form == "personalised" else (5, 4))
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
     kept = 2 if form == "topk" else 4
     if form != "noisy":                                                  # its noise is meant to move the weights
         assert ((weights > 0).sum(-1) == kept).all()
-        assert (weights[weights > 0] - 1 / kept).abs().max() < 0.1
+        assert ((weights[weights > 0] - 1 / kept).abs().max() < 0.1) == (init == "uniform")
     (weights * torch.randn(weights.shape)).sum().backward()
     for name, parameter in router.named_parameters():
         assert parameter.grad.abs().sum() > 0, name
@@ -96,6 +137,7 @@ def test_temperature_flattens():
     ({"temperature": float("nan")}, "gate_temperature=nan"),
     ({"top_k": 5}, "gate_top_k=5: must lie in 1 .. num_experts=4"),
     ({"top_k": 0}, "gate_top_k=0"),
+    ({"init": "zero"}, "gate_init='zero': must be one of paper, uniform"),
 ])
 @pytest.mark.parametrize("kind", [Router, PersonalisedRouter])
 def test_settings_without_meaning_are_refused(kind, options, message):

@@ -2,14 +2,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.data.prompt import Field, Item, UserToken, parse_template, render
+from recbole_llm.data.prompt import Field, Item, Separator, UserToken, parse_template, render
 
 FIELDS = ("history", "candidates")
 TEMPLATE = parse_template("Watched:{history}. Choose:{candidates}. Answer:", FIELDS)
 
 
 def text_of(segments):
-    return "".join(s if isinstance(s, str) else f"<{s.id}>" if isinstance(s, Item) else "<user>" for s in segments)
+    shown = {Separator(): ",", UserToken(): "<user>"}
+    return "".join(s if isinstance(s, str) else f"<{s.id}>" if isinstance(s, Item) else shown[s] for s in segments)
 
 
 def test_template_is_split_at_its_fields():
@@ -29,7 +30,7 @@ def test_wrong_templates_are_refused(template, complaint):
         parse_template(template, FIELDS)
 
 
-def test_items_stand_in_order_with_commas():
+def test_items_stand_in_order_with_separators():
     assert text_of(render(TEMPLATE, [3, 1], [7, 3, 9])) == "Watched:<3>,<1>. Choose:<7>,<3>,<9>. Answer:"
 
 
@@ -51,6 +52,8 @@ def test_the_user_token_stands_first_or_at_its_field():
     placed = parse_template("Watched:{history}. User{user}. Choose:{candidates}.", FIELDS)
     assert text_of(render(placed, [1], [2], user_token=True)) == "Watched:<1>. User<user>. Choose:<2>."
     assert text_of(render(placed, [1], [2])) == "Watched:<1>. User. Choose:<2>."
+    last = parse_template("Watched:{history}. Choose:{candidates}. Next:{user}", FIELDS)
+    assert text_of(render(last, [1], [2], user_token=True)) == "Watched:<1>. Choose:<2>. Next:<user>"
 
 
 @given(st.lists(st.integers(1, 99), max_size=12), st.lists(st.integers(1, 99), min_size=1, max_size=20))

@@ -1,9 +1,11 @@
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from recbole_llm.data.prompt import Item, UserToken, parse_template, render
+from recbole_llm.data.prompt import Item, Separator, UserToken, parse_template, render
 from recbole_llm.data.tokens import USER_SLOT, PromptTokenizer
 
 TEMPLATE = parse_template("Watched:{history}. Choose:{candidates}. Answer:", ("history", "candidates"))
@@ -56,6 +58,48 @@ def test_words_stand_around_a_slot_and_nowhere_else(tokenizer):
     assert "".join(shown) == "<s> Plain Title (<1>) (liked), One, two, three (liked)"
     plain = PromptTokenizer(tokenizer, NASTY, title_max_tokens=20)
     assert plain.assemble([Item(1, True)])[1] == [0] * (1 + len(plain.title_ids[1])) + [1]
+
+
+def test_a_slot_stands_behind_or_in_front_of_its_title(tokenizer):
+    shown = {}
+    for place in ("after", "before"):
+        prompts = PromptTokenizer(tokenizer, NASTY, 20, slot_words=(" (", ")"), slot_place=place, separator="\n")
+        ids, items = prompts.assemble([Item(1, True, " (liked)"), Separator(), Item(3, True), Separator(), Item(4, False)])
+        pieces = [tokenizer.decode([i]) if not item else f"<{item}>" for i, item in zip(ids, items, strict=True)]
+        shown[place] = "".join(pieces)
+        assert ids[items.index(1)] == prompts.pad_token_id
+    assert shown["after"] == '<s> Plain Title (<1>) (liked)\n One, two, three (<3>)\n The "quoted" one'
+    assert shown["before"] == '<s> (<1>) Plain Title (liked)\n (<3>) One, two, three\n The "quoted" one'
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, len(NASTY) - 1), max_size=10), st.lists(st.integers(1, len(NASTY) - 1), min_size=1, max_size=20))
+def test_a_slot_in_front_is_followed_by_its_own_title(tokenizer, history, candidates):
+    prompts = PromptTokenizer(tokenizer, NASTY, 20, slot_place="before", separator="\n")
+    ids, items = prompts.assemble(render(TEMPLATE, history, candidates))
+    places = [place for place, item in enumerate(items) if item]
+    assert [items[place] for place in places] == history + candidates
+    for place in places:
+        title = prompts.title_ids[items[place]]
+        assert ids[place + 1 : place + 1 + len(title)] == title  # the ids that an answer has
+        assert prompts.answer(items[place]) == [*title, prompts.eos_token_id]
+
+
+def test_a_new_line_is_one_whatever_a_tokenizer_makes_of_several():
+    """Byte-pair tokenizers join new lines into one token: an encoding behind the anchor must not count it in."""
+
+    class Joining:
+        eos_token_id, pad_token_id, bos_token_id = 2, 0, None
+
+        def __call__(self, texts, add_special_tokens, split_special_tokens):
+            def one(text):
+                return [900 if piece == "\n\n" else ord(piece) for piece in re.findall("\n\n|.|\n", text)]
+
+            return {"input_ids": one(texts) if isinstance(texts, str) else [one(t) for t in texts]}
+
+    prompts = PromptTokenizer(Joining(), ["", "A", "B"], separator="\n")
+    ids, _ = prompts.assemble([Item(1, False), Separator(), Item(2, False)])
+    assert ids == [ord(character) for character in " A\n B"]
 
 
 def test_a_title_cannot_smuggle_in_a_special_token(prompts, tokenizer):

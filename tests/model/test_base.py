@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from recbole_llm.model.base import Projector
 from tests.model.contract import ModelContract
 
 
@@ -26,6 +25,25 @@ def test_a_slot_holds_its_items_projected_vector_and_other_places_their_token(bu
     users = model.user_projector(model.crm.user_vectors(batch))
     torch.testing.assert_close(embeds[items == -1], users)  # one user slot a row
     assert (items == -1).sum(1).eq(1).all()
+
+
+def test_an_answer_follows_a_user_token_at_the_prompts_end(tiny_data, tiny_llm, tmp_path, monkeypatch):
+    contract = ModelContract()
+    contract.name, contract.settings = "LLaRA", {"curriculum": "none", "user_token": True}
+    templates = ["Seen:{history}. Choose from\n{candidates}\nNext:{user}"]
+    place = {"behaviour_token_place": "before", "item_separator": "\n", "prompt_templates": templates}
+    _, data, model = contract.build(tiny_data, tiny_llm, tmp_path, **place)
+    model.eval()
+    batch = next(iter(data[3]))
+    items = batch["prompt_items"]
+    assert (items[:, -1] == -1).all() and (items == -1).sum() == len(items)
+    torch.testing.assert_close(model.embed(batch)[:, -1], model.user_projector(model.crm.user_vectors(batch)))
+    contract.test_likelihood_of_the_answer_is_the_score_of_the_target(model, batch, True, monkeypatch)
+    contract.test_scoring_methods_agree(model, batch)
+    answers = [model.tokens.answer(item)[:-1] for item in batch["candidates"][0].tolist()]
+    ids = batch["prompt_ids"][0].tolist()
+    slots = [place for place, item in enumerate(items[0].tolist()) if item > 0][-len(answers) :]
+    assert [ids[slot + 1 : slot + 1 + len(answer)] for slot, answer in zip(slots, answers, strict=True)] == answers
 
 
 def test_a_model_that_overrides_adapter_and_gate_alone_is_mixed_by_its_gate(tiny_data, tiny_llm, tmp_path, monkeypatch):
@@ -57,13 +75,6 @@ def test_a_model_that_overrides_adapter_and_gate_alone_is_mixed_by_its_gate(tiny
     assert (scores - model.score_candidates(batch)).abs().max() > 1e-4
 
 
-def test_the_projector_starts_at_the_scale_of_the_token_embeddings():
-    torch.manual_seed(0)
-    table = torch.randn(500, 16) * 3 + 5
-    out = Projector(table, 64, out_std=0.02)(table[1:])
-    assert out.std().item() == pytest.approx(0.02, rel=0.05)
-
-
 def test_slots_start_at_the_scale_of_the_tokens_that_gemma_multiplies(tiny_data, tmp_path):
     """Its embedding module multiplies by the root of the width; slots stand where its output does."""
     from tests import architectures, tiny
@@ -80,14 +91,43 @@ def test_slots_start_at_the_scale_of_the_tokens_that_gemma_multiplies(tiny_data,
     assert embeds[slots].std().item() == pytest.approx(tokens.std().item(), rel=0.3)
 
 
-def test_the_projector_standardises_items_and_only_scales_users():
-    table = torch.randn(500, 16, generator=torch.Generator().manual_seed(0)) * 3 + 5
-    items, users = Projector(table, 8, 1.0), Projector(table, 8, 1.0, centred=False)
-    standard = (table[1:] - items.mean) / items.std
-    torch.testing.assert_close(standard.square().mean(), torch.tensor(1.0))
-    torch.testing.assert_close(standard.mean(0), torch.zeros(16), atol=1e-5, rtol=0)
-    assert not users.mean.any()
-    torch.testing.assert_close((table[1:] / users.std).square().mean(), torch.tensor(1.0))
+def test_training_feeds_an_answer_up_to_its_last_choice_and_counts_all_of_it(built, monkeypatch):
+    from recbole_llm.model import base
+    from recbole_llm.rivals import rivals, until_last_choice
+
+    _, data, model = built
+    model.eval()  # no dropout
+    batch = next(iter(data[3]))
+    rows, place = torch.arange(len(batch)), batch["target_position"]
+    for name in ("ids", "mask"):
+        batch.interaction[f"answer_{name}"] = batch[f"branch_{name}"][rows, place]
+    for name, part in zip(("ids", "mask"), rivals(batch["branch_ids"], batch["branch_mask"]), strict=True):
+        batch.interaction[f"rival_{name}"] = part[rows, place]
+    monkeypatch.setattr(model, "constrained", True)
+    fed = []
+    hook = model.llm.register_forward_pre_hook(
+        lambda module, args, inputs: fed.append(inputs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+
+    def run():
+        model.zero_grad()
+        likelihood, tokens = model(batch)
+        (-likelihood.sum() / tokens.sum()).backward()
+        return likelihood, tokens, [w.grad.clone() for w in model.parameters() if w.grad is not None]
+
+    likelihood, tokens, gradients = run()
+    choices = int(until_last_choice(batch["rival_mask"]).sum(1).max())
+    assert fed == [batch["prompt_ids"].shape[1] + choices - 1] and choices < batch["answer_ids"].shape[1]
+    assert torch.equal(tokens, batch["answer_mask"].sum(1))
+    monkeypatch.setattr(base, "until_last_choice", lambda mask: torch.ones_like(mask[..., 0]))
+    whole = run()
+    hook.remove()
+    model.zero_grad()
+    assert fed[1] == batch["prompt_ids"].shape[1] + batch["answer_ids"].shape[1] - 1
+    torch.testing.assert_close(likelihood, whole[0], atol=1e-5, rtol=1e-5)
+    assert gradients and len(gradients) == len(whole[2])
+    for one, other in zip(gradients, whole[2], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-3)
 
 
 def test_groups_have_their_own_rates_and_no_decay_on_biases(built):

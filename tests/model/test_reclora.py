@@ -8,6 +8,7 @@ from recbole_llm import ConfigError, LLMConfig, run_recbole_llm
 from recbole_llm.crm import load_or_train
 from recbole_llm.data.preparation import prepare_data
 from recbole_llm.data.questions import ClickRows, Question
+from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.model.reclora import RecLoRA, _one_item_per_row
 from recbole_llm.model.saving import load_checkpoint_into, save_checkpoint
 from recbole_llm.result import read_result
@@ -66,6 +67,22 @@ class TestRecLoRA(PointwiseContract):
         torch.testing.assert_close(alone, scores[1], rtol=1e-4, atol=1e-5)
         if more.get("gate_top_k"):
             assert ((model.gate(batch).weights > 0).sum(-1) == 1).all()
+
+    def test_a_user_token_may_stand_behind_the_item_asked_about(self, tiny_data, tiny_llm, tmp_path):
+        templates = {"candidates": ["Seen:{history}. Next{target}? Yes or No:{user}"], "ctr": ["{history}{target}"]}
+        _, data, model = self.build(
+            tiny_data, tiny_llm, tmp_path, user_token=True, behaviour_token_place="before", click_templates=templates
+        )
+        model.eval()
+        batch = next(iter(data[3]))
+        assert not (batch["prompt_items"] == USER_SLOT).any()
+        assert ((batch["branch_items"] == USER_SLOT).sum(2) == 1).all()
+        last = batch["branch_mask"].sum(2, keepdim=True) - 1
+        assert (batch["branch_items"].gather(2, last) == USER_SLOT).all()
+        self.test_likelihood_of_the_answer_is_the_score_of_the_target(model, batch)
+        self.test_a_row_is_scored_the_same_alone_and_among_others(model, batch)
+        data[1].set_epoch(0)
+        assert (next(iter(data[1]))["prompt_items"][:, -1] == USER_SLOT).all()
 
     @pytest.mark.parametrize(("key", "other"), [("gate_temperature", 1.0), ("gate_top_k", 3)])
     def test_a_checkpoint_of_another_gate_is_refused(self, model, tmp_path, key, other):
@@ -304,9 +321,9 @@ def test_recent_negatives_stay_outside_the_shown_history(tiny_data, tiny_llm, tm
     assert asked_about and not any(item in history for history, item in asked_about)
 
 
-def test_a_template_must_end_with_the_target(tiny_data, tiny_llm, tmp_path):
+def test_a_history_behind_the_item_asked_about_is_refused(tiny_data, tiny_llm, tmp_path):
     templates = {"ctr": ["Is {target} liked after{history}? Answer:"], "candidates": []}
-    with pytest.raises(ValueError, match=r"\{target\} must come last"):
+    with pytest.raises(ValueError, match=r"\{history\} must stand before \{target\}"):
         prepared(tiny_data, tiny_llm, tmp_path, click_templates=templates)
 
 
