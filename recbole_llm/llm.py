@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from recbole_llm import distributed
+from recbole_llm import distributed, hardware
 from recbole_llm.builtin.slots import is_pretrained_here
 
 BUILTIN = Path(__file__).parent / "builtin"
@@ -27,8 +27,8 @@ _CONVERT = (
 def load_llm(config):
     """The causal LM that `llm_path` names: frozen, in eval mode, on the CPU (quantised: on `device`).
 
-    Reads llm_path, llm_dtype (auto: as stored; float32 for builtin), attn_implementation (null: the model's default), llm_quantization
-    (null, 8bit, 4bit) and trust_remote_code.
+    Reads llm_path, llm_dtype and attn_implementation (auto and null: :mod:`recbole_llm.hardware`), llm_quantization (null, 8bit,
+    4bit) and trust_remote_code.
 
     Raises:
         FileNotFoundError: no such folder, or a hub name that cannot be fetched.
@@ -169,14 +169,15 @@ def is_causal(llm):
 
 def _options(config):
     """Keyword arguments of from_pretrained for the llm keys."""
+    device = str(config["device"] or "cpu")
     dtype = DTYPES[_choice(config, "llm_dtype", DTYPES, default="auto")]
-    if dtype == "auto" and config["llm_path"] == "builtin":
-        dtype = torch.float32  # stored in bfloat16 to be small, which a CPU computes in many times more slowly
+    if dtype == "auto":
+        dtype = torch.float32 if config["llm_path"] == "builtin" else hardware.llm_dtype(device)
     options = {
         "dtype": dtype,
         "trust_remote_code": bool(config["trust_remote_code"]),
     }
-    attention = _choice(config, "attn_implementation", ATTENTION)
+    attention = _choice(config, "attn_implementation", ATTENTION, default=hardware.attention(device, dtype))
     if attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         raise ImportError(
             "attn_implementation: flash_attention_2 needs the package flash-attn; install it, or use sdpa"
@@ -191,7 +192,7 @@ def _options(config):
                 "torchrun, where each GPU holds all of them"
             )
         options["quantization_config"] = _quantization(bits, options["dtype"])
-        options["device_map"] = {"": str(config["device"] or "cpu")}
+        options["device_map"] = {"": device}
     return options
 
 

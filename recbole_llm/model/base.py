@@ -17,14 +17,14 @@ from recbole.utils import InputType, ModelType, init_seed
 from torch import nn
 
 from recbole_llm import alignment, crm, forward, scoring
-from recbole_llm.adapter import enable_gradient_checkpointing, use_gate
+from recbole_llm.adapter import cast_weights, drop_by_row, enable_gradient_checkpointing, use_gate
 from recbole_llm.builtin.openers import misread
 from recbole_llm.builtin.slots import is_pretrained_here, pretrained_projector
 from recbole_llm.data import prompt
 from recbole_llm.data.questions import click_templates
 from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.llm import check_tokenizer, constrained, context_length, load_llm, resolve_path
-from recbole_llm.rivals import log_probs
+from recbole_llm.rivals import Among
 
 
 class Projector(nn.Sequential):
@@ -132,7 +132,12 @@ class LLMRecommender(SequentialRecommender):
         }
 
     def adapt(self, llm) -> PeftModel:
-        return get_peft_model(llm, self.adapter_config())
+        """The LLM with its adapter; plain LoRA computes in the LLM's precision (:mod:`recbole_llm.adapter.plain`)."""
+        adapted = get_peft_model(llm, self.adapter_config())
+        cast_weights(adapted)
+        if self.config["lora_dropout_shared"]:
+            drop_by_row(adapted)
+        return adapted
 
     def gate(self, interaction: Interaction) -> torch.Tensor | None:
         """Mixing weights ``[B, K]`` of the adapter's experts, or None for an adapter without a gate."""
@@ -210,16 +215,15 @@ class LLMRecommender(SequentialRecommender):
         self._check_length(interaction["prompt_ids"].shape[1], answer.shape[1] - 1)
         embeds = torch.cat([self.embed(interaction), self.llm.get_input_embeddings()(answer)], dim=1)
         mask = torch.cat([interaction["prompt_mask"], answer_mask], dim=1)
+        among = Among.of(answer, interaction["rival_ids"], interaction["rival_mask"]) if self.constrained else None
+        keep, tokens = answer.shape[1] + 1, among.tokens if among else None
         with self.gated(interaction):
-            logits = self.llm(
-                inputs_embeds=embeds,
-                attention_mask=mask.long(),
-                position_ids=(mask.long().cumsum(1) - 1).clamp_min(0),
-                logits_to_keep=answer.shape[1] + 1,
-                use_cache=False,
-            ).logits[:, :-1]  # position j predicts answer token j
-        if self.constrained:
-            found = log_probs(logits, answer, interaction["rival_ids"], interaction["rival_mask"])  # [B, A]
+            out = forward.forward(
+                self.llm, embeds, mask.long(), forward.positions_of(mask), keep=keep, tokens=tokens, use_cache=False
+            )
+        logits = out.logits[:, -keep:-1]  # position j predicts answer token j
+        if among:
+            found = among.log_probs(logits)  # [B, A]
         else:
             losses = nn.functional.cross_entropy(logits.flatten(0, 1).float(), answer.flatten(), reduction="none")
             found = -losses.view(answer.shape)
