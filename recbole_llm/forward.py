@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -110,9 +111,38 @@ def inputs_of(llm, embeds, mask, positions, keep, **others):
     return inputs
 
 
-def forward(llm, embeds, mask, positions, keep, **others):
-    """One forward; arguments as of :func:`inputs_of`."""
-    return llm(**inputs_of(llm, embeds, mask, positions, keep, **others))
+def forward(llm, embeds, mask, positions, keep, tokens=None, **others):
+    """One forward; arguments as of :func:`inputs_of`.
+
+    tokens: [U] ids whose logits alone are wanted, [.., U] in this order; None = the vocabulary's.
+    """
+    inputs = inputs_of(llm, embeds, mask, positions, keep, **others)
+    if tokens is None:
+        return llm(**inputs)
+    with _head_of(llm, tokens):
+        out = llm(**inputs)
+    if out.logits.shape[-1] != len(tokens):  # a head of another kind, or one that the model does not call as a module
+        out.logits = out.logits[..., tokens]
+    return out
+
+
+@contextmanager
+def _head_of(llm, tokens):
+    """Inside, a linear output head multiplies by the rows of ``tokens`` only; what the model does to logits follows."""
+    head = llm.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or "forward" in vars(head):  # quantised, adapted, or hooked by Accelerate
+        yield
+        return
+
+    def cut(hidden):  # indexed here: under FSDP weights are whole only while the model runs
+        bias = None if head.bias is None else head.bias[tokens]
+        return torch.nn.functional.linear(hidden, head.weight[tokens], bias)
+
+    head.forward = cut
+    try:
+        yield
+    finally:
+        del head.forward
 
 
 def cast(llm, embeds):

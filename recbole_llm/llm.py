@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from recbole_llm import distributed, llm_source
+from recbole_llm import distributed, hardware, llm_source
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("eager", "sdpa", "flash_attention_2")
@@ -25,8 +25,8 @@ _CONVERT = (
 def load_llm(config):
     """The causal LM that `llm_path` names: frozen, in eval mode, on the CPU (quantised: on `device`).
 
-    Reads llm_path, llm_dtype (auto: as stored), attn_implementation (null: the model's default), llm_quantization
-    (null, 8bit, 4bit) and trust_remote_code.
+    Reads llm_path, llm_dtype and attn_implementation (auto and null: :mod:`recbole_llm.hardware`), llm_quantization (null, 8bit,
+    4bit) and trust_remote_code.
 
     Raises:
         FileNotFoundError: no such folder, file or distribution, or a hub name that cannot be fetched.
@@ -156,12 +156,15 @@ def is_causal(llm):
 
 def _options(config):
     """Keyword arguments of from_pretrained for the llm keys."""
+    device = str(config["device"] or "cpu")
     dtype = DTYPES[_choice(config, "llm_dtype", DTYPES, default="auto")]
+    if dtype == "auto":
+        dtype = hardware.llm_dtype(device)
     options = {
         "dtype": dtype,
         "trust_remote_code": bool(config["trust_remote_code"]),
     }
-    attention = _choice(config, "attn_implementation", ATTENTION)
+    attention = _choice(config, "attn_implementation", ATTENTION, default=hardware.attention(device, dtype))
     if attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         raise ImportError(
             "attn_implementation: flash_attention_2 needs the package flash-attn; install it, or use sdpa"
@@ -176,7 +179,7 @@ def _options(config):
                 "torchrun, where each GPU holds all of them"
             )
         options["quantization_config"] = _quantization(bits, options["dtype"])
-        options["device_map"] = {"": str(config["device"] or "cpu")}
+        options["device_map"] = {"": device}
     return options
 
 

@@ -9,7 +9,36 @@ same, token by token, share every node and so have the same score.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
+
+
+class Among(NamedTuple):
+    """Labels and their rivals as places in ``tokens``, the few whose logits are needed.
+
+    labels: [..., n]; ids and mask: [..., n, C]; tokens: [U] ids of the vocabulary, each once.
+    """
+
+    labels: torch.Tensor
+    ids: torch.Tensor
+    mask: torch.Tensor
+    tokens: torch.Tensor
+
+    @classmethod
+    def of(cls, labels: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> Among:
+        """From ids of the vocabulary: labels [..., n], rivals [..., n, C]."""
+        tokens, places = torch.cat([labels.flatten(), ids.flatten()]).unique(return_inverse=True)
+        return cls(places[: labels.numel()].view(labels.shape), places[labels.numel() :].view(ids.shape), mask, tokens)
+
+    def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Among:
+        """The same change of labels, ids and mask: a selection along their common dimensions."""
+        return Among(change(self.labels), change(self.ids), change(self.mask), self.tokens)
+
+    def log_probs(self, logits: torch.Tensor) -> torch.Tensor:
+        """:func:`log_probs` of the labels under logits [..., n, U] (or [..., 1, U])."""
+        return log_probs(logits, self.labels, self.ids, self.mask)
 
 
 def rivals(branch_ids: torch.Tensor, branch_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

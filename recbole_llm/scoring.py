@@ -11,7 +11,6 @@ batch row. Gradients flow through all scores: evaluation wraps them in `torch.no
 from __future__ import annotations
 
 import copy
-import itertools
 
 import torch
 
@@ -25,7 +24,7 @@ from recbole_llm.forward import (
     refuse_non_finite,
     tree_mask,
 )
-from recbole_llm.rivals import log_probs, rivals, until_last_choice
+from recbole_llm.rivals import Among, rivals, until_last_choice
 
 _BLOCK = 2**24  # float32 logits held at once while they become log-probabilities (64 MiB)
 
@@ -68,7 +67,7 @@ def score_candidates(
 def tree_scores(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, candidates_per_forward=None, among=None):
     """One forward over the prompt and all branches. Arguments and result as in `score_candidates`.
 
-    among: rivals (ids, mask) [B, C, T, C] of the tokens, or None for the vocabulary.
+    among: the tokens [B, C, T] and their rivals [B, C, T, C], or None for the vocabulary.
     """
     chunks = _chunks_among(branch_ids, branch_mask, candidates_per_forward or branch_ids.shape[1], among)
     return torch.cat([_tree_chunk(llm, prompt_embeds, prompt_mask, *chunk) for chunk in chunks], dim=1)
@@ -84,13 +83,13 @@ def _tree_chunk(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, among)
     embeds = extend(llm, prompt_embeds, branch_ids[:, :, :-1].flatten(1).gather(1, order))  # [B, P+N, d]
     positions = torch.cat([positions_of(prompt_mask), prompt_mask.sum(1, keepdim=True) + offset], dim=1)
     mask = tree_mask(prompt_mask, owner, offset, valid, embeds.dtype)
-    logits = forward(llm, embeds, mask, positions, keep=n_fed + 1, use_cache=False).logits[:, -(n_fed + 1) :]
+    logits = _logits(llm, embeds, mask, positions, n_fed + 1, among)
     scores = _first_log_probs(logits[:, 0], branch_ids, among)
     if n_fed:
         labels = branch_ids[:, :, 1:].flatten(1).gather(1, order)
         if among:
-            places = order[..., None].expand(-1, -1, among[0].shape[-1])
-            among = tuple(part[:, :, 1:].flatten(1, 2).gather(1, places) for part in among)  # [B, N, C]
+            rows = torch.arange(batch, device=order.device)[:, None]
+            among = among.apply(lambda part: part[:, :, 1:].flatten(1, 2)[rows, order])  # [B, N] and [B, N, C]
         rest = _label_log_probs(logits[:, 1:], labels, among).masked_fill(~valid, 0.0)  # [B, N]
         dense = rest.new_zeros(batch, n_candidates * steps).scatter(1, order, rest)
         scores = scores + dense.view(batch, n_candidates, steps).sum(2)
@@ -99,7 +98,8 @@ def _tree_chunk(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, among)
 
 def cache_scores(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, candidates_per_forward=None, among=None):
     """The prompt once, then every branch on a copy of its cache. Arguments and result as in `tree_scores`."""
-    out = forward(llm, prompt_embeds, prompt_mask.long(), positions_of(prompt_mask), keep=1, use_cache=True)
+    tokens = among.tokens if among else None
+    out = forward(llm, prompt_embeds, prompt_mask.long(), positions_of(prompt_mask), keep=1, tokens=tokens, use_cache=True)
     first = _first_log_probs(out.logits[:, -1], branch_ids, among)
     if branch_ids.shape[2] == 1:
         return first
@@ -121,9 +121,8 @@ def _continue_cache(llm, past, prompt_mask, ids, mask, among):
     positions = prompt.sum(1, keepdim=True) + torch.arange(tokens - 1, device=ids.device)
     embeds = llm.get_input_embeddings()(ids[:, :-1])
     seen = torch.cat([prompt, mask[:, 1:]], dim=1).long()
-    out = forward(llm, embeds, seen, positions, keep=tokens - 1, past_key_values=past, use_cache=True)
-    logits = out.logits[:, -(tokens - 1) :]
-    among = among and tuple(part[:, :, 1:].flatten(0, 1) for part in among)
+    logits = _logits(llm, embeds, seen, positions, tokens - 1, among, past_key_values=past, use_cache=True)
+    among = among and among.apply(lambda part: part[:, :, 1:].flatten(0, 1))
     return _label_log_probs(logits, ids[:, 1:], among).masked_fill(~mask[:, 1:], 0.0).sum(1).view(batch, n)
 
 
@@ -144,10 +143,10 @@ def separate_scores(llm, prompt_embeds, prompt_mask, branch_ids, branch_mask, ca
         embeds = embeds.gather(1, order[..., None].expand_as(embeds))
         seen = seen.gather(1, order)
         keep = seen.shape[1] - start
-        logits = forward(llm, embeds, seen.long(), positions_of(seen), keep=keep, use_cache=False).logits[:, -keep:]
+        logits = _logits(llm, embeds, seen.long(), positions_of(seen), keep, chunk)
         places = lengths.repeat_interleave(n, dim=0) - 1 - start + torch.arange(tokens, device=ids.device)
         logits = logits.gather(1, places[..., None].expand(-1, -1, logits.shape[2]))  # [B*n, T, V]
-        chunk = chunk and tuple(part.flatten(0, 1) for part in chunk)
+        chunk = chunk and chunk.apply(lambda part: part.flatten(0, 1))
         scores.append(_label_log_probs(logits, ids, chunk).masked_fill(~mask, 0.0).sum(1).view(batch, n))
     return torch.cat(scores, dim=1)
 
@@ -157,13 +156,23 @@ def _trimmed(branch_ids, branch_mask):
     among = rivals(branch_ids, branch_mask)
     branch_mask = branch_mask & until_last_choice(among[1])
     longest = int(branch_mask.sum(2).max())
-    return branch_ids[:, :, :longest], branch_mask[:, :, :longest], tuple(part[:, :, :longest] for part in among)
+    branch_ids, branch_mask = branch_ids[:, :, :longest], branch_mask[:, :, :longest]
+    return branch_ids, branch_mask, Among.of(branch_ids, *(part[:, :, :longest] for part in among))
 
 
 def _chunks_among(ids, mask, size, among):
-    """[(ids, mask, rivals or None)] of at most `size` candidates each."""
-    rivals_of = zip(*(part.split(size, dim=1) for part in among), strict=True) if among else itertools.repeat(None)
-    return [(*chunk, found) for chunk, found in zip(chunked(ids, mask, size), rivals_of, strict=False)]
+    """[(ids, mask, Among or None)] of at most `size` candidates each."""
+    chunks = chunked(ids, mask, size)
+    starts = range(0, ids.shape[1], size)
+    parts = [among and among.apply(lambda part: part[:, start : start + size]) for start in starts]  # noqa: B023
+    return [(*chunk, part) for chunk, part in zip(chunks, parts, strict=True)]
+
+
+def _logits(llm, embeds, mask, positions, keep, among, use_cache=False, **others):
+    """Logits of the last `keep` positions, [.., keep, V], or [.., keep, U] of the tokens of `among`."""
+    tokens = among.tokens if among else None
+    out = forward(llm, embeds, mask, positions, keep=keep, tokens=tokens, use_cache=use_cache, **others)
+    return out.logits[:, -keep:]
 
 
 def _log_probs(logits, ids):
@@ -173,19 +182,19 @@ def _log_probs(logits, ids):
 
 
 def _first_log_probs(logits, branch_ids, among):
-    """[B, C]: first tokens, all from the prompt's last position with logits [B, V]."""
+    """[B, C]: first tokens, all from the prompt's last position with logits [B, V], or [B, U] with `among`."""
     if among is None:
         return _log_probs(logits, branch_ids[:, :, 0])
-    return log_probs(logits[:, None], branch_ids[:, :, 0], *(part[:, :, 0] for part in among))
+    return among.apply(lambda part: part[:, :, 0]).log_probs(logits[:, None])
 
 
 def _label_log_probs(logits, labels, among=None):
     """float32 log-probabilities [B, N] of labels [B, N] under logits [B, N, V], in blocks of bounded size.
 
-    among: rivals (ids, mask) [B, N, C], or None for the vocabulary.
+    among: these labels with their rivals, and logits [B, N, U]; None for the vocabulary.
     """
     if among is not None:
-        return log_probs(logits, labels, *among)
+        return among.log_probs(logits)
     size = max(1, _BLOCK // max(1, logits.shape[0] * logits.shape[2]))
     blocks = zip(logits.split(size, dim=1), labels.split(size, dim=1), strict=True)
     return torch.cat([_log_probs(block, label[..., None])[..., 0] for block, label in blocks], dim=1)

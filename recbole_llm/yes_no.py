@@ -17,7 +17,6 @@ from recbole_llm.forward import (
     check_branches,
     chunked,
     forward,
-    inputs_of,
     pick_method,
     positions_of,
     refuse_non_finite,
@@ -51,25 +50,16 @@ def branch_scores(
     score = {"tree": _tree, "cache": _cache, "separate": _separate}[method]
     size = candidates_per_forward or (1 if method == "separate" else branch_mask.shape[1])
     chunks = chunked(branch_embeds, branch_mask, size)
-    margins = score(llm, prompt_embeds, prompt_mask, chunks, [int(i) for i in yes_no])  # [B, C] log odds
+    yes_no = torch.tensor([int(i) for i in yes_no], device=branch_mask.device)
+    margins = score(llm, prompt_embeds, prompt_mask, chunks, yes_no)  # [B, C] log odds
     scores = margins.sigmoid()
     refuse_non_finite(scores, "P(yes) is")
     return scores
 
 
-def _answers(llm, inputs, yes_no):
-    """Yes' and No's logits at the kept positions [.., keep, 2] float32: the head is cut to two rows for this call."""
-    head = llm.get_output_embeddings()
-    if type(head) is not torch.nn.Linear:  # a quantised or wrapped head
-        return llm(**inputs).logits[..., yes_no].float()
-    name = next(name for name, module in llm.named_modules() if module is head)
-    rows = {f"{name}.{key}": value[yes_no] for key, value in head.named_parameters()}
-    return torch.func.functional_call(llm, rows, (), inputs, tie_weights=False).logits.float()
-
-
 def _margin(logits, place):
-    """log P(yes) - log P(no) at positions place [B, n] of logits [B, L, 2]: [B, n]."""
-    found = logits.gather(1, place[..., None].expand(-1, -1, 2))
+    """log P(yes) - log P(no) at positions place [B, n] of logits [B, L, 2]: [B, n] float32."""
+    found = logits.float().gather(1, place[..., None].expand(-1, -1, 2))
     return found[..., 0] - found[..., 1]
 
 
@@ -87,8 +77,7 @@ def _tree_chunk(llm, prompt_embeds, prompt_mask, branch_embeds, branch_mask, yes
     embeds = torch.cat([cast(llm, prompt_embeds), cast(llm, packed)], dim=1)
     positions = torch.cat([positions_of(prompt_mask), prompt_mask.sum(1, keepdim=True) + offset], dim=1)
     mask = tree_mask(prompt_mask, owner, offset, valid, embeds.dtype)
-    inputs = inputs_of(llm, embeds, mask, positions, keep=n_fed, use_cache=False)
-    logits = _answers(llm, inputs, yes_no)[:, -n_fed:]
+    logits = forward(llm, embeds, mask, positions, keep=n_fed, tokens=yes_no, use_cache=False).logits[:, -n_fed:]
     return _margin(logits, branch_mask.sum(2).cumsum(1) - 1)  # branches are packed one after the other
 
 
@@ -102,10 +91,8 @@ def _cache(llm, prompt_embeds, prompt_mask, chunks, yes_no):
         prompt, mask = prompt_mask.repeat_interleave(n, dim=0), mask.flatten(0, 1)  # [B*n, P], [B*n, T]
         positions = prompt.sum(1, keepdim=True) + torch.arange(tokens, device=mask.device)
         seen = torch.cat([prompt, mask], dim=1).long()
-        inputs = inputs_of(
-            llm, embeds.flatten(0, 1), seen, positions, keep=tokens, past_key_values=past, use_cache=True
-        )
-        logits = _answers(llm, inputs, yes_no)[:, -tokens:]
+        options = {"keep": tokens, "tokens": yes_no, "past_key_values": past, "use_cache": True}
+        logits = forward(llm, embeds.flatten(0, 1), seen, positions, **options).logits[:, -tokens:]
         margins.append(_margin(logits, mask.sum(1, keepdim=True) - 1).view(batch, n))
     return torch.cat(margins, dim=1)
 
@@ -116,8 +103,9 @@ def _separate(llm, prompt_embeds, prompt_mask, chunks, yes_no):
     for embeds, mask in chunks:
         batch, n, _ = mask.shape
         joined, seen = join(prompt_embeds, prompt_mask, embeds, mask)
-        inputs = inputs_of(llm, joined, seen.long(), positions_of(seen), keep=seen.shape[1], use_cache=False)
-        margins.append(_margin(_answers(llm, inputs, yes_no), seen.sum(1, keepdim=True) - 1).view(batch, n))
+        options = {"keep": seen.shape[1], "tokens": yes_no, "use_cache": False}
+        logits = forward(llm, joined, seen.long(), positions_of(seen), **options).logits
+        margins.append(_margin(logits, seen.sum(1, keepdim=True) - 1).view(batch, n))
     return torch.cat(margins, dim=1)
 
 

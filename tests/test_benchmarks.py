@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks import draws, gpu, readme
+from benchmarks import cpu, draws, gpu, readme
 from recbole_llm import run_recbole_llm
 from recbole_llm.leaderboard.board import Options, build_board
 from tests import tiny
@@ -23,6 +23,35 @@ def test_the_gpu_benchmark_runs_on_a_cpu_at_the_tiny_shape(tmp_path, capsys):
     assert all(way["tokens_per_second"] > 0 and way["peak_memory_gb"] > 0 for way in record["training"].values())
     assert all(value > 0 for value in (*record["prompts_per_second"].values(), *record["ratios"].values()))
     assert str(file) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("experts, likelihood, peak", [(4, "candidates", 1.25), (1, "vocabulary", 3.5)])
+def test_the_cpu_benchmark_compares_pairs(tiny_llm, capsys, monkeypatch, experts, likelihood, peak):
+    monkeypatch.setattr(cpu, "peak_of", lambda work, arguments: peak)
+    arguments = [f"--llm_path={tiny_llm}", "--batch=3", "--length=40", "--micro_batch=2", "--repeats=2"]
+    status = cpu.main([*arguments, f"--experts={experts}", f"--likelihood_over={likelihood}", "--dropout=0.1"])
+    lines = capsys.readouterr().out.splitlines()
+    ratios = []
+    for work in cpu.WORK:
+        (line,) = [line for line in lines if line.startswith(work)]
+        ratios.append(float(line.split("ratio ")[1].split()[0]))
+        assert f"peak memory {peak:.2f} GB" in line
+    assert min(ratios) > 0 and status == int(min(ratios) < 0.9 or peak > 3)
+
+
+def test_pairs_take_turns_after_a_warm_up(monkeypatch):
+    order, clock = [], iter(range(100))
+    monkeypatch.setattr(cpu.time, "perf_counter", lambda: next(clock))
+    ours, plain = cpu.pairs(lambda: order.append("ours"), lambda: order.append("plain"), repeats=2)
+    assert order == ["plain", "ours", "ours", "plain", "plain", "ours"] and ours == plain == [1, 1]
+
+
+def test_a_peak_is_that_of_a_fresh_process(tiny_llm):
+    small, large = (
+        cpu.peak_of("training", [f"--llm_path={tiny_llm}", "--dtype=float32", f"--batch={rows}", f"--micro_batch={rows}"])
+        for rows in (1, 64)
+    )
+    assert 0.1 < small < large < 8
 
 
 def test_readme_keeps_the_tables_of_boards_without_files():

@@ -14,8 +14,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from recbole_llm import hardware, scoring
 from recbole_llm import llm as loading
-from recbole_llm import scoring
 from tests.architectures import MODEL_TYPES, build
 
 
@@ -27,7 +27,7 @@ class Settings(dict):
 
 
 def settings(path, **others):
-    return Settings(llm_path=str(path), **others)
+    return Settings(llm_path=str(path), **{"llm_dtype": "float32", **others})
 
 
 def save_tokenizer(folder, **special):
@@ -72,13 +72,8 @@ def test_families_load_frozen_and_score(model_type, tmp_path):
 @pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16", "float16", None])
 def test_dtype_and_attention(llama_folder, dtype, attention):
     llm = loading.load_llm(settings(llama_folder, llm_dtype=dtype, attn_implementation=attention))
-    assert llm.dtype == (torch.float32 if dtype in ("auto", None) else getattr(torch, dtype))
+    assert llm.dtype == (hardware.llm_dtype("cpu") if dtype in ("auto", None) else getattr(torch, dtype))
     assert attention is None or llm.config._attn_implementation == attention
-
-
-def test_auto_keeps_the_stored_dtype(tmp_path):
-    build("llama").bfloat16().save_pretrained(tmp_path)
-    assert loading.load_llm(settings(tmp_path, llm_dtype="auto")).dtype == torch.bfloat16
 
 
 def test_a_checkpoint_with_sampling_settings_decodes_greedily(llama_folder, tmp_path):

@@ -75,3 +75,15 @@ def test_one_position_serves_all_labels_and_padding_has_a_finite_gradient():
     last = rivals.log_probs(logits, ids[:, :, -1], *(part[:, :, -1] for part in among))  # mostly padding
     (first.sum() + last.sum()).backward()
     assert torch.isfinite(logits.grad).all() and logits.grad.abs().sum() > 0
+
+
+def test_few_tokens_hold_labels_and_rivals_and_give_the_vocabularys_log_probs():
+    ids, mask = padded(ROWS, fill=3)
+    among = rivals.rivals(ids, mask)
+    logits = torch.randn(2, 4, 4, 12, generator=torch.Generator().manual_seed(2))
+    few = rivals.Among.of(ids, *among)
+    assert few.tokens.tolist() == [0, 1, 3, 5, 6, 7, 8, 9]  # 0 stands for a rival that is none, 3 is padding
+    assert torch.equal(few.tokens[few.labels], ids) and torch.equal(few.tokens[few.ids], among[0])
+    assert torch.equal(few.log_probs(logits[..., few.tokens]), rivals.log_probs(logits, ids, *among))
+    one = few.apply(lambda part: part[1, :, 0])
+    assert torch.equal(one.log_probs(logits[1, :, 0][..., few.tokens]), rivals.log_probs(logits, ids, *among)[1, :, 0])

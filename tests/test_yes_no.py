@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from recbole_llm import yes_no
+from recbole_llm import forward, yes_no
 from recbole_llm.forward import METHODS, choose_scorer
 from tests.architectures import build, make_batch
 
@@ -75,7 +75,7 @@ def test_only_two_logits_are_computed(method, peft):
     head.register_forward_hook(lambda module, args, out: widths.add(out.shape[-1]))
     torch.testing.assert_close(score(llm, batch, method), expected, atol=1e-5, rtol=1e-4)
     assert 2 in widths and (method == "cache" or widths == {2})  # the cache's prompt keeps one position of the whole head
-    assert head.weight is before and len(before) == 300
+    assert head.weight is before and len(before) == 300 and "forward" not in vars(head)
 
 
 def test_yes_and_no_sum_to_one():
@@ -89,8 +89,8 @@ def test_no_mask_is_needed_where_nothing_is_shared(monkeypatch):
     """As in recurrent models that read padding whatever a mask says: there is none before an answer."""
     llm = build("llama")
     batch = asked(llm)
-    expected, inputs_of = reference(llm, batch), yes_no.inputs_of
-    monkeypatch.setattr(yes_no, "inputs_of", lambda *given, **more: inputs_of(*given, **more) | {"attention_mask": None})
+    expected, inputs_of = reference(llm, batch), forward.inputs_of
+    monkeypatch.setattr(forward, "inputs_of", lambda *given, **more: inputs_of(*given, **more) | {"attention_mask": None})
     torch.testing.assert_close(score(llm, batch, "separate"), expected, atol=1e-5, rtol=1e-4)
 
 

@@ -65,6 +65,7 @@ def settings(data: Path, llm: Path, out: Path, **more) -> dict:
     base = {
         "data_path": str(data),
         "llm_path": str(llm),
+        "llm_dtype": "float32",  # on every CPU: tests compare scores to float32's rounding
         "checkpoint_dir": str(out / "saved"),
         "result_dir": str(out / "results"),
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]},

@@ -7,6 +7,7 @@
 """
 
 from recbole_llm.adapter.config import GatedLoraConfig
+from recbole_llm.adapter.dropout import RowDropout, drop_by_row
 from recbole_llm.adapter.functional import gated_delta, mixed_delta
 from recbole_llm.adapter.gate import (
     Gate,
@@ -16,10 +17,11 @@ from recbole_llm.adapter.gate import (
     use_gate,
 )
 from recbole_llm.adapter.model import GatedLoraModel, adapter_parameters
+from recbole_llm.adapter.plain import cast_weights
 from recbole_llm.adapter.router import PersonalisedRouter, Router, routing_weights
 
 __all__ = [
-    "Gate", "GatedLoraConfig", "GatedLoraModel", "PersonalisedRouter", "Router", "adapter_parameters",
-    "checkpoint_context_fn", "enable_gradient_checkpointing", "gated_delta", "gated_modules", "mixed_delta",
-    "routing_weights", "use_gate",
+    "Gate", "GatedLoraConfig", "GatedLoraModel", "PersonalisedRouter", "Router", "RowDropout", "adapter_parameters",
+    "cast_weights", "checkpoint_context_fn", "drop_by_row", "enable_gradient_checkpointing", "gated_delta",
+    "gated_modules", "mixed_delta", "routing_weights", "use_gate",
 ]

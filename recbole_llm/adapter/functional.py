@@ -69,16 +69,30 @@ def mixed_delta(x: Tensor, A: Tensor, B: Tensor, weights: Tensor, scaling: float
     raise ValueError(f"mixing={mixing!r}: must be 'weight' or 'output'")
 
 
-def split_bottleneck(x: Tensor, A: Tensor, gate: Tensor, scaling: float) -> Tensor:
-    """s * (x A^T) * repeat(gate, r/K): x [.., d_in], A [r, d_in], gate [B, K] or [B, L, K] -> [.., r]."""
+def split_bottleneck(x: Tensor, A: Tensor, gate: Tensor, scaling: float, mask: Tensor | None = None) -> Tensor:
+    """s * (x A^T) * repeat(gate, r/K): x [.., d_in], A [r, d_in], gate [B, K] or [B, L, K] -> [.., r]; mask: dropout's."""
     if A.shape[0] % gate.shape[-1]:
         raise ValueError(f"r={A.shape[0]} is not divisible by K={gate.shape[-1]} experts; choose r as a multiple of K")
-    return _weigh(F.linear(x, A), align_gate(gate, x), scaling)
+    return _weigh(masked_linear(x, A, mask), align_gate(gate, x), scaling)
 
 
-def output_bottleneck(x: Tensor, A: Tensor, weights: Tensor, scaling: float) -> Tensor:
+def output_bottleneck(x: Tensor, A: Tensor, weights: Tensor, scaling: float, mask: Tensor | None = None) -> Tensor:
     """The N bottlenecks side by side: x [.., d_in], A [N, r, d_in], weights [B, N] or [B, L, N] -> [.., N r]."""
-    return _weigh(F.linear(x, A.flatten(0, 1)), align_gate(weights, x), scaling)
+    return _weigh(masked_linear(x, A.flatten(0, 1), mask), align_gate(weights, x), scaling)
+
+
+def masked_linear(x: Tensor, A: Tensor, mask: Tensor | None = None) -> Tensor:
+    """(x * mask) A^T in x's precision and without a copy of x: x [B', L, d_in], A [q, d_in] or [B, q, d_in] -> [B', L, q].
+
+    mask : [B', d_in], one for each row of x, or None; it is multiplied into A in A's precision
+    """
+    if mask is not None:
+        if A.dim() == 3 and A.shape[0] != mask.shape[0]:
+            check_rows(mask.shape[0], A.shape[0])
+            A = A.repeat_interleave(mask.shape[0] // A.shape[0], dim=0)
+        A = A * mask.unsqueeze(1)                                               # [B', q, d_in]
+    A = A.to(x.dtype)                                       # masters may be float32 on a bfloat16 base
+    return mixed_linear(x, A) if A.dim() == 3 else F.linear(x, A)
 
 
 def stacked_columns(B: Tensor) -> Tensor:
@@ -133,7 +147,10 @@ class _RowLinear(torch.autograd.Function):
 
 
 def add_linear(base: Tensor, z: Tensor, B: Tensor) -> Tensor:
-    """base + z B^T in one pass over [.., d_out]: base [.., d_out], z [.., r], B [d_out, r]."""
+    """base + z B^T in base's precision: base [.., d_out], z [.., r], B [d_out, r]; one pass where z is of that precision."""
+    B = B.to(z.dtype)
+    if base.dtype != z.dtype:
+        return base + F.linear(z, B).to(base.dtype)
     flat = torch.addmm(base.reshape(-1, base.shape[-1]), z.reshape(-1, z.shape[-1]), B.t())
     return flat.view(base.shape)
 

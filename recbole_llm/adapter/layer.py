@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from recbole_llm.adapter import functional as fn
 from recbole_llm.adapter.config import GatedLoraConfig, check_rank
+from recbole_llm.adapter.dropout import drop
 from recbole_llm.adapter.gate import Gate, GateHolder
 
 MERGE_REFUSED = ("a gated adapter cannot be merged into the base weights: its gate differs from row to row. "
@@ -68,31 +69,29 @@ class Slot(nn.Module):
 
 
 class GatedA(Slot):
-    """x [.., d_in] -> the gated bottleneck, [.., r] ([.., N r] with output mixing), times `scaling`."""
+    """x [.., d_in] -> the gated bottleneck, [.., r] ([.., N r] with output mixing), times `scaling`; mask: dropout's."""
 
-    def forward(self, x: Tensor, scaling: float = 1.0) -> Tensor:
+    def forward(self, x: Tensor, scaling: float = 1.0, mask: Tensor | None = None) -> Tensor:
         if self.mixing == "weight":
-            return fn.mixed_linear(x, self.mixed(scaling, x))
-        weight = self.weight.to(x.dtype)                     # masters may be float32 on a bfloat16 base
+            return fn.masked_linear(x, self.mixed(scaling, x), mask)
         if self.mixing == "split":
             # PEFT's scaling is alpha/r; an expert's is alpha/(r/K)
-            return fn.split_bottleneck(x, weight, self.gate()[1], scaling * self.num_experts)
-        return fn.output_bottleneck(x, weight, self.gate()[1], scaling)
+            return fn.split_bottleneck(x, self.weight, self.gate()[1], scaling * self.num_experts, mask)
+        return fn.output_bottleneck(x, self.weight, self.gate()[1], scaling, mask)
 
 
 class GatedB(Slot):
     """The bottleneck z -> z B^T, [.., d_out], added to `base` where one is given."""
 
     def forward(self, z: Tensor, base: Tensor | None = None) -> Tensor:
-        fused = base if base is not None and base.dtype == z.dtype else None
         if self.mixing == "weight":
+            fused = base if base is not None and base.dtype == z.dtype else None
             out = fn.mixed_linear(z, self.mixed(1.0, z), fused)
-        else:
-            weight = self.weight.to(z.dtype)
-            if self.mixing == "output":
-                weight = fn.stacked_columns(weight)
-            out = nn.functional.linear(z, weight) if fused is None else fn.add_linear(fused, z, weight)
-        return out if base is fused else base + out.to(base.dtype)
+            return out if base is fused else base + out.to(base.dtype)
+        weight = self.weight.to(z.dtype)
+        if self.mixing == "output":
+            weight = fn.stacked_columns(weight)
+        return nn.functional.linear(z, weight) if base is None else fn.add_linear(base, z, weight)
 
 
 class GatedVariant(LoraVariant):
@@ -107,7 +106,8 @@ class GatedVariant(LoraVariant):
 
     @staticmethod
     def forward(module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **kwargs) -> Tensor:
-        z = module.lora_A[active_adapter](module.lora_dropout[active_adapter](x), module.scaling[active_adapter])
+        x, mask = drop(module.lora_dropout[active_adapter], x)
+        z = module.lora_A[active_adapter](x, module.scaling[active_adapter], mask)
         return module.lora_B[active_adapter](z, result)
 
     @staticmethod

@@ -16,12 +16,12 @@ from recbole.utils import InputType, ModelType, init_seed
 from torch import nn
 
 from recbole_llm import crm, forward, scoring
-from recbole_llm.adapter import enable_gradient_checkpointing, use_gate
+from recbole_llm.adapter import cast_weights, drop_by_row, enable_gradient_checkpointing, use_gate
 from recbole_llm.data import prompt
 from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.llm import check_tokenizer, context_length, load_llm
 from recbole_llm.model.projector import Projector
-from recbole_llm.rivals import log_probs, until_last_choice
+from recbole_llm.rivals import Among, until_last_choice
 
 
 class LLMRecommender(SequentialRecommender):
@@ -93,7 +93,12 @@ class LLMRecommender(SequentialRecommender):
         }
 
     def adapt(self, llm) -> PeftModel:
-        return get_peft_model(llm, self.adapter_config())
+        """The LLM with its adapter; plain LoRA computes in the LLM's precision (:mod:`recbole_llm.adapter.plain`)."""
+        adapted = get_peft_model(llm, self.adapter_config())
+        cast_weights(adapted)
+        if self.config["lora_dropout_shared"]:
+            drop_by_row(adapted)
+        return adapted
 
     def gate(self, interaction: Interaction) -> torch.Tensor | None:
         """Mixing weights ``[B, K]`` of the adapter's experts, or None for an adapter without a gate."""
@@ -168,25 +173,23 @@ class LLMRecommender(SequentialRecommender):
             the vocabulary, or (``likelihood_over: candidates``) among the tokens that lead to a candidate.
         """
         answer, answer_mask = interaction["answer_ids"], interaction["answer_mask"]
-        n_tokens = answer_mask.sum(1)
+        n_tokens, among = answer_mask.sum(1), None
         if self.constrained:  # tokens after every row's last choice cost nothing
             length = int(until_last_choice(interaction["rival_mask"]).sum(1).max())
             answer, answer_mask = answer[:, :length], answer_mask[:, :length]
-        fed = answer[:, :-1]  # the last token is only a label
+            among = Among.of(answer, interaction["rival_ids"][:, :length], interaction["rival_mask"][:, :length])
+        fed, keep = answer[:, :-1], answer.shape[1]  # the last token is only a label
         self._check_length(interaction["prompt_ids"].shape[1], fed.shape[1])
         embeds = torch.cat([self.embed(interaction), self.llm.get_input_embeddings()(fed)], dim=1)
         mask = torch.cat([interaction["prompt_mask"], answer_mask[:, :-1]], dim=1)
+        tokens = among.tokens if among else None
         with self.gated(interaction):
-            logits = self.llm(
-                inputs_embeds=embeds,
-                attention_mask=mask.long(),
-                position_ids=(mask.long().cumsum(1) - 1).clamp_min(0),
-                logits_to_keep=answer.shape[1],
-                use_cache=False,
-            ).logits  # position j predicts answer token j
-        if self.constrained:
-            among = (interaction[name][:, : answer.shape[1]] for name in ("rival_ids", "rival_mask"))
-            found = log_probs(logits, answer, *among)  # [B, A]
+            out = forward.forward(
+                self.llm, embeds, mask.long(), forward.positions_of(mask), keep=keep, tokens=tokens, use_cache=False
+            )
+        logits = out.logits[:, -keep:]  # position j predicts answer token j
+        if among:
+            found = among.log_probs(logits)  # [B, A]
         else:
             losses = nn.functional.cross_entropy(logits.flatten(0, 1).float(), answer.flatten(), reduction="none")
             found = -losses.view(answer.shape)
