@@ -105,6 +105,8 @@ RULES = {
     "user_token": FLAG,
     "move_article": choice(True, False, "released"),
     "answer_bos": FLAG,
+    "users_per_list": POSITIVE,
+    "history_from": RATIO,
     "train_negatives": choice("unseen", "recent"),
     "item_text_field": optional(TEXT),
     "crm_model": TEXT,
@@ -191,7 +193,25 @@ def value_problems(final, model_class=None):
         if key in final and not holds(final[key]):
             problems.append(f"{key}: {text}, got {final[key]!r}")
     problems += pickle_problems(final) + _expert_problems(final, model_class)
-    return problems + _click_problems(final, model_class)
+    return problems + _click_problems(final, model_class) + _list_problems(final, model_class)
+
+
+def _list_problems(final, model_class):
+    """Lines for shared candidate lists (`users_per_list`, `history_from`) that say nothing of the target or cannot be."""
+    users, later = final.get("users_per_list"), final.get("history_from")
+    if type(users) is not int or type(later) not in (int, float):  # not a plugin model's, or a line of `RULES` says so
+        return []
+    problems = []
+    if getattr(model_class, "scoring", None) == "yes_no":
+        problems += [f"{key}: {model_class.__name__} asks about one item at a time and shows no list; leave it at {default}"
+                     for key, value, default in (("users_per_list", users, 1), ("history_from", later, 0)) if value != default]  # fmt: skip
+    elif type(final.get("n_candidates")) is int and users >= final["n_candidates"]:
+        problems.append(f"users_per_list: must be below n_candidates={final['n_candidates']}, got {users}: a list of targets alone "
+                        "has no other item in it")  # fmt: skip
+    if later and not problems and not final.get("user_token"):
+        problems.append("history_from: prompts without a history say nothing of the user without user_token: True; set it, or "
+                        "history_from: 0")  # fmt: skip
+    return problems
 
 
 def pickle_problems(final):

@@ -25,6 +25,7 @@ from recbole_llm.data.evaluation import match_rows
 from recbole_llm.data.prompt import parse_template, with_words
 from recbole_llm.data.rows import CandidateSets, candidate_sets
 from recbole_llm.data.sample import sample_rows
+from recbole_llm.packing import LIST_FIELD, SHARED_FIELD, shared_tokens
 from recbole_llm.rivals import rivals
 
 BUCKET_BATCHES = 32  # rows are sorted by length within windows of this many batches: little padding, much shuffling
@@ -44,13 +45,20 @@ class Example:
 
 @dataclass(frozen=True)
 class Key:
-    """One row of one epoch: everything that its example depends on."""
+    """One row of one epoch: everything that its example depends on.
+
+    ``group`` numbers the rows of a batch that share a candidate list (`users_per_list`); ``unseen`` says which of its
+    candidates the row may be given (None: all).
+    """
 
     row: int  # index into the split's rows
     candidates: tuple[int, ...]
     target_position: int
     template: int = 0
     hybrid: bool = True
+    history: bool = True
+    group: int = 0
+    unseen: tuple[bool, ...] | None = None
 
 
 class PromptRows(Dataset):
@@ -79,14 +87,24 @@ class PromptRows(Dataset):
 
     def training_candidates(self, rows: np.ndarray, sets: CandidateSets, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Candidate ids ``[n, C]`` (internal) and target positions ``[n]`` of training rows in one epoch."""
+        chosen, positions = sets.training_candidates(*self._external(rows), epoch, self._recent(rows))
+        return sets.internal_items(self.split)[chosen], positions
+
+    def shared_list(self, rows: np.ndarray, sets: CandidateSets, epoch: int, number: int) -> tuple[np.ndarray, ...]:
+        """One candidate list ``[C]`` (internal ids) for training rows, their targets' positions ``[n]`` and ``unseen [n, C]``."""
+        chosen, positions, unseen = sets.shared_training_list(*self._external(rows), epoch, number, self._recent(rows))
+        return sets.internal_items(self.split)[chosen], positions, unseen
+
+    def _external(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """External users and targets of rows."""
         split = self.split
         users = split.id2token(split.uid_field, split.inter_feat[split.uid_field].numpy()[rows])
-        targets = split.id2token(split.iid_field, self.targets[rows])
-        recent = None
-        if self.config["train_negatives"] == "recent":
-            recent = [split.id2token(split.iid_field, self.history(row)) for row in rows]
-        chosen, positions = sets.training_candidates(users, targets, epoch, recent)
-        return sets.internal_items(split)[chosen], positions
+        return users, split.id2token(split.iid_field, self.targets[rows])
+
+    def _recent(self, rows: np.ndarray) -> list | None:
+        if self.config["train_negatives"] != "recent":
+            return None
+        return [self.split.id2token(self.split.iid_field, self.history(row)) for row in rows]
 
     def token_lengths(self, rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
         """Title tokens per row ``[n]``: what sorts rows into buckets (template words are the same for all)."""
@@ -103,7 +121,7 @@ class PromptRows(Dataset):
     def __getitem__(self, key: Key) -> dict:
         target = int(self.targets[key.row])
         example = Example(
-            history=self.history(key.row),
+            history=self.history(key.row) if key.history else [],
             candidates=list(key.candidates),
             target=target,
             template=self.templates[key.template],
@@ -153,6 +171,8 @@ class Collate:
         if self.training:
             answers = [example["answer"] for example in examples]
             columns["answer_ids"], columns["answer_mask"] = _pad(answers, tokens.pad_token_id, False)
+            if self.rows.config["users_per_list"] > 1:
+                columns[LIST_FIELD], columns[SHARED_FIELD] = self._lists(examples)
             if self.constrained:
                 columns["rival_ids"], columns["rival_mask"] = self._rivals(keys, columns["answer_ids"].shape[1])
         else:
@@ -169,8 +189,20 @@ class Collate:
     def _rivals(self, keys: list[Key], length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """``([B, length, C] ids, [B, length, C] mask)``: the rivals of the answers' tokens."""
         ids, mask = (part[..., :length] for part in self._branches(keys))  # a token's rivals depend on no later one
+        if keys[0].unseen is not None:
+            mask = mask & torch.tensor([key.unseen for key in keys]).unsqueeze(-1)
         rows, targets = torch.arange(len(keys)), torch.tensor([key.target_position for key in keys])
         return tuple(part[rows, targets] for part in rivals(ids, mask))  # each was [B, C, length, C]
+
+
+    def _lists(self, examples: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
+        """``[B]`` group of each row, and ``[B]`` how many tokens its prompt has in common with the group's others."""
+        groups = [example["key"].group for example in examples]
+        members: dict[int, list] = {}
+        for group, example in zip(groups, examples, strict=True):
+            members.setdefault(group, []).append((example["ids"], example["items"]))
+        common = {group: shared_tokens(rows) for group, rows in members.items()}
+        return torch.tensor(groups), torch.tensor([common[group] for group in groups])
 
 
 class TrainBatches(Sampler[list[Key]]):
@@ -213,7 +245,8 @@ class TrainBatches(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         rng = np.random.default_rng([self.seed, 2, self.epoch])
         order = rng.permutation(self.sample)
-        candidates, positions = self._candidates(order)
+        shared = self.config["users_per_list"] > 1
+        candidates, positions = (self.rows.targets[order][:, None], None) if shared else self._candidates(order)
         templates = rng.integers(len(self.rows.templates), size=len(order))
         window = BUCKET_BATCHES * self.batch_size
         lengths = self.rows.token_lengths(order, candidates)
@@ -225,11 +258,31 @@ class TrainBatches(Sampler[list[Key]]):
         for number, which in enumerate(rng.permutation(len(batches))):
             if number < self.start_batch:
                 continue
-            hybrid = draws[number] < self.rows.model_class.hybrid_probability(self.config, self.progress(number))
-            yield [
-                Key(int(order[i]), tuple(candidates[i].tolist()), int(positions[i]), int(templates[i]), bool(hybrid))
-                for i in batches[which]
+            rows, progress = batches[which], self.progress(number)
+            drawn = {
+                "hybrid": bool(draws[number] < self.rows.model_class.hybrid_probability(self.config, progress)),
+                "history": progress >= self.config["history_from"],
+            }
+            if shared:
+                yield self._sharing(order[rows], templates[rows], number, drawn)
+            else:
+                yield [
+                    Key(int(order[i]), tuple(candidates[i].tolist()), int(positions[i]), int(templates[i]), **drawn)
+                    for i in rows
+                ]
+
+    def _sharing(self, rows: np.ndarray, templates: np.ndarray, number: int, drawn: dict) -> list[Key]:
+        """Keys of a batch whose rows share candidate lists, `users_per_list` a list."""
+        keys, size = [], self.config["users_per_list"]
+        for group, start in enumerate(range(0, len(rows), size)):
+            members = rows[start : start + size]
+            found = self.rows.shared_list(members, self.sets, self.epoch, number * self.batch_size + group)
+            listed = tuple(found[0].tolist())
+            keys += [
+                Key(int(row), listed, int(at), int(templates[start]), group=group, unseen=tuple(may.tolist()), **drawn)
+                for row, at, may in zip(members, *found[1:], strict=True)
             ]
+        return keys
 
     def _candidates(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """This epoch's candidate ids ``[n, C]`` (internal) and target positions ``[n]``."""

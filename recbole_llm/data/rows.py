@@ -114,6 +114,37 @@ class CandidateSets:
         return candidates, positions
 
 
+    def shared_training_list(
+        self, users: Sequence[str], targets: Sequence[str], epoch: int, number: int, recent: Sequence[Sequence[str]] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw one candidate list for several training rows: their targets and, uniformly, other items of the catalogue.
+
+        Parameters
+        ----------
+        users, targets : external tokens, n of each, fewer than C.
+        number : of the list in the epoch; with the run's `seed` and `epoch` it determines the draw.
+        recent : as in `training_candidates`.
+
+        Returns
+        -------
+        candidates : indices into `catalogue`, each once. int32 [C]
+        target_position : where each row's target stands. int64 [n]
+        unseen : False where a candidate is in the row's history, and so no negative of it; True at its target. bool [n, C]
+        """
+        at = np.array([self._place[str(target)] for target in targets])
+        wanted = np.unique(at)
+        rng = np.random.default_rng([self.train_seed, 7, epoch, number])
+        others = rng.choice(len(self.catalogue) - len(wanted), self.test.n_candidates - len(wanted), replace=False)
+        others += np.searchsorted(wanted - np.arange(len(wanted)), others, side="right")  # ranks -> items not wanted
+        candidates = rng.permutation(np.concatenate([wanted, others])).astype(np.int32)
+        if recent is None:
+            seen = [self.histories[str(user)] for user in users]
+        else:
+            seen = [[self._place[item] for item in items] for items in recent]
+        unseen = np.stack([~np.isin(candidates, items) for items in seen]) | (candidates == at[:, None])
+        return candidates, (candidates == at[:, None]).argmax(1), unseen
+
+
 @lru_cache(maxsize=64)
 def _file_sha256(path: str, size: int, modified: int) -> str:
     with open(path, "rb") as file:

@@ -21,6 +21,7 @@ from recbole_llm.data import prompt
 from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.llm import check_tokenizer, context_length, load_llm
 from recbole_llm.model.projector import Projector
+from recbole_llm.packing import LIST_FIELD, SHARED_FIELD, Packing
 from recbole_llm.rivals import Among, until_last_choice
 
 
@@ -50,7 +51,8 @@ class LLMRecommender(SequentialRecommender):
         some = torch.arange(min(4096, embeddings.num_embeddings), device=embeddings.weight.device)
         out_std = embeddings(some).detach().float().std().item()  # as the LLM sees them: Gemma scales its embeddings
         hidden = embeddings.embedding_dim
-        self.projector = self._projector(self.crm.item_vectors, hidden, out_std)
+        centred = config["projector_form"] == "mlp"  # a linear map starts as the CRM's own inner products
+        self.projector = self._projector(self.crm.item_vectors, hidden, out_std, centred)
         self.user_dim = self.crm.user_dim(dataset)
         if config["user_token"]:
             self.user_projector = self._projector(self._user_sample(dataset), hidden, out_std, centred=False)
@@ -182,18 +184,39 @@ class LLMRecommender(SequentialRecommender):
         self._check_length(interaction["prompt_ids"].shape[1], fed.shape[1])
         embeds = torch.cat([self.embed(interaction), self.llm.get_input_embeddings()(fed)], dim=1)
         mask = torch.cat([interaction["prompt_mask"], answer_mask[:, :-1]], dim=1)
-        tokens = among.tokens if among else None
-        with self.gated(interaction):
-            out = forward.forward(
-                self.llm, embeds, mask.long(), forward.positions_of(mask), keep=keep, tokens=tokens, use_cache=False
-            )
-        logits = out.logits[:, -keep:]  # position j predicts answer token j
+        run = self._packed_logits if LIST_FIELD in interaction else self._logits
+        logits = run(interaction, embeds, mask, keep, among.tokens if among else None)  # position j predicts answer token j
         if among:
             found = among.log_probs(logits)  # [B, A]
         else:
             losses = nn.functional.cross_entropy(logits.flatten(0, 1).float(), answer.flatten(), reduction="none")
             found = -losses.view(answer.shape)
         return (found * answer_mask).sum(1), n_tokens
+
+    def _logits(self, interaction, embeds, mask, keep: int, tokens) -> torch.Tensor:
+        """``[B, keep, V]`` at the last positions of ``embeds [B, W, d]``, of these tokens of the vocabulary or of all."""
+        with self.gated(interaction):
+            out = forward.forward(
+                self.llm, embeds, mask.long(), forward.positions_of(mask), keep=keep, tokens=tokens, use_cache=False
+            )
+        return out.logits[:, -keep:]
+
+    def _packed_logits(self, interaction, embeds, mask, keep: int, tokens) -> torch.Tensor:
+        """As :meth:`_logits`, in one sequence per candidate list (:mod:`recbole_llm.packing`)."""
+        packing = Packing.of(mask, interaction[LIST_FIELD], interaction[SHARED_FIELD])
+        self._check_tree(packing.positions.shape[1])
+        embeds = forward.cast(self.llm, packing.embeddings(embeds))
+        gate = self.gate(interaction)
+        with nullcontext() if gate is None else use_gate(self.llm, packing.gate(gate)):
+            out = forward.forward(
+                self.llm, embeds, packing.mask(embeds.dtype), packing.positions, keep=embeds.shape[1], tokens=tokens, use_cache=False
+            )
+        return packing.gather(out.logits, slice(-keep, None))
+
+    def _check_tree(self, length: int) -> None:
+        method, reason = forward.choose_scorer(self.llm, length)
+        if method != "tree":
+            raise ValueError(f"users_per_list: rows cannot share this LLM's forward pass ({reason}); set users_per_list: 1")
 
     def calculate_loss(self, interaction: Interaction) -> torch.Tensor:
         """Mean negative log-likelihood per answer token."""
