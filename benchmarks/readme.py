@@ -14,7 +14,7 @@ from recbole_llm.leaderboard.board import build_board, stored_options
 from recbole_llm.leaderboard.files import boards
 from recbole_llm.leaderboard.text import amount, cell_text, escaped, markdown, p_text, shown_name
 from recbole_llm.provenance import weights_hash
-from recbole_llm.result import read_result
+from recbole_llm.result import count_of_rows, read_result
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "leaderboards"
@@ -60,7 +60,7 @@ def table(folder: Path, board: dict, every_row: bool) -> str:
     sources = [[read_result(folder / file) for file in row["files"]] for row in shown]
     earlier, records = [any(map(is_earlier, source)) for source in sources], sum(sources, [])
     candidates = board["candidates"] or {}
-    facts = [f"{board['n_rows']:,} test rows of {board['n_users']:,} users"]
+    facts = [f"{count_of_rows(board['n_rows'], board['n_test_rows'])} of {board['n_users']:,} users"]
     if protocol == "candidates":
         facts.append(f"{candidates['count']} candidates (chance {1 / candidates['count']:.3f})")
     if candidates.get("sha256"):
