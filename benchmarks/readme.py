@@ -13,7 +13,7 @@ from pathlib import Path
 from recbole_llm.leaderboard.board import build_board, stored_options
 from recbole_llm.leaderboard.files import boards
 from recbole_llm.leaderboard.text import amount, cell_text, escaped, markdown, p_text, shown_name
-from recbole_llm.result import read_result
+from recbole_llm.result import count_of_rows, read_result
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "leaderboards"
@@ -46,7 +46,7 @@ def table(folder: Path, board: dict, every_row: bool) -> str:
     shown = [row for row in board["rows"] if every_row or len(row["seeds"]) == seeds]
     records = [read_result(folder / file) for row in shown for file in row["files"]]
     candidates = board["candidates"] or {}
-    facts = [f"{board['n_rows']:,} test rows of {board['n_users']:,} users"]
+    facts = [f"{count_of_rows(board['n_rows'], board['n_test_rows'])} of {board['n_users']:,} users"]
     if protocol == "candidates":
         facts.append(f"{candidates['count']} candidates (chance {1 / candidates['count']:.3f})")
     if candidates.get("sha256"):

@@ -33,7 +33,7 @@ PLACES = (
     "offset", "group_offset", "save_steps", "save_total_limit", "prefetch_steps", "peak_tflops",
 )  # fmt: skip
 # What is measured beside training: none of these changes a weight
-BESIDE = ("variant", "latency_rows", "permutations")
+BESIDE = ("variant", "latency_rows", "permutations", "test_sample_size")
 
 
 class SafeLoader(yaml.SafeLoader):

@@ -153,6 +153,7 @@ RULES = {
     "epochs": COUNT,
     "train_sample_size": SAMPLE,
     "valid_sample_size": optional(POSITIVE),
+    "test_sample_size": optional(POSITIVE),
     "train_batch_size": POSITIVE,
     "eval_batch_size": POSITIVE,
     "accumulation_steps": POSITIVE,

@@ -24,6 +24,13 @@ def measured_on(config) -> dict:
     return {"count": config["n_candidates"], "sha256": candidate_sets(config).test.sha256}
 
 
+def n_test_rows(config) -> int:
+    """Test rows of the split, measured or left out by `test_sample_size`."""
+    if config["protocol"] == "ctr":
+        return labelled_rows(config).n_test
+    return len(candidate_sets(config).rows.test[0])
+
+
 def tested_rows(config, collector) -> tuple[tuple[str, ...], list[tuple]]:
     """Column names and lines of the rows file, in the order of the test rows.
 

@@ -130,6 +130,7 @@ def _record(config, trainer, train, test_result, seconds) -> tuple[dict, tuple[s
         "calibrated": getattr(getattr(trainer.eval_collector, "calibration", None), "name", None),
         "train_sample": measured.train_sample(train) if plugin else None,
         "candidates": measured.measured_on(config),
+        "n_test_rows": measured.n_test_rows(config),
         "retriever": measured.retriever(config, trainer),
         "llm": _llm_record(config, model) if plugin else None,
         "crm": {"model": model.crm.name, "sha256": model.crm.sha256} if plugin else None,
@@ -177,7 +178,7 @@ def _table(record: dict, n_rows: int, path) -> str:
     metrics = record["metrics"]
     asked = {"ctr": "labelled rows", "full": "the whole catalogue"}
     what = asked.get(record["protocol"], f"{record['candidates']['count']} candidates")
-    head = f"{record['model']} on {record['dataset']}, {what}, {n_rows} test rows"
+    head = f"{record['model']} on {record['dataset']}, {what}, {result.count_of_rows(n_rows, record['n_test_rows'])}"
     if record["calibrated"]:
         head += f"; probabilities calibrated on validation ({record['calibrated']})"
     table = [[name, f"{value:.4f}"] for name, value in metrics.items()]

@@ -138,6 +138,12 @@ def write_result(
     return path
 
 
+def count_of_rows(n_rows: int, n_test_rows: int | None) -> str:
+    """``943 test rows``, or ``300 of 943 test rows`` of a sample; files of earlier versions do not say of how many."""
+    of = f" of {n_test_rows:,}" if n_test_rows and n_test_rows > n_rows else ""
+    return f"{n_rows:,}{of} test rows"
+
+
 def read_result(path: str | os.PathLike) -> dict:
     """Read one result file.
 

@@ -67,7 +67,9 @@ def shaping(config):
 
 
 def _shaping(values):
-    left_out = (*PLACES, *BESIDE, "worker")  # an LLM's workers only tokenise; RecBole's draw negatives
+    left_out = {*PLACES, *BESIDE, "worker"}  # an LLM's workers only tokenise; RecBole's draw negatives
+    if values.get("recipe") == "released":  # RecLoRA's selects weights on the test rows
+        left_out.remove("test_sample_size")
     return {key: value for key, value in values.items() if key not in left_out}
 
 

@@ -182,7 +182,7 @@ BAD = {
     "protocol": ["rank"],
     "n_candidates": [1, 2.0, True], "lora_r": [0, 8.0, True], "lora_alpha": [0, "16"], "lora_dropout": [1, -0.1],
     "learning_rate": [0, -1, "fast"], "train_sample_size": [0, -5, 0.0, 1.5], "history_max_len": [0], "seed": [-1, 1.5],
-    "projector_form": ["MLP", None], "slot_scale": [0, -1, "8x"], "behaviour_token_place": ["first", None], "item_separator": ["", ", ", None, 3, "\\n"],
+    "test_sample_size": [0, -1, 0.5], "projector_form": ["MLP", None], "slot_scale": [0, -1, "8x"], "behaviour_token_place": ["first", None], "item_separator": ["", ", ", None, 3, "\\n"],
     "user_token": ["yes", 1], "crm_config": [[1]], "llm_path": [3], "warmup_ratio": [1.1], "epochs": [-1, "3 "],
 }  # fmt: skip
 
@@ -197,7 +197,7 @@ GOOD = {
     "attn_implementation": [None, "eager"], "train_sample_size": [None, 1, 70000, 0.1],
     "protocol": [None, "candidates"],
     "lora_alpha": [16, 0.5], "lora_dropout": [0, 0.1], "epochs": [0], "gate_form": ["topk"], "crm_path": [None, "x"],
-    "gate_init": ["uniform"], "gate_input": ["token_embedding", "random_embedding"], "projector_form": ["linear"], "slot_scale": [8, 0.5], "behaviour_token_place": ["before"], "item_separator": [",", "\n", ";"],
+    "test_sample_size": [None, 300], "gate_init": ["uniform"], "gate_input": ["token_embedding", "random_embedding"], "projector_form": ["linear"], "slot_scale": [8, 0.5], "behaviour_token_place": ["before"], "item_separator": [",", "\n", ";"],
     "lora_target_modules": ["all-linear", ["q_proj"]], "user_token": [True], "llm_quantization": ["4bit", None],
 }  # fmt: skip
 

@@ -45,6 +45,24 @@ def test_every_model_ranks_the_same_rows_and_candidates(results):
     assert all(k == keys[0] for k in keys) and len(keys[0]) == 40
 
 
+@pytest.mark.parametrize("protocol", ["candidates", "full", "ctr"])
+def test_a_sample_of_test_rows_is_the_same_for_baselines_and_llm_rows(protocol, tiny_data, tiny_llm, tmp_path, capsys):
+    keys, hashes = [], set()
+    for model in ("RecLoRA", "DIN", "BPR" if protocol == "ctr" else "LLaRA"):
+        settings = tiny.settings(tiny_data, tiny_llm, tmp_path, protocol=protocol, test_sample_size=17, epochs=0, crm_epochs=0)
+        settings |= {"rerank_n": 12, "crm_model": "SASRec", "latency_rows": 2}
+        if protocol == "ctr":
+            settings["eval_args"] = {"split": {"RS": [0.6, 0.2, 0.2]}}
+            settings["load_col"] = {"inter": ["user_id", "item_id", "rating", "timestamp"]}
+        outcome = run_recbole_llm(model, "tiny", config_dict=settings)
+        found = record(outcome)
+        n = found["n_test_rows"]
+        assert found["n_rows"] == 17 < n and f", 17 of {n} test rows" in capsys.readouterr().out
+        hashes.add(found["candidates"]["sha256"])
+        keys.append([(row["user_id"], row["item_id"]) for row in rows(outcome)])
+    assert len(hashes) == 1 and all(key == keys[0] for key in keys) and len(set(keys[0])) == 17
+
+
 def test_metrics_follow_from_the_stored_ranks(results):
     for outcome in results.values():
         ranks = np.array([int(row["rank"]) for row in rows(outcome)])
@@ -59,7 +77,7 @@ def test_result_files_hold_schema_1(results):
     for model, outcome in results.items():
         found = record(outcome)
         assert found["schema"] == 1 and found["model"] == model and found["protocol"] == "candidates"
-        assert found["n_rows"] == 40 and found["candidates"]["count"] == 8
+        assert found["n_rows"] == found["n_test_rows"] == 40 and found["candidates"]["count"] == 8
         assert set(found["seconds"]) == {"crm", "train", "evaluate"} and found["peak_memory_mb"] > 0
         plugin = model in ("LLaRA", "iLoRA")
         assert bool(found["llm"]) == bool(found["crm"]) == bool(found["generation"]) == plugin

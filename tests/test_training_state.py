@@ -248,6 +248,17 @@ def test_places_and_display_do_not_change_the_hash(trained):
     config["seed"] = kept
 
 
+def test_which_test_rows_are_measured_shapes_weights_only_where_they_select_them(trained):
+    config, hashes = trained[0], {}
+    kept = config["recipe"], config["test_sample_size"]
+    for recipe in ("paper", "released"):
+        for size in (None, 5):
+            config["recipe"], config["test_sample_size"] = recipe, size
+            hashes[recipe, size] = settings_hash(config)
+    config["recipe"], config["test_sample_size"] = kept
+    assert hashes["paper", None] == hashes["paper", 5] and hashes["released", None] != hashes["released", 5]
+
+
 def test_a_run_that_is_being_written_is_left_alone(run, trained, caplog):
     writer = Run(run)
     writer.lock()

@@ -183,6 +183,13 @@ class CandidateSet:
 
     FIELDS = ("phase", "seed", "user_ids", "item_ids", "catalogue", "candidates", "target_position", "sha256")
 
+    def subset(self, rows: np.ndarray) -> "CandidateSet":
+        """The set of the rows with these numbers, in their order."""
+        columns = (getattr(self, name)[rows] for name in ("user_ids", "item_ids"))
+        return CandidateSet(
+            self.phase, self.seed, *columns, self.catalogue, self.candidates[rows], self.target_position[rows]
+        )
+
     def arrays(self) -> dict[str, np.ndarray]:
         """What `save` writes: plain arrays by the names in `FIELDS`, no object among them."""
         return {name: np.asarray(getattr(self, name)) for name in self.FIELDS}

@@ -16,7 +16,7 @@ import torch
 from recbole_llm.data.dataloader import EvalPromptDataLoader, TrainBatches, TrainPromptDataLoader
 from recbole_llm.data.questions import ClickCollate, ClickRows, Question
 from recbole_llm.data.rows import candidate_sets
-from recbole_llm.data.sample import sample_rows
+from recbole_llm.data.sample import sample_evaluation_rows, sample_rows
 
 PROMPT_ROWS = 20  # labelled rows at most that share one prompt
 
@@ -111,11 +111,8 @@ class EvalClickDataLoader(EvalPromptDataLoader):
 
 def labelled_questions(config, rows: ClickRows, phase: str) -> list[Question]:
     """The labelled rows of a phase as prompts, rows of one history together where model and retriever allow it."""
-    n = len(rows)
-    kept = np.arange(n)
-    if phase == "valid" and config["valid_sample_size"]:
-        chosen = np.random.default_rng(config["candidate_seed"]).permutation(kept)
-        kept = np.sort(chosen[: config["valid_sample_size"]])
+    size = config["valid_sample_size"] if phase == "valid" else None
+    kept = sample_evaluation_rows(len(rows), size, config["candidate_seed"], phase)
     shared = not rows.per_item and rows.model_class.shares_prefix(config)
     text, long = rows.histories(kept, rows.targets[kept])
     order = np.argsort(-rows.token_lengths(kept, rows.targets[kept][:, None]), kind="stable")

@@ -21,6 +21,7 @@ from recbole.utils import FeatureSource, FeatureType, get_model
 from recbole_llm.ctr_protocol import reads_labels
 from recbole_llm.data.interactions import columns_of, interaction_files, reduced_config
 from recbole_llm.data.rows import fingerprint
+from recbole_llm.data.sample import sample_evaluation_rows
 
 PHASES = ("train", "valid", "test")
 NUMBER = "interaction_number"
@@ -48,10 +49,14 @@ class Interactions:
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Which interactions are rows of which phase. `numbers[phase]` indexes `interactions`, in order of time."""
+    """Which interactions are rows of which phase. `numbers[phase]` indexes `interactions`, in order of time.
+
+    `n_test` counts the test rows of the split, of which `test_sample_size` may have left some out.
+    """
 
     interactions: Interactions
     numbers: dict[str, np.ndarray]
+    n_test: int
 
     def columns(self, phase: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(users, items, labels) of a phase, external tokens."""
@@ -148,7 +153,9 @@ def build_labelled_rows(config) -> LabelledRows:
     numbers = {
         phase: split.inter_feat[NUMBER].numpy().astype(np.int64) for phase, split in zip(PHASES, splits, strict=True)
     }
-    rows = LabelledRows(data, numbers)
+    n_test = len(numbers["test"])
+    kept = sample_evaluation_rows(n_test, config["test_sample_size"], int(config["candidate_seed"]), "test")
+    rows = LabelledRows(data, {**numbers, "test": numbers["test"][kept]}, n_test)
     for phase in PHASES:
         _check_classes(rows, phase, config)
     return rows
@@ -160,9 +167,10 @@ def _check_classes(rows: LabelledRows, phase: str, config) -> None:
         raise ValueError(f"{config['dataset']}: no {phase} row; change eval_args.split {config['eval_args']['split']}")
     if labels.min() == labels.max():
         undefined = "a model can learn nothing from it" if phase == "train" else "AUC is undefined"
+        larger = "test_sample_size, " if phase == "test" and len(labels) < rows.n_test else ""
         raise ValueError(
             f"{config['dataset']}: all {len(labels)} {phase} rows are labelled {labels[0]}, so {undefined}; "
-            f"change threshold {config['threshold']} or eval_args.split {config['eval_args']['split']}"
+            f"change {larger}threshold {config['threshold']} or eval_args.split {config['eval_args']['split']}"
         )
 
 
@@ -174,7 +182,8 @@ def labelled_rows(config) -> LabelledRows:
     FileNotFoundError, ValueError
         If files, columns or labels are missing, or a phase has rows of one class only.
     """
-    key = f"{fingerprint(config)} {config['threshold']} {config['LABEL_FIELD']} {config['RATING_FIELD']}"
+    settings = [config[key] for key in ("threshold", "LABEL_FIELD", "RATING_FIELD", "test_sample_size")]
+    key = " ".join([fingerprint(config), *map(str, settings)])
     if key not in _memory:
         _memory[key] = build_labelled_rows(config)
         counts = ", ".join(f"{len(_memory[key].numbers[p])} {p}" for p in PHASES)

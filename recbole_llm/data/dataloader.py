@@ -24,7 +24,7 @@ from recbole_llm.data.collector import ROW_FIELD
 from recbole_llm.data.evaluation import match_rows
 from recbole_llm.data.prompt import parse_template, with_words
 from recbole_llm.data.rows import CandidateSets, candidate_sets
-from recbole_llm.data.sample import sample_rows
+from recbole_llm.data.sample import sample_evaluation_rows, sample_rows
 from recbole_llm.packing import LIST_FIELD, SHARED_FIELD, shared_tokens
 from recbole_llm.rivals import rivals
 
@@ -361,10 +361,8 @@ class EvalPromptDataLoader(DataLoader):
         chosen = self.candidate_set
         numbers = match_rows(dataset, chosen)  # candidate-set row -> split row
         candidates = candidate_sets(self.config).internal_items(dataset)[chosen.candidates]  # [n, C]
-        kept = np.arange(len(numbers))
-        if self.phase == "valid" and self.config["valid_sample_size"]:
-            kept = np.random.default_rng(self.config["candidate_seed"]).permutation(kept)
-            kept = np.sort(kept[: self.config["valid_sample_size"]])
+        size = self.config["valid_sample_size"] if self.phase == "valid" else None
+        kept = sample_evaluation_rows(len(numbers), size, self.config["candidate_seed"], self.phase)
         order = kept[np.argsort(-rows.token_lengths(numbers[kept], candidates[kept]), kind="stable")]
         keys = [Key(int(numbers[i]), tuple(candidates[i].tolist()), int(chosen.target_position[i])) for i in order]
         return keys, {int(numbers[i]): int(i) for i in order}

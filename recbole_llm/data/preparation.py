@@ -9,7 +9,6 @@ from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.sampler import KGSampler
 from recbole.utils import EvaluatorType, ModelType, get_model
 
-from recbole_llm.data.candidates import CandidateSet
 from recbole_llm.data.convert import CONVERTERS
 from recbole_llm.data.evaluation import CandidateEvalDataLoader, CandidateSequenceDataLoader
 from recbole_llm.data.full import FullRowsDataLoader
@@ -93,20 +92,20 @@ def build_splits(config, dataset) -> list:
     dataset._change_feat_format()
     if dataset.time_field in dataset.inter_feat:
         dataset.sort(by=dataset.time_field)
-    part = assign_rows(dataset, sets.valid, sets.test)
+    part = assign_rows(dataset, sets.rows.valid, sets.rows.test)
     dataset._drop_unused_col()
     return [dataset.copy(dataset.inter_feat[np.flatnonzero(part == i)]) for i in range(3)]
 
 
-def assign_rows(dataset, valid: CandidateSet, test: CandidateSet) -> np.ndarray:
+def assign_rows(dataset, valid: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Say for each interaction, in order of time, whether it is for training (0), validation (1) or test (2).
 
-    Of a (user, item) pair that occurs several times, the last occurrences are the test rows, those before them the
+    valid, test : (users, targets) of all rows, measured or not. Of a (user, item) pair that occurs several times, the last occurrences are the test rows, those before them the
     validation rows. int8 [number of interactions]
     """
     wanted: dict[tuple[str, str], list[int]] = {}
-    for label, rows in ((1, valid), (2, test)):
-        for pair in zip(rows.user_ids.tolist(), rows.item_ids.tolist(), strict=True):
+    for label, (users, targets) in ((1, valid), (2, test)):
+        for pair in zip(users.tolist(), targets.tolist(), strict=True):
             wanted.setdefault(pair, []).append(label)
     columns = (
         np.asarray(dataset.field2id_token[field])[dataset.inter_feat[field].numpy()].tolist()

@@ -22,6 +22,7 @@ from recbole_llm.data.full import (
     shuffled,
 )
 from recbole_llm.data.questions import ClickCollate, ClickRows, Question
+from recbole_llm.data.sample import sample_evaluation_rows
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,8 @@ class RerankDataLoader(DataLoader):
         internal = self.full_rows.sets.internal_items(self._dataset)
         features = self._dataset.get_item_feature()
         found = retrieve(model.crm.model, self._lines, features, self.full_rows, internal, self.config["rerank_n"])
-        kept = np.arange(len(self.numbers))
-        if self.phase == "valid" and self.config["valid_sample_size"]:
-            kept = np.random.default_rng(self.config["candidate_seed"]).permutation(kept)
-            kept = kept[: self.config["valid_sample_size"]]
+        size = self.config["valid_sample_size"] if self.phase == "valid" else None
+        kept = sample_evaluation_rows(len(self.numbers), size, self.config["candidate_seed"], self.phase)
         shown = np.stack([shuffled(self.full_rows, row, found.items[row]) for row in kept])  # [k, N]
         candidates = internal[shown]
         at = (shown == self.full_rows.target[kept][:, None]).argmax(1)  # 0 where the target was not retrieved

@@ -26,6 +26,7 @@ from recbole_llm.data.candidates import (
     write_npz,
 )
 from recbole_llm.data.interactions import Histories, Rows, evaluation_rows, loaded_files
+from recbole_llm.data.sample import sample_evaluation_rows
 
 __all__ = [
     "CandidateSets",
@@ -43,12 +44,16 @@ DATA_KEYS = (
     "normalize_all normalize_field filter_inter_by_user_or_item"
 ).split()
 _SET_KEYS = ("candidate_seed", "n_candidates")
-_memory: dict[tuple, "CandidateSets"] = {}  # by file, fingerprint and the file's stamp
+_memory: dict[tuple, "CandidateSets"] = {}  # by file, fingerprint and the file's stamp; of a sample also by its size
 
 
 @dataclass(frozen=True)
 class CandidateSets:
-    """The rows of a dataset with their frozen candidates, and the source of training candidates."""
+    """The rows of a dataset with their frozen candidates, and the source of training candidates.
+
+    `rows` are all rows of the split: what no model may train on. `test` holds those that are measured, a sample of them
+    with `test_sample_size`.
+    """
 
     rows: Rows
     valid: CandidateSet
@@ -207,7 +212,8 @@ def candidate_sets(config) -> CandidateSets:
     """Return a dataset's frozen candidate sets, from memory, from disk, or built and stored.
 
     They depend on the dataset's files, filters and split, on `candidate_seed` and on `n_candidates`: not on the
-    model, nor on `seed`, which only the training candidates take.
+    model, nor on `seed`, which only the training candidates take. `test_sample_size` test rows are kept; the stored file
+    has them all.
 
     Raises
     ------
@@ -221,7 +227,12 @@ def candidate_sets(config) -> CandidateSets:
     if (path, key, _stamp(path)) not in _memory:  # new, or its file is gone or another
         found = _stored(path, train_seed) or _build_and_store(config, path)
         _memory[path, key, _stamp(path)] = found
-    return replace(_memory[path, key, _stamp(path)], train_seed=train_seed)
+    size = config["test_sample_size"]
+    if (place := (path, key, _stamp(path), size)) not in _memory:
+        found = _memory[path, key, _stamp(path)]
+        kept = sample_evaluation_rows(len(found.test), size, int(config["candidate_seed"]), "test")
+        _memory[place] = found if len(kept) == len(found.test) else replace(found, test=found.test.subset(kept))
+    return replace(_memory[place], train_seed=train_seed)
 
 
 def _stamp(path: Path) -> tuple | None:

@@ -1,4 +1,4 @@
-"""Which training rows are learnt from: a seeded sample (`train_sample_size`)."""
+"""Which rows are learnt from and measured: seeded samples (`train_sample_size`, `valid_sample_size`, `test_sample_size`)."""
 
 import logging
 
@@ -31,3 +31,15 @@ def sample_rows(n: int, size, seed: int, labels: np.ndarray | None = None) -> np
     liked = labels[order] > 0.5
     n_liked = round(count * liked.mean())
     return np.sort(np.concatenate([order[liked][:n_liked], order[~liked][: count - n_liked]]))
+
+
+def sample_evaluation_rows(n: int, size: int | None, seed: int, phase: str) -> np.ndarray:
+    """Sorted row numbers of a seeded sample of n validation or test rows; a smaller sample is part of a larger one.
+
+    size : a count; None, or one above n, is all rows.
+    phase : "valid" or "test", which are sampled independently.
+    """
+    if size is None:
+        return np.arange(n)
+    generator = np.random.default_rng(seed if phase == "valid" else [seed, 5])
+    return np.sort(generator.permutation(n)[:size])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from recbole_llm.leaderboard.text import legend, p_text, shown_name
+from recbole_llm.result import count_of_rows
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -53,7 +54,7 @@ def latex(board: dict) -> str:
         lines.append(" & ".join(cells) + r" \\")
     for failure in board["failed"]:
         lines.append(rf"-- & {_tex(failure['name'])} & \multicolumn{{{len(metrics) + 2}}}{{l}}{{failed}} \\")
-    caption = f"{_tex(board['dataset'])}, protocol {_tex(board['protocol'])}: {board['n_rows']} test rows."
+    caption = f"{_tex(board['dataset'])}, protocol {_tex(board['protocol'])}: {count_of_rows(board['n_rows'], board['n_test_rows'])}."
     caption += f" {_tex(legend(board, intervals=False))}" if board["rows"] else ""
     caption += rf" $\Delta$ and $p$: against {_tex(board['reference'])}." if board["reference"] else ""
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from recbole_llm.result import count_of_rows
+
 
 def number(value: float | None, digits: int = 4) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
@@ -38,7 +40,8 @@ def headline(board: dict) -> str:
         "ctr": "labelled rows",
     }
     digest = f", sha256 `{str(candidates.get('sha256'))[:12]}`" if candidates.get("sha256") else ""
-    return f"{board['n_rows']} test rows of {board['n_users']} users, {what[board['protocol']]}{digest}"
+    rows = count_of_rows(board["n_rows"], board["n_test_rows"])
+    return f"{rows} of {board['n_users']} users, {what[board['protocol']]}{digest}"
 
 
 def markdown(board: dict) -> str:

@@ -94,6 +94,24 @@ def test_the_digest_tells_labels_and_rows_apart(make):
     assert digest != build_labelled_rows(make(eval_args={"split": {"RS": [7, 2, 1]}})).sha256
 
 
+@pytest.mark.parametrize("model", ["DIN", "DeepFM", "BPR"])
+def test_a_sample_of_test_rows_changes_nothing_else(make, model):
+    split = {"split": {"RS": [6, 2, 2]}}
+    whole, some = (make(model, eval_args=split, test_sample_size=size) for size in (None, 20))
+    rows, sampled = labelled_rows(whole), labelled_rows(some)
+    assert len(sampled.numbers["test"]) == 20 < rows.n_test == sampled.n_test == len(rows.numbers["test"])
+    assert set(sampled.numbers["test"].tolist()) < set(rows.numbers["test"].tolist()) and rows.sha256 != sampled.sha256
+    prepared = [[pairs(loader._dataset) for loader in prepare_data(config)[1:]] for config in (whole, some)]
+    assert prepared[0][:2] == prepared[1][:2] and len(prepared[1][2]) == 20
+    assert prepared[1][2] == [(str(u), str(i), float(y)) for u, i, y in zip(*sampled.columns("test"), strict=True)]
+    assert labelled_rows(make(model, eval_args=split, test_sample_size=10**6)).sha256 == rows.sha256
+
+
+def test_a_sample_of_one_class_names_its_size(make):
+    with pytest.raises(ValueError, match="all 1 test rows are labelled [01], so AUC is undefined; change test_sample_size, threshold"):
+        labelled_rows(make(test_sample_size=1))
+
+
 def test_neither_time_nor_rating_reaches_a_context_model(make):
     dataset, *_ = prepare_data(make("DeepFM"))
     split = prepare_data(make("DeepFM"))[3]._dataset

@@ -34,6 +34,20 @@ def test_other_models_train_on_everything_but_the_rows(make_config, model, split
     assert interactions(train._dataset) == sorted(set(everything) - held_out)
 
 
+@pytest.mark.parametrize("model", ["BPR", "SASRec", "DeepFM"])
+def test_a_sample_of_test_rows_leaves_the_others_out_of_training_too(make_config, model):
+    train, test = ([] for _ in range(2))
+    for size in (None, 5):
+        config = make_config(model, test_sample_size=size)
+        _, loader, _, tested = prepare_data(config)
+        train.append(interactions(loader._dataset))
+        batch_rows = [tuple(pair) for pair in zip(tested.candidate_set.user_ids, tested.candidate_set.item_ids, strict=True)]
+        test.append(batch_rows)
+        assert len(tested.rows) == len(batch_rows)
+    assert train[0] == train[1] and not set(train[1]) & set(test[0])
+    assert len(test[1]) == 5 and set(test[1]) < set(test[0])
+
+
 def test_users_without_a_row_are_trained_on_whole_by_every_model(make_config, tmp_path):
     """RecBole's own split of a general dataset would hold out the last interaction of "two" as well."""
     lines = ["user_id:token\titem_id:token\ttimestamp:float", "two\tp\t1", "two\tq\t2"]

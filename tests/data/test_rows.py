@@ -235,6 +235,22 @@ def test_sets_are_stored_and_read_back(make_config, monkeypatch):
     assert candidate_sets(config).test is stored.test  # and kept in memory
 
 
+def test_a_sample_of_test_rows_is_a_set_of_its_own_from_the_same_file(make_config):
+    config = make_config()
+    whole, some, other = (candidate_sets(make_config(test_sample_size=size)) for size in (None, 5, 6))
+    assert len(some.test) == 5 and len({sets.test.sha256 for sets in (whole, some, other)}) == 3
+    place = {user: i for i, user in enumerate(whole.test.user_ids.tolist())}
+    numbers = [place[user] for user in some.test.user_ids.tolist()]
+    assert numbers == sorted(numbers) != list(range(5))
+    np.testing.assert_array_equal(some.test.candidates, whole.test.candidates[numbers])
+    assert some.valid.sha256 == whole.valid.sha256 and cached_file(config).is_file()
+    for sets in (whole, some, other):
+        assert sets.rows.test[0].tolist() == whole.test.user_ids.tolist()  # what nobody trains on
+    assert candidate_sets(make_config(test_sample_size=5)).test is some.test
+    assert candidate_sets(make_config(test_sample_size=10**6)).test.sha256 == whole.test.sha256
+    assert candidate_sets(make_config(test_sample_size=5, candidate_seed=1)).test.user_ids.tolist() != some.test.user_ids.tolist()
+
+
 @pytest.mark.parametrize("damage", [b"", b"nonsense", None])
 def test_a_corrupt_cache_is_rebuilt_with_a_warning(make_config, caplog, damage):
     config = make_config()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recbole_llm.data.sample import sample_rows
+from recbole_llm.data.sample import sample_evaluation_rows, sample_rows
 
 
 def test_it_is_seeded_sorted_and_of_the_size_asked_for():
@@ -34,3 +34,11 @@ def test_more_rows_than_there_are_is_all_of_them_with_a_warning(caplog):
 def test_no_row_at_all_is_refused(size):
     with pytest.raises(ValueError, match=f"train_sample_size={size} leaves no training row of 10"):
         sample_rows(10, size, 0)
+
+
+def test_evaluation_rows_are_sampled_by_seed_and_phase():
+    few, more, all_rows = (sample_evaluation_rows(100, size, 7, "test").tolist() for size in (10, 30, None))
+    assert set(few) < set(more) < set(all_rows) and (len(few), len(more)) == (10, 30)
+    assert few == sorted(few) and all_rows == list(range(100)) == sample_evaluation_rows(100, 101, 7, "test").tolist()
+    assert few != sample_evaluation_rows(100, 10, 8, "test").tolist()
+    assert few != sample_evaluation_rows(100, 10, 7, "valid").tolist()

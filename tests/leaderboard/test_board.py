@@ -44,6 +44,19 @@ def test_a_planted_better_row_is_found_and_planted_equals_are_tied(board):
     assert row["vs_next"]["hit@1"]["p_holm"] < 0.05 and sum(row["users_against_reference"].values()) == 600
 
 
+def test_a_sample_of_the_test_rows_says_of_how_many(board, tmp_path):
+    assert "600 test rows of 600 users" in markdown(board) and "600 test rows." in latex(board)
+    rng = np.random.default_rng(0)
+    for name in ("SASRec", "BPR"):
+        fake.write_run(tmp_path, name, fake.ranks(rng, 50, 1.0), n_test_rows=943)
+    sampled = build_board(tmp_path, "made-up", "candidates", QUICK)
+    assert (sampled["n_rows"], sampled["n_test_rows"]) == (50, 943)
+    assert "50 of 943 test rows of 50 users" in markdown(sampled) and "50 of 943 test rows." in latex(sampled)
+    fake.write_run(tmp_path, "Pop", fake.ranks(rng, 50, 1.0), n_test_rows=943, sha256="e" * 64)
+    with pytest.raises(ValueError, match="different candidates and cannot stand in one table"):
+        build_board(tmp_path, "made-up", "candidates", QUICK)
+
+
 def test_means_are_over_seeds_with_their_deviation(board, table):
     row = next(row for row in board["rows"] if row["name"] == "BPR")
     seeds = [
