@@ -21,13 +21,14 @@ from recbole.utils import InputType, ModelType, get_model
 from recbole_llm import config_check, distributed, registry
 from recbole_llm.command_line import parse_value
 from recbole_llm.config_check import ConfigError
+from recbole_llm.data.convert.sources import family_of
 from recbole_llm.protocol import apply_protocol, protocol_problems
 
 # Keys that RecBole computes from others or from the machine; a stored configuration leaves them out
 COMPUTED = ("MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "device", "single_spec", "local_rank")
 # Where things lie and how often they are kept, what is shown, which machines: none of these changes a number
 PLACES = (
-    "data_path", "checkpoint_dir", "result_dir", "config_files", "resume", "show_progress", "state", "verbose",
+    "data_path", "source", "offline", "checkpoint_dir", "result_dir", "config_files", "resume", "show_progress", "state", "verbose",
     "loss_decimal_place", "log_wandb", "wandb_project", "gpu_id", "use_gpu", "nproc", "ip", "port", "world_size",
     "offset", "group_offset", "save_steps", "save_total_limit", "prefetch_steps", "peak_tflops",
 )  # fmt: skip
@@ -140,7 +141,8 @@ def property_files(model, dataset):
     if registry.is_plugin_model(model):
         files.append(root / "llm.yaml")
         own = registry.entry(model).properties or own
-    return [file for file in [*files, own, root / f"dataset/{dataset}.yaml"] if file.is_file()]
+    data = [root / f"dataset/{name}.yaml" for name in (family_of(dataset), dataset) if name]
+    return [file for file in [*files, own, *data] if file.is_file()]
 
 
 def read_yaml(file):
