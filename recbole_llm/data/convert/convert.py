@@ -61,7 +61,7 @@ def _checked(found, module, files: PublishedFiles) -> str:
     """The dataset's name once the files are known to be its own; a name without category takes the files'."""
     dataset = found.dataset
     own = module.recognise(files)
-    if own and found.categories and own.startswith(f"{dataset}-"):
+    if own and found.categories and not found.files and own.startswith(f"{dataset}-"):
         dataset = own
     other = own if own != dataset else None
     if own is None:

@@ -59,7 +59,10 @@ def download(file: RemoteFile, folder: Path) -> dict | None:
                     return None
                 raise ConnectionError(f"cannot download {file.url} (it answered {error.code} {error.reason})") from error
             except (urllib.error.URLError, ssl.SSLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
-                reason = str(getattr(error, "reason", error)) or type(error).__name__
+                why = getattr(error, "reason", error)
+                if file.optional and isinstance(why, FileNotFoundError):  # file://
+                    return None
+                reason = str(why) or type(error).__name__
                 if not part.exists() or part.stat().st_size == before:  # it did not even begin
                     raise ConnectionError(f"cannot download {file.url} ({reason})") from error
         else:

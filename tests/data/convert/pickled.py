@@ -64,3 +64,37 @@ def dump(obj) -> bytes:
     out = io.BytesIO()
     Pickler(out, 4).dump(obj)
     return out.getvalue()
+
+
+def dtype_of(code, order="<"):
+    return Call(name("numpy", "dtype"), (code, False, True), (3, order, None, None, None, -1, -1, 0))
+
+
+def scalar(value, code="i8", core="core"):
+    """A numpy integer."""
+    return Call(name(f"numpy.{core}.multiarray", "scalar"), (dtype_of(code), struct.pack({"i8": "<q", "f8": "<d"}[code], value)))
+
+
+def frame_of(columns: dict, before_13=False) -> bytes:
+    """A frame of object columns; `before_13`: with the block manager's state of pandas before 1.3, rows picked by a filter."""
+    objects = dtype_of("O8", "|")
+    n_rows = len(next(iter(columns.values())))
+
+    def array(cells, shape, dtype=objects):
+        made = (name("numpy", "ndarray"), (0,), b"b")
+        return Call(name("numpy.core.multiarray", "_reconstruct"), made, (1, shape, dtype, False, cells))
+
+    index, new_index = name("pandas.core.indexes.base", "Index"), name("pandas.core.indexes.base", "_new_Index")
+    axis = Call(new_index, (index, {"data": array(list(columns), (len(columns),)), "name": None}))
+    values = array([cell for column in columns.values() for cell in column], (len(columns), n_rows))
+    place = array(struct.pack(f"<{len(columns)}q", *range(len(columns))), (len(columns),), dtype_of("i8"))
+    manager = name("pandas.core.internals.managers", "BlockManager")
+    numbers = array(struct.pack(f"<{n_rows}q", *range(7, 7 + n_rows)), (n_rows,), dtype_of("i8"))
+    rows = Call(new_index, (name("pandas.core.indexes.numeric", "Int64Index"), {"data": numbers, "name": None}))
+    if before_13:
+        state = {"0.14.1": {"axes": [axis, rows], "blocks": [{"values": values, "mgr_locs": place}]}}
+        made, key = Call(manager, (), ([axis, rows], [values], [axis], state)), "_data"
+    else:
+        block = Call(name("pandas._libs.internals", "_unpickle_block"), (values, place, 2))
+        made, key = Call(manager, ((block,), [axis, rows])), "_mgr"
+    return dump(Call(name("pandas.core.frame", "DataFrame"), (), {key: made, "_typ": "dataframe", "_metadata": []}))

@@ -2,7 +2,6 @@
 
 import io
 import pickle
-import struct
 
 import pytest
 
