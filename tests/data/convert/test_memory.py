@@ -51,7 +51,7 @@ def peak(tmp_path, dataset: str, n_rows: int) -> int:
     return int(done.stdout.rpartition("peak ")[2])
 
 
-@pytest.mark.parametrize("dataset", list(HEADERS))
+@pytest.mark.parametrize("dataset", ["ml-25m", pytest.param("amazon-2023-Books", marks=pytest.mark.slow)])
 def test_three_million_rows_need_no_more_memory_than_a_thousand(tmp_path, dataset):
     pytest.importorskip("resource")
     small, large = peak(tmp_path, dataset, 1000), peak(tmp_path, dataset, ROWS)
