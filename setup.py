@@ -53,7 +53,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
-    install_requires=[*LLM, *RECBOLE, "statsmodels"],
+    install_requires=[*LLM, *RECBOLE, "statsmodels", "filelock"],
     extras_require=EXTRAS,
     packages=find_namespace_packages(str(ROOT), include=["recbole_llm", "recbole_llm.*"]) + PROPERTIES,
     package_dir={"recbole_llm.properties": "properties"},

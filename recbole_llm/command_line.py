@@ -54,6 +54,7 @@ def parse_command_line(argv):
     known, rest = parser.parse_known_args(argv)
     options, problems = {}, []
     for argument in rest:
+        argument = "--offline=True" if argument == "--offline" else argument
         key, separator, text = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or not separator or not key.replace("-", "_").isidentifier():
             problems.append(f"{argument}: settings are written --key=value, e.g. --epochs=3")
@@ -98,7 +99,7 @@ def _parser():
         prog="run_recbole_llm.py",
         allow_abbrev=False,
         description="Train and evaluate RecBole's and the plugin's recommenders on the same candidate sets.",
-        epilog="Any other setting: --key=value. Command line > files of --config_files > properties/ > RecBole.",
+        epilog="--offline: never download a dataset. Any other setting: --key=value. Command line > files of --config_files > properties/ > RecBole.",
     )
     parser.add_argument("-m", "--model", help="name of a model, e.g. iLoRA, LLaRA, SASRec")
     parser.add_argument("-d", "--dataset", help="name of a dataset, e.g. ml-100k")

@@ -15,7 +15,6 @@ import sys
 import textwrap
 import types
 from importlib import import_module, metadata
-from pathlib import Path
 
 RECBOLE_VERSION = "1.2.1"
 SHIMS = {}
@@ -232,32 +231,17 @@ def download_barrier():
 def own_datasets():
     """dataset.py:267: a dataset folder that is missing is fetched by name from RecBole's table.
 
-    Cause: the table's `lastfm` has no timestamps, and `lastfm-llara` is not in it.
-    Effect without: a download is tried, also with no network, of data that no sequential model can read.
+    Cause: the table's `lastfm` has no timestamps, others are not in it, and RecBole asks on the terminal, unpacks whatever
+    arrives and keeps half of it after a break. Effect without: data that no sequential model can read, or none.
     """
     from recbole.data.dataset import Dataset
 
-    sources = {
-        "lastfm": (
-            "lastfm",
-            "HetRec 2011 Last.fm (user_taggedartists-timestamps.dat and artists.dat of "
-            "https://files.grouplens.org/datasets/hetrec2011/hetrec2011-lastfm-2k.zip)",
-        ),
-        "lastfm-llara": (
-            "llara",
-            "the split released with LLaRA (train_data.df, Val_data.df, Test_data.df, id2name.txt)",
-        ),
-    }
+    from recbole_llm.data.convert import ensure_dataset
+
     original = Dataset._load_data
 
     def _load_data(self, token, dataset_path):
-        folder = Path(dataset_path)
-        if token in sources and not list(folder.glob(f"{token}*.inter")):
-            converter, origin = sources[token]
-            raise FileNotFoundError(
-                f"{folder / f'{token}.inter'} is missing: data_path holds no dataset {token!r}. It is made from "
-                f"{origin}: python -m recbole_llm.data.convert {converter} --source DIR --target {folder.parent}"
-            )
+        ensure_dataset(self.config)
         original(self, token, dataset_path)
 
     Dataset._load_data = _load_data

@@ -22,13 +22,14 @@ from recbole.utils import InputType, ModelType, get_model
 from recbole_llm import config_check, distributed, llm_source, registry
 from recbole_llm.command_line import parse_value
 from recbole_llm.config_check import ConfigError
+from recbole_llm.data.convert.sources import family_of
 from recbole_llm.protocol import apply_protocol, protocol_problems
 
 # Keys that RecBole computes from others or from the machine; a stored configuration leaves them out
 COMPUTED = ("MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "device", "single_spec", "local_rank")
 # Where things lie and how often they are kept, what is shown, which machines: none of these changes a number
 PLACES = (
-    "data_path", "checkpoint_dir", "result_dir", "config_files", "resume", "show_progress", "state", "verbose",
+    "data_path", "source", "offline", "checkpoint_dir", "result_dir", "config_files", "resume", "show_progress", "state", "verbose",
     "loss_decimal_place", "log_wandb", "wandb_project", "gpu_id", "use_gpu", "nproc", "ip", "port", "world_size",
     "offset", "group_offset", "save_steps", "save_total_limit", "prefetch_steps", "peak_tflops",
 )  # fmt: skip
@@ -136,7 +137,8 @@ def property_files(model, dataset):
     """The plugin's YAML files for a model and a dataset that exist, by layer, lowest first (the LLM's own is not among them)."""
     root, plugin = properties_dir(), registry.is_plugin_model(model)
     own = plugin and registry.entry(model).properties or root / f"model/{model}.yaml"
-    files = {"overall": root / "overall.yaml", "llms": root / "llm.yaml", "model": own, "dataset": root / f"dataset/{dataset}.yaml"}
+    files = {"overall": root / "overall.yaml", "llms": root / "llm.yaml", "model": own}
+    files |= {"family": root / f"dataset/{family_of(dataset)}.yaml", "dataset": root / f"dataset/{dataset}.yaml"}
     return {layer: file for layer, file in files.items() if file.is_file() and (plugin or layer != "llms")}
 
 
@@ -150,7 +152,7 @@ def plugin_settings(model, dataset, given):
         llm_path = next((values["llm_path"] for values in (given, *reversed(layers.values())) if "llm_path" in values), None)
         layers["llm"], layers["llm for model"] = llm_source.settings_for(llm_path, model)
     merged = {}
-    for layer in ("overall", "llms", "llm", "model", "llm for model", "dataset"):
+    for layer in ("overall", "llms", "llm", "model", "llm for model", "family", "dataset"):
         merged.update(layers.get(layer, {}))
     suited = layers.get("llm", {}) | layers.get("llm for model", {})
     return merged, {key: value for key, value in suited.items() if key not in given and merged[key] == value}

@@ -176,6 +176,8 @@ RULES = {
     "resume": optional(TEXT),
     "show_progress": FLAG,
     "data_path": TEXT,
+    "source": optional(SETTINGS),
+    "offline": FLAG,
     "result_dir": TEXT,
     "checkpoint_dir": TEXT,
     "load_col": optional(SETTINGS),

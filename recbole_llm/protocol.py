@@ -28,9 +28,9 @@ def apply_protocol(final, given, model_class, chosen=()):
     if final.get("recipe") == "released" and hasattr(model_class, "released_settings"):
         final.update({key: value for key, value in model_class.released_settings(final).items() if key not in chosen})
     if final.get("protocol") == "candidates":
-        _candidates(final, given, model_class)
+        _candidates(final, given, model_class, chosen)
     elif final.get("protocol") == "full":
-        _candidates(final, given, model_class)
+        _candidates(final, given, model_class, chosen)
         final["eval_args"] = final["eval_args"] | {"mode": "full"}
         if "topk" not in given:
             final["topk"] = [1, 5, 10, 20]
@@ -78,8 +78,11 @@ def _history_problems(final, given, model_class):
     return [f"history_max_len: {shown} items cannot be shown, rows hold {key}={held}; raise {key} or lower it"]
 
 
-def _candidates(final, given, model_class):
-    """Rank the target among C items: leave-one-out by time, ranking metrics, no labels from ratings."""
+def _candidates(final, given, model_class, chosen):
+    """Rank the target among C items: leave-one-out by time, ranking metrics, no labels from ratings.
+
+    A dataset's own threshold is for protocol ctr; only the user's counts here.
+    """
     default = {
         "split": {"LS": "valid_and_test"},
         "order": "TO",
@@ -91,11 +94,12 @@ def _candidates(final, given, model_class):
         "metrics": ["Hit", "NDCG", "MRR"],
         "topk": [1, 3, 5, 10],
         "valid_metric": "NDCG@10",
-        "threshold": None,
         "MAX_ITEM_LIST_LENGTH": max(HISTORY, final.get("history_max_len") or 0),
         "train_neg_sample_args": training_negatives(model_class, final),
     }
     final.update({key: value for key, value in defaults.items() if key not in given})
+    if "threshold" not in chosen:
+        final["threshold"] = None
 
 
 def training_negatives(model_class, final):

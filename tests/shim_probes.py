@@ -182,6 +182,7 @@ def own_datasets():
         raise ConnectionError(f"a download of {url} was tried")
 
     module.decide_download = no_network
+    os.environ["RECBOLE_LLM_OFFLINE"] = "1"
     try:
         dataset(dataset="lastfm")
     except FileNotFoundError as error:

@@ -17,7 +17,7 @@ import numpy as np
 from recbole.data.dataset import SequentialDataset
 from torch.nn import functional
 
-from recbole_llm.data.convert import how_to_get
+from recbole_llm.data.convert import ensure_dataset, how_to_get
 
 _NOT_LOADED = {  # settings about columns that are not loaded here, or that would alter the ones that are
     "unload_col": None,
@@ -33,13 +33,14 @@ _NOT_LOADED = {  # settings about columns that are not loaded here, or that woul
 
 
 def interaction_files(config) -> list[Path]:
-    """Return the .inter files of the dataset, one, or one per entry of `benchmark_filename`.
+    """Return the .inter files of the dataset, one, or one per entry of `benchmark_filename`; fetched where it is missing.
 
     Raises
     ------
     FileNotFoundError
         Naming the file, and the command that makes it where one exists.
     """
+    ensure_dataset(config)
     folder, dataset = Path(config["data_path"]), config["dataset"]
     parts = [""] if config["benchmark_filename"] is None else [f".{name}" for name in config["benchmark_filename"]]
     files = [folder / f"{dataset}{part}.inter" for part in parts]

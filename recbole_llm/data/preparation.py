@@ -9,10 +9,10 @@ from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.sampler import KGSampler
 from recbole.utils import EvaluatorType, ModelType, get_model
 
-from recbole_llm.data.convert import CONVERTERS
+from recbole_llm.data.convert import ensure_dataset
 from recbole_llm.data.evaluation import CandidateEvalDataLoader, CandidateSequenceDataLoader
 from recbole_llm.data.full import FullRowsDataLoader
-from recbole_llm.data.interactions import fit_histories, interaction_files, widen_histories
+from recbole_llm.data.interactions import fit_histories, widen_histories
 from recbole_llm.data.rerank import RerankDataLoader
 from recbole_llm.data.rows import candidate_sets
 from recbole_llm.registry import is_plugin_model
@@ -39,8 +39,7 @@ def prepare_data(config):
         return prepare_labelled(config)
     if config["protocol"] in ("candidates", "full") and config["MODEL_TYPE"] == ModelType.DECISIONTREE:
         raise ValueError(f"{config['model']}: decision trees do not rank candidates; choose another model or protocol")
-    if config["dataset"] in CONVERTERS:  # RecBole would offer to download another edition of the data
-        interaction_files(config)
+    ensure_dataset(config)
     dataset = create_dataset(config)
     fit_histories(config, dataset)
     logging.getLogger().info(dataset)

@@ -16,8 +16,8 @@ _ROWS = {
     "LLaRA (SASRec), paper": (0.4421, 0.4949, 0.4508),
     "LLaRA (SASRec), README of 2024-07": (0.4526, 0.5051, 0.5246),
 }
-_COLUMN = {"ml-100k": 0, "steam": 1, "lastfm": 2, "lastfm-llara": 2}
-_NAME = {"ml-100k": "MovieLens", "steam": "Steam", "lastfm": "LastFM", "lastfm-llara": "LastFM"}
+_COLUMN = {"ml-100k": 0, "movielens-llara": 0, "steam": 1, "steam-llara": 1, "lastfm": 2, "lastfm-llara": 2}
+_NAME = {dataset: ("MovieLens", "Steam", "LastFM")[column] for dataset, column in _COLUMN.items()}
 _CTR = {"ml-1m": {"Vicuna-13B (ReLLa)": 0.8033, "SIM": 0.7992, "DIN": 0.7962, "SASRec": 0.7934}}
 
 

@@ -1,42 +1,37 @@
 """Command line of the converters.
 
-python -m recbole_llm.data.convert lastfm [--source DIR] --target DIR [--force] [--sha256 HEX]
-python -m recbole_llm.data.convert llara --source DIR --target DIR [--force]
+python -m recbole_llm.data.convert NAME [--source DIR] [--target dataset] [--force] [--sha256 HEX]
 
-Afterwards `--data_path=DIR` finds the dataset.
+Without --source the published files are downloaded. Afterwards `--data_path=TARGET --dataset=NAME` runs.
 """
 
 import argparse
 import sys
 
-from recbole_llm.data.convert import lastfm, llara
+from recbole_llm.data.convert.convert import UnknownDataset, convert
+from recbole_llm.data.convert.sources import fetch, is_offline, source_of
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m recbole_llm.data.convert", description=__doc__.split("\n")[0])
-    converters = parser.add_subparsers(dest="converter", required=True, metavar="{lastfm,llara}")
-    for name, module, required in (("lastfm", lastfm, False), ("llara", llara, True)):
-        one = converters.add_parser(name, help=module.__doc__.split("\n")[0])
-        one.add_argument(
-            "--source",
-            required=required,
-            help="folder with the published files" + ("" if required else "; without it they are downloaded"),
-        )
-        one.add_argument("--target", default="dataset", help="folder that becomes data_path (default: dataset)")
-        one.add_argument("--force", action="store_true", help="replace the dataset if it is there already")
-        one.set_defaults(convert=module.convert)
-        if name == "lastfm":
-            one.add_argument("--sha256", help="accept an archive with this digest instead of the known one")
+    parser.add_argument("name", metavar="NAME", help="a dataset: lastfm, ml-1m, steam, amazon-2023-Books ...")
+    parser.add_argument("--source", help="folder or archive with the published files; without it they are downloaded")
+    parser.add_argument("--target", default="dataset", help="folder that becomes data_path (default: dataset)")
+    parser.add_argument("--force", action="store_true", help="replace the dataset if it is there already")
+    parser.add_argument("--sha256", help="accept a download of one file with this digest instead of the known one")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one converter; return 0, or 1 after printing an error that names the file and the remedy."""
-    options = vars(_parser().parse_args(arguments))
-    options.pop("converter")
-    run = options.pop("convert")
+    options = _parser().parse_args(arguments)
     try:
-        folder = run(**options)
+        if options.source is not None:
+            folder = convert(options.name, options.source, options.target, options.force)
+        elif (source := source_of(options.name)) is None:
+            raise UnknownDataset(options.name)
+        else:
+            folder = fetch(source, options.target, is_offline({"offline": False}), options.force, options.sha256)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

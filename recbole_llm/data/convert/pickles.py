@@ -9,6 +9,7 @@ records. (That also makes the result independent of the pandas that is installed
 
 import io
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ ALLOWED = frozenset(
         ("pandas.core.indexes.base", "_new_Index"),
         ("pandas.core.indexes.base", "Index"),
         ("pandas.core.indexes.range", "RangeIndex"),
+        ("pandas.core.indexes.numeric", "Int64Index"),
         ("builtins", "slice"),
         ("numpy", "ndarray"),
         ("numpy", "dtype"),
@@ -28,13 +30,16 @@ ALLOWED = frozenset(
     | {
         (f"numpy.{core}.{module}", name)  # numpy 2 renamed `core`
         for core in ("core", "_core")
-        for module, name in (("multiarray", "_reconstruct"), ("numeric", "_frombuffer"))
+        for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
     }
 )
 
 
+_NUMBERS = re.compile(r"[iu][1248]|f[248]")
+
+
 class RefusedPickle(ValueError):
-    """The file is not a pickled DataFrame of integers, lists of integers and strings, and was not run."""
+    """The file is not a pickled DataFrame of integers, pairs of numbers, lists of these and strings, and was not run."""
 
 
 class _Record:
@@ -86,14 +91,15 @@ def _record(value, name: str) -> _Record:
 
 
 def _dtype(value) -> np.dtype:
-    """int64 or object, from a dtype record with args ("i8", ...) and state (3, "<", ...)."""
+    """A number's type or object, from a dtype record with args ("i8", ...) and state (3, "<", ...)."""
     record = _record(value, "dtype")
-    _need(record.args[:1] in (("i8",), ("O8",)), f"dtype {record.args[:1]}")
-    if record.args[0] == "O8":
+    code = record.args[0] if record.args else None
+    if code == "O8":
         return np.dtype(object)
+    _need(isinstance(code, str) and _NUMBERS.fullmatch(code) is not None, f"dtype {code!r}")
     order = record.state[1] if record.state else "="
-    _need(order in ("<", ">", "="), f"byte order {order!r}")
-    return np.dtype("i8").newbyteorder(order)
+    _need(order in ("<", ">", "=", "|"), f"byte order {order!r}")
+    return np.dtype(code).newbyteorder(order)
 
 
 def _array(value) -> np.ndarray:
@@ -113,35 +119,68 @@ def _array(value) -> np.ndarray:
 
 
 def _rows_of(placement, total: int) -> list[int]:
-    """Column numbers of a block: the arguments of a slice."""
-    return list(range(total))[slice(*_record(placement, "slice").args)]
+    """Column numbers of a block: the arguments of a slice, or an array of numbers."""
+    if isinstance(placement, _Record) and type(placement).name == "slice":
+        return list(range(total))[slice(*placement.args)]
+    return _array(placement).tolist()
+
+
+def _number(value):
+    """An int or float, from itself or from a numpy scalar's record (dtype, bytes)."""
+    if isinstance(value, _Record) and type(value).name == "scalar":
+        dtype, data = value.args
+        _need(not _dtype(dtype).hasobject, "a scalar object")
+        value = np.frombuffer(data, dtype=_dtype(dtype)).item()
+    _need(isinstance(value, (int, float)), f"a value of type {type(value).__name__}")
+    return value
+
+
+def _part(value):
+    """An int, or a pair whose first value is one: (id, rating)."""
+    if isinstance(value, tuple):
+        _need(len(value) == 2, f"a tuple of {len(value)}")
+        return _part(value[0]), _number(value[1])
+    value = _number(value)
+    _need(isinstance(value, int), "a fraction")
+    return value
 
 
 def _plain(column: np.ndarray) -> list:
-    """Cells as int, str or list of int; anything else is refused."""
+    """Cells as str, int, pair of numbers, or list of the latter two; anything else is refused."""
     cells = column.tolist()
-    for cell in cells:
-        parts = cell if isinstance(cell, list) else [] if isinstance(cell, str) else [cell]
-        _need(all(isinstance(part, int) for part in parts), f"a cell of type {type(cell).__name__}")
-    return cells
+    return [
+        cell if isinstance(cell, str) else [_part(part) for part in cell] if isinstance(cell, list) else _part(cell)
+        for cell in cells
+    ]
 
 
-def read_frame(path) -> dict[str, list]:
-    """Return the columns of a pickled DataFrame, name -> list of int, str or list of int.
+def _blocks(manager: _Record) -> tuple[list, list]:
+    """(column axis, [(values, placement)]) of a block manager: made by a call, or by a state as before pandas 1.3."""
+    if manager.state is None:
+        blocks, axes = manager.args
+        return axes[0], [_record(block, "_unpickle_block").args[:2] for block in blocks]
+    state = manager.state[3]["0.14.1"]
+    return state["axes"][0], [(block["values"], block["mgr_locs"]) for block in state["blocks"]]
+
+
+def read_frame(path, content: bytes | None = None) -> dict[str, list]:
+    """Return the columns of a pickled DataFrame, name -> list of str, int, (int, number) or lists of the latter two.
+
+    `content` is read in place of the file, where the file is inside an archive; errors name `path`.
 
     Raises
     ------
     RefusedPickle
         If the pickle names anything that is not in `ALLOWED`, or is damaged, or is not such a DataFrame.
     """
-    path = Path(path)
     try:
-        frame = _record(_RecordUnpickler(io.BytesIO(path.read_bytes()), path).load(), "DataFrame")
-        blocks, axes = _record(frame.state["_mgr"], "BlockManager").args
-        names = _plain(_array(_record(axes[0], "_new_Index").args[1]["data"]))
+        content = Path(path).read_bytes() if content is None else content
+        frame = _record(_RecordUnpickler(io.BytesIO(content), path).load(), "DataFrame")
+        manager = frame.state["_mgr"] if "_mgr" in frame.state else frame.state["_data"]
+        axis, blocks = _blocks(_record(manager, "BlockManager"))
+        names = _plain(_array(_record(axis, "_new_Index").args[1]["data"]))
         columns: dict[str, list] = {}
-        for block in blocks:
-            values, placement, _ = _record(block, "_unpickle_block").args
+        for values, placement in blocks:
             for row, place in zip(_array(values), _rows_of(placement, len(names)), strict=True):
                 columns[names[place]] = _plain(row)
         _need(set(columns) == set(names), f"columns {names}, of which {sorted(columns)} have values")
