@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from recbole_llm import distributed, result
+from recbole_llm.packing import LIST_FIELD, SHARED_FIELD, fed_lengths
 from recbole_llm.rivals import until_last_choice
 
 # Dense bf16 matrix peaks in TFLOP/s as the makers state them; peak_tflops overrides. (part of the name, peak)
@@ -77,6 +78,8 @@ class Meter:
                 answer = answer & until_last_choice(batch["rival_mask"])
             answers = answer.sum(1)
             rows = batch["prompt_mask"].sum(1) + answers - 1
+            if LIST_FIELD in batch:
+                rows = fed_lengths(rows, batch[LIST_FIELD], batch[SHARED_FIELD])
             tokens, answered, squares = int(rows.sum()), int(answers.sum()), int((rows * rows).sum())
             self.tokens += tokens
             self.flop_count += self.flops.step(tokens, answered, squares)

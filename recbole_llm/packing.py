@@ -87,3 +87,10 @@ def shared_tokens(rows: list[tuple[list[int], list[int]]]) -> int:
         if pair[1] < 0 or any(i >= len(ids) or (ids[i], items[i]) != pair for ids, items in others):
             return i
     return len(first[0])
+
+
+def fed_lengths(rows: torch.Tensor, group: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+    """``[G]`` tokens of each group's sequence, from the rows' lengths, groups and numbers of shared tokens, ``[B]`` each."""
+    group = group.unique(return_inverse=True)[1]
+    common = shared.new_zeros(int(group.max()) + 1).scatter(0, group, shared)
+    return common.index_add(0, group, rows - shared)

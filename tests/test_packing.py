@@ -6,7 +6,8 @@ import torch
 
 from recbole_llm.config import ConfigError, LLMConfig
 from recbole_llm.data.rows import candidate_sets
-from recbole_llm.packing import LIST_FIELD, SHARED_FIELD, Packing, shared_tokens
+from recbole_llm.meter import Meter
+from recbole_llm.packing import LIST_FIELD, SHARED_FIELD, Packing, fed_lengths, shared_tokens
 from recbole_llm.recommender import build
 from tests import tiny
 
@@ -66,6 +67,17 @@ def test_a_group_feeds_what_its_prompts_share_once(tiny_data, tiny_llm, tmp_path
     own = batch["prompt_mask"].sum(1) - batch[SHARED_FIELD]
     assert fed[0][0] == 3 and fed[1][0] == 7
     assert fed[0][1] <= int(batch[SHARED_FIELD].max() + 3 * (own.max() + batch["answer_mask"].sum(1).max()))
+
+
+def test_tokens_that_a_group_shares_are_counted_once(tiny_data, tiny_llm, tmp_path):
+    trainer, train = built("LLaRA", tiny_data, tiny_llm, tmp_path)
+    batch = batches(train)[0]
+    meters = [Meter(trainer.model, torch.device("cpu")) for _ in range(2)]
+    meters[0].count([batch])
+    meters[1].count([alone(batch)])
+    shared = batch[SHARED_FIELD].tolist()
+    assert meters[1].tokens - meters[0].tokens == 2 * shared[0] + 2 * shared[3]  # groups of 3, 3 and 1
+    assert fed_lengths(torch.tensor([9, 8, 5]), torch.tensor([4, 4, 9]), torch.tensor([6, 6, 5])).tolist() == [11, 5]
 
 
 def test_gates_are_the_rows_own_and_the_groups_mean_where_tokens_are_shared():
