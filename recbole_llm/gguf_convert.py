@@ -6,11 +6,13 @@ something else than it was trained to, silently; that is put right, or refused, 
 - Llama 3's stretched positions, which GGUF keeps as the tensor ``rope_freqs.weight``;
 - Qwen3's width of a head, Gemma 3's attention scale;
 - tensors that the model has no place for (biases, experts);
-- SmolLM's digits, which its tokenizer cuts apart before anything else.
+- SmolLM's digits, which its tokenizer cuts apart before anything else;
+- a token that GPT-2 has and the file has not, for which there is no embedding.
 """
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from logging import getLogger
 
@@ -52,7 +54,7 @@ def load_gguf(path):
             path, f"holds {unplaced[:3]}, for which a {type(llm).__name__} of transformers has no place",
             "choose another file, or give a folder with the model's safetensors",
         )  # fmt: skip
-    return _plain(llm), tokenizer
+    return llm, tokenizer
 
 
 def completed(config, header: Header):
@@ -101,10 +103,15 @@ def _unplaced(header: Header, llm) -> list[str]:
 
 
 def _tokenizer(where: dict, header: Header):
-    from tokenizers import pre_tokenizers
+    from tokenizers import Tokenizer, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(**where)
+    tokenizer, count = PreTrainedTokenizerFast.from_pretrained(**where), header.metadata["tokenizer.ggml.tokens"]
+    if len(tokenizer) > count:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        backend["added_tokens"] = [token for token in backend["added_tokens"] if token["id"] < count]
+        backend = Tokenizer.from_str(json.dumps(backend))
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **tokenizer.special_tokens_map)
     if header.metadata["tokenizer.ggml.model"] != "gpt2":
         return tokenizer
     cut = header.metadata.get("tokenizer.ggml.pre")
@@ -120,8 +127,8 @@ def _tokenizer(where: dict, header: Header):
     return tokenizer
 
 
-def _plain(llm):
-    """The same weights in a model that transformers will save: one that was dequantised it does not."""
+def savable(llm):
+    """The weights of :func:`load_gguf` in a model that transformers will save; one that was dequantised it does not."""
     from transformers import AutoModelForCausalLM
 
     config = llm.config

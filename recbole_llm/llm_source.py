@@ -139,9 +139,11 @@ def _convert(file: Path, folder: Path, sha256: str) -> None:
 def _write(llm, tokenizer, folder: Path, source: dict, file: Path) -> None:
     from safetensors import SafetensorError
 
+    from recbole_llm.gguf_convert import savable
+
     aside = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     try:
-        llm.save_pretrained(aside)
+        savable(llm).save_pretrained(aside)
         tokenizer.save_pretrained(aside)
         source["files"] = {path.name: path.stat().st_size for path in sorted(aside.iterdir())}
         (aside / SOURCE).write_text(json.dumps(source, indent=1), encoding="utf-8")

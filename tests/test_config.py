@@ -19,7 +19,7 @@ from recbole_llm.protocol import apply_protocol
 def properties(tmp_path, monkeypatch):
     """A properties folder of our own: a function that writes {file: YAML} over the defaults."""
     root = tmp_path / "properties"
-    for folder in ("model", "dataset"):
+    for folder in ("model", "dataset", "llm"):
         (root / folder).mkdir(parents=True)
     monkeypatch.setattr(module, "properties_dir", lambda: root)
     monkeypatch.setattr("sys.argv", ["test"])
@@ -59,6 +59,28 @@ def test_llm_settings_are_for_plugin_models_only(properties):
     properties({"model/iLoRA.yaml": "num_experts: 4\n"})
     assert make("iLoRA")["epochs"] == 1 and make("iLoRA")["layer"] == "llm" and make("iLoRA")["num_experts"] == 4
     assert make("SASRec")["epochs"] == 300 and make("SASRec")["layer"] == "overall"
+
+
+def test_the_llm_s_own_layer_lies_between_llm_yaml_and_the_model_s(properties):
+    """Which file it is depends on `llm_path`, wherever that is set."""
+    properties({"llm.yaml": "llm_path: a\nlayer: llms\nepochs: 9\nlora_r: 9\ntrain_neg_sample_args: ~\n"})
+    properties({"llm/a.yaml": "llm_source: {hub: x/a}\nlayer: a\nepochs: 1\nlora_r: 1\nmodels: {iLoRA: {lora_alpha: 5}}\n"})
+    properties({"llm/b.yaml": "llm_source: {hub: x/b}\nlayer: b\nepochs: 2\nlora_r: 2\n"})
+    properties({"model/iLoRA.yaml": "num_experts: 1\nlora_r: 3\nlora_alpha: 3\n"})
+    config = make("iLoRA")
+    assert [config[key] for key in ("layer", "epochs", "lora_r", "lora_alpha")] == ["a", 1, 3, 5]
+    assert config.llm_config_dict == {"layer": "a", "epochs": 1, "lora_alpha": 5}, "lora_r is the model's"
+    assert make("LLaRA")["lora_r"] == 1 and make("LLaRA")["lora_alpha"] is None
+    assert config["llm_source"] is None and config["models"] is None
+    for given in ({"config_dict": {"llm_path": "b"}}, {"command_line": {"llm_path": "b"}}):
+        assert make("iLoRA", **given)["epochs"] == 2 and make("iLoRA", **given)["lora_alpha"] == 3
+    assert make("iLoRA", config_dict={"llm_path": "./b"})["epochs"] == 9, "a folder"
+    assert Config("iLoRA", "ml-100k", config_dict={"llm_path": "b"})["layer"] == "b"
+    set_by_user = make("iLoRA", config_dict={"epochs": 4, "lora_alpha": 4})
+    assert set_by_user["epochs"] == set_by_user["lora_alpha"] == 4 and set_by_user.llm_config_dict == {"layer": "a"}
+    properties({"dataset/ml-100k.yaml": "llm_path: b\nlora_alpha: 6\n"})
+    assert make("iLoRA")["layer"] == "b" and make("iLoRA", command_line={"llm_path": "a"})["lora_alpha"] == 6
+    assert make("SASRec")["layer"] == "overall" and make("SASRec").llm_config_dict == {}
 
 
 def test_plain_recbole_gets_the_layers_of_plugin_models_only(properties):
@@ -384,3 +406,40 @@ def test_a_recommender_that_cannot_serve_is_named_before_anything_runs(given, te
     with pytest.raises(ConfigError) as raised:
         make("iLoRA", config_dict=given)
     assert text in str(raised.value)
+
+
+@pytest.mark.parametrize("model", ["LLaRA", "iLoRA", "RecLoRA"])
+def test_the_defaults_are_the_papers(model):
+    """design.md, section 10; a short name whose YAML sets nothing leaves them alone."""
+    config = LLMConfig(model, "ml-100k", config_dict={"llm_path": "llama-2-7b"})
+    assert config.llm_config_dict == {}
+    batch = config["train_batch_size"] * config["accumulation_steps"]
+    found = [config[key] for key in ("lora_r", "lora_alpha", "lora_dropout", "learning_rate", "epochs", "train_sample_size")]
+    assert config["likelihood_over"] == "vocabulary" and config["valid_sample_size"] is None
+    if model == "RecLoRA":
+        assert found == [8, 16, 0.0, 1e-3, 5, 70000] and batch == 256 and config["lora_target_modules"] == ["q_proj", "v_proj"]
+        assert config["num_experts"] == 16 and config["gate_temperature"] == 5
+        return
+    assert found == [8, 32, 0.1, 8e-4, 5, None] and batch == 128 and config["lora_target_modules"] == "all-linear"
+    assert config["train_batch_size"] == 8 and config["curriculum"] == "linear" and config["projector_lr_scale"] == 1
+    assert config["warmup_ratio"] == 0.05 and config["min_lr_ratio"] == 0.01
+    if model == "iLoRA":
+        assert config["num_experts"] == 4 and config["router_lr_scale"] == 0.3
+
+
+def test_a_small_llm_on_a_cpu_needs_less_of_each():
+    for model in ("LLaRA", "iLoRA", "RecLoRA"):
+        config = LLMConfig(model, "ml-100k")
+        assert config["llm_path"] == "smollm2-135m" and config["accumulation_steps"] == 1 and config["epochs"] == 1
+        assert config["train_sample_size"] <= 4000 and config["valid_sample_size"] and config["likelihood_over"] == "candidates"
+
+
+def test_what_llms_set_is_known():
+    known = {model: known_keys(model, "ml-100k") for model in ("LLaRA", "iLoRA", "RecLoRA")}
+    files = sorted(properties_dir().glob("llm/*.yaml"))
+    for file in files:
+        values = yaml.load(file.read_text(), Loader=module.SafeLoader)
+        assert values.pop("llm_source") and known.keys() >= (models := values.pop("models", {})).keys()
+        assert all(values.keys() | models.get(model, {}).keys() <= known[model] for model in known), file
+        assert all(LLMConfig(model, "ml-100k", config_dict={"llm_path": file.stem}) for model in known)
+    assert len(files) == 7

@@ -76,7 +76,7 @@ def test_the_start_does_not_know(data, tmp_path):
 # settings, Hit@1 to reach (the mean of all dimensions, loud ones too, finds .67)
 PROOFS = {
     "iLoRA": ({"train_sample_size": 1200}, 0.7),
-    "LLaRA": ({"train_sample_size": 1100, "epochs": 2}, 0.8),
+    "LLaRA": ({"train_sample_size": 1100, "epochs": 2, "curriculum": "linear"}, 0.8),
     "RecLoRA": ({"crm_history_len": 10, "gate_input": "sequence", "behaviour_tokens": "both", "train_sample_size": 1500,
                  "epochs": 2}, 0.75),
 }  # fmt: skip
