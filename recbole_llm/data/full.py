@@ -221,6 +221,10 @@ class FullCollector(CandidateCollector):
 
 def shuffled(rows: FullRows, number: int, items: np.ndarray) -> np.ndarray:
     """Retrieved items in an order that depends on (seed, phase, user, target) alone: their place tells nothing."""
-    key = row_key(rows.seed, rows.phase, rows.users[number], rows.items[number])
-    seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "little")
-    return np.random.default_rng(seed).permutation(items)
+    return items[shown_order(rows.seed, rows.phase, rows.users[number], rows.items[number], len(items))]
+
+
+def shown_order(seed: int, phase: str, user: str, item: str, n: int) -> np.ndarray:
+    """A shuffle of 0..n-1 that is a function of its arguments. int64 [n]"""
+    key = row_key(seed, phase, user, item)
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(key).digest()[:8], "little")).permutation(n)

@@ -15,7 +15,6 @@ from recbole_llm.data.evaluation import match_rows
 from recbole_llm.data.full import (
     BLOCK,
     PAIRWISE_BLOCK,
-    FullCollector,
     FullRows,
     catalogue_ranks,
     full_rows,
@@ -102,13 +101,16 @@ def retrieve(crm, lines, item_features, rows: FullRows, internal: np.ndarray, n:
 
 
 class RerankDataLoader(DataLoader):
-    """Prompts whose candidates are the CRM's top N; empty until `attach` has been given the model.
+    """Prompts whose candidates are the CRM's top N; empty until `attach` has been given the model, as the trainer does.
 
     Listwise models (LLaRA, iLoRA) see the N in one prompt; RecLoRA asks about each of them after one shared history.
     """
 
-    def __init__(self, config, dataset, phase: str):
+    is_sequential = True  # asked by RecBole's case_study
+
+    def __init__(self, config, dataset, sampler=None, shuffle=False, phase: str = "test"):
         phase = getattr(dataset, "phase", None) or phase  # RecLoRA's released recipe validates on the test rows
+        self.found: Retrieved | None = None
         self._dataset, self.config, self.phase, self.shuffle = dataset, config, phase, False
         self.full_rows = full_rows(config, phase)
         self.numbers = match_rows(dataset, getattr(self.full_rows.sets, phase))  # row -> line of the split
@@ -146,7 +148,7 @@ class RerankDataLoader(DataLoader):
         """Retrieve with the model's CRM and lay out the batches, longest prompts first."""
         internal = self.full_rows.sets.internal_items(self._dataset)
         features = self._dataset.get_item_feature()
-        found = retrieve(model.crm.model, self._lines, features, self.full_rows, internal, self.config["rerank_n"])
+        found = self.found = retrieve(model.crm.model, self._lines, features, self.full_rows, internal, self.config["rerank_n"])
         kept = np.arange(len(self.numbers))
         if self.phase == "valid" and self.config["valid_sample_size"]:
             kept = np.random.default_rng(self.config["candidate_seed"]).permutation(kept)
@@ -161,8 +163,8 @@ class RerankDataLoader(DataLoader):
         return found
 
 
-def attach_retriever(trainer, loaders) -> None:
-    """Give the loaders of an LLM recommender its CRM's candidates, and its collector the CRM's ranks."""
-    collector: FullCollector = trainer.eval_collector
-    for loader in (found for found in loaders if len(found.numbers)):
-        collector.retrieved[loader.phase] = loader.attach(trainer.model)
+def attach_retriever(trainer, loader) -> None:
+    """Give a loader of an LLM recommender its CRM's candidates, and the trainer's collector the CRM's ranks."""
+    if isinstance(loader, RerankDataLoader) and len(loader.numbers):
+        found = loader.found or loader.attach(trainer.model)
+        trainer.eval_collector.retrieved[loader.phase] = found
