@@ -81,6 +81,11 @@ RULES = {
     "calibration": choice("platt", "none"),
     "n_candidates": integer(2),
     "rerank_n": integer(2),
+    "topk": (
+        lambda value: bool(value) and all(type(k) is int and k >= 1 for k in (value if isinstance(value, list) else [value])),
+        "must be an integer >= 1 or a list of them, e.g. --topk=1,3",
+    ),
+    "use_gpu": FLAG,
     "variant": optional(TEXT),
     "latency_rows": COUNT,
     "permutations": COUNT,

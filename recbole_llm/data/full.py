@@ -199,7 +199,8 @@ class FullCollector(CandidateCollector):
         top = torch.empty(len(row), 0, dtype=torch.long)
         if self.register.need("rec.items"):
             order = scores.argsort(dim=1, descending=True, stable=True)
-            top = items.gather(1, order)[:, : max(self.topk)]
+            rest = torch.from_numpy(self._internal[found.rest[row]])
+            top = torch.cat((items.gather(1, order), rest), dim=1)[:, : max(self.topk)]
         self._keep(phase, row, strict.numpy(), position.numpy(), average.numpy(), found.length[row], top)
 
     def _keep(self, phase, row, strict, position, average, length, items) -> None:

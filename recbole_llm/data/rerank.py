@@ -31,11 +31,13 @@ class Retrieved:
         items: ``[n, N]`` catalogue indices of its top N, best first.
         rank: ``[n]`` the target's rank by the CRM, from 1.
         length: ``[n]`` number of items that the row ranks.
+        rest: ``[n, K]`` the K that follow, which are recommended behind the N where a metric reads more than N; None for none.
     """
 
     items: np.ndarray
     rank: np.ndarray
     length: np.ndarray
+    rest: np.ndarray | None = None
 
     @property
     def recall(self) -> float:
@@ -73,15 +75,16 @@ def catalogue_scores(model, interaction, item_features) -> torch.Tensor:
 
 
 @torch.no_grad()
-def retrieve(crm, lines, item_features, rows: FullRows, internal: np.ndarray, n: int) -> Retrieved:
+def retrieve(crm, lines, item_features, rows: FullRows, internal: np.ndarray, n: int, k: int = 0) -> Retrieved:
     """Score the catalogue with a frozen CRM, in blocks of bounded memory.
 
     Args:
         crm: RecBole's model; lines: row numbers -> what it reads of these rows, an interaction of as many lines.
         item_features: the dataset's item features; internal: internal ids of the catalogue.
+        k: how many items metrics look at, n or more of them.
 
     Raises:
-        ValueError: a row ranks fewer than n items.
+        ValueError: a row ranks fewer than n or k items.
     """
     device = next(crm.parameters()).device
     step = max(1, BLOCK // len(item_features))
@@ -91,12 +94,13 @@ def retrieve(crm, lines, item_features, rows: FullRows, internal: np.ndarray, n:
         scores = catalogue_scores(crm, lines(row).to(device), item_features)[:, : len(item_features)]
         scores = scores.float().cpu().numpy()[:, internal]
         strict, _, length = catalogue_ranks(scores, rows, row)
-        if length.min() < n:
-            user = rows.users[row[length.argmin()]]
+        if length.min() < max(n, k):
+            user, key = rows.users[row[length.argmin()]], "rerank_n" if n >= k else "topk"
             raise ValueError(
-                f"rerank_n: {n} items cannot be retrieved for user {user!r}, who has {length.min()} left; lower it"
+                f"{key}: {max(n, k)} items cannot be retrieved for user {user!r}, who has {length.min()} left; lower it"
             )
-        parts.append((top_items(scores, rows.allowed(row), rows.tie_keys(row), n), strict, length))
+        best = top_items(scores, rows.allowed(row), rows.tie_keys(row), max(n, k))
+        parts.append((best[:, :n], strict, length, best[:, n:]))
     return Retrieved(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -148,7 +152,8 @@ class RerankDataLoader(DataLoader):
         """Retrieve with the model's CRM and lay out the batches, longest prompts first."""
         internal = self.full_rows.sets.internal_items(self._dataset)
         features = self._dataset.get_item_feature()
-        found = self.found = retrieve(model.crm.model, self._lines, features, self.full_rows, internal, self.config["rerank_n"])
+        n, k = self.config["rerank_n"], max(self.config["topk"])
+        found = self.found = retrieve(model.crm.model, self._lines, features, self.full_rows, internal, n, k)
         kept = np.arange(len(self.numbers))
         if self.phase == "valid" and self.config["valid_sample_size"]:
             kept = np.random.default_rng(self.config["candidate_seed"]).permutation(kept)

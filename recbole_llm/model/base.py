@@ -287,9 +287,9 @@ class LLMRecommender(SequentialRecommender):
         return torch.from_numpy(ranked).to(interaction[self.ITEM_SEQ].device)
 
     def _score_asked(self, interaction: Interaction) -> torch.Tensor:
+        lines = self.by_hand.lines(interaction)
         if self.ITEM_ID not in interaction:
             raise ValueError(f"predict: the Interaction has no {self.ITEM_ID}, the item to score; full_sort_predict scores all")
-        lines = self.by_hand.lines(interaction)
         asked = lines[self.ITEM_ID].numpy()
         if ((asked < 1) | (asked >= self.n_items)).any():
             raise ValueError(f"predict: {self.ITEM_ID} holds ids that are none of the {self.n_items - 1} items")
