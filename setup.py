@@ -60,5 +60,5 @@ setup(
         "recbole_llm.builtin": ["*.safetensors", "*.json", "*.md", "*.csv", "*.txt", "*.jinja"],
         "recbole_llm.leaderboard.template": ["*.html", "*.css", "*.js"],
     },
-    entry_points={"console_scripts": ["recbole-llm=recbole_llm.quick_start:main"]},
+    entry_points={"console_scripts": ["recbole-llm=recbole_llm.__main__:main"]},
 )

@@ -183,8 +183,12 @@ def plain_values(config):
     return {key: _plain(value) for key, value in config.final_config_dict.items() if key not in COMPUTED}
 
 
-def config_from_values(values):
-    """Rebuild a Config from `plain_values`, for the device at hand and a single process; nothing is read or checked."""
+def config_from_values(values, chosen=None):
+    """Rebuild a Config from `plain_values`, for the device at hand and a single process; nothing is read or checked.
+
+    chosen: what the user sets now, over the values.
+    """
+    values, chosen = {**values, **(chosen or {})}, chosen or {}
     config = object.__new__(Config)
     config.compatibility_settings()
     config._init_parameters_category()
@@ -192,7 +196,7 @@ def config_from_values(values):
     config.model, config.dataset = values["model"], values["dataset"]
     config.model_class = get_model(config.model)
     for layer in ("file", "variable", "cmd", "external", "internal", "plugin"):
-        setattr(config, f"{layer}_config_dict", {})
+        setattr(config, f"{layer}_config_dict", {**chosen} if layer == "external" else {})
     final = config.final_config_dict = copy.deepcopy(values)
     final["MODEL_TYPE"] = config.model_class.type
     paired = final.get("loss_type") == "BPR"
