@@ -20,7 +20,7 @@ DERIVED = {
     "MODEL_TYPE": "the model's class fixes it",
     "MODEL_INPUT_TYPE": "the model's class or loss_type fixes it",
     "eval_type": "metrics fix it",
-    "device": "set gpu_id, and gpu_id='' for the CPU",
+    "device": "set gpu_id, and use_gpu: False for the CPU",
     "single_spec": "nproc fixes it",
     "valid_neg_sample_args": "eval_args fix it",
     "test_neg_sample_args": "eval_args fix it",

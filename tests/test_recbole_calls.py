@@ -104,6 +104,19 @@ def test_hand_made_rows_score_as_evaluation_does(trained, name):
     torch.testing.assert_close(torch.from_numpy(found), model.score_candidates(batch), rtol=1e-4, atol=1e-4)
 
 
+def test_general_models_under_full_are_case_studies_too(tiny_data, tmp_path):
+    given = {"data_path": str(tiny_data), "checkpoint_dir": str(tmp_path), "protocol": "full", "epochs": 1, "show_progress": False}
+    given |= {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "state": "WARNING"}
+    fitted = recommender.fit(LLMConfig("BPR", "tiny", config_dict=given))
+    dataset, test = fitted.data[0], fitted.data[3]
+    fitted.trainer.evaluate(test)
+    ranked = fitted.trainer.eval_collector.rows()
+    users = dataset.token2id("user_id", test.candidate_set.user_ids.tolist())
+    scores = full_sort_scores(users, fitted.trainer.model, test)
+    target = scores.gather(1, test.items.gather(1, test.position[:, None]))
+    assert (1 + (scores > target).sum(1)).tolist() == ranked.rank.tolist()
+
+
 def test_predict_asks_about_the_item_among_what_is_retrieved(trained):
     _, model, *_ = trained("LLaRA", "candidates")
     full = model.full_sort_predict(by_hand([4, 5, 6]))

@@ -71,8 +71,9 @@ def test_under_full_the_whole_list_is_that_of_evaluation(made, name):
     run = made(name, "full")
     users = [row["user_id"] for row in run.rows]
     frame = run.recommend(users=users, until="test", k=51)
-    ranks = frame.set_index(["user", "item_id"])["rank"]
-    assert [ranks[row["user_id"], row["item_id"]] for row in run.rows] == [int(row["rank"]) for row in run.rows]
+    ranks = frame.set_index(["user", "item_id"])["rank"].to_dict()
+    found = [ranks.get((row["user_id"], row["item_id"]), 52) for row in run.rows]
+    assert found == [int(row["rank"]) for row in run.rows]  # a user with a shorter history has 52 items left
     inside = frame["llm_rank"].notna()
     assert (frame["crm_rank"][inside] <= 12).all() and (frame["crm_rank"][~inside] == frame["rank"][~inside]).all()
     assert (frame["score"].notna() == inside).all()
@@ -102,8 +103,8 @@ def test_titles_ids_and_left_out_items(made):
     pd.testing.assert_frame_equal(by_title, run.recommend(history=["i3", "i5"]))
     assert len(by_title) == 10
     first = by_title["item_id"][0]
-    without = run.recommend(history=["i3", "i5"], exclude=[first, "i7"], k=57)
-    assert not {first, "i7"} & set(without["item_id"]) and len(without) == 56 or pytest.fail("an item came back")
+    without = run.recommend(history=["i3", "i5"], exclude=[first, "i7"], k=56)
+    assert not {first, "i7"} & set(without["item_id"]) and len(without) == 56
 
 
 def test_one_user_or_many_at_once_get_the_same(made):
@@ -135,7 +136,7 @@ def test_explain_shows_prompt_slots_gate_and_scores(made, name):
     text = run.recommender.explain(users="u3", k=4)
     frame = run.recommend(users="u3", k=4)
     for item, score in zip(frame["item_id"], frame["score"], strict=True):
-        assert re.search(rf"\b{item}\b.*{score:.3f}", text)
+        assert re.search(rf"\b{item}\b.*{score:.4f}", text)
     if name == "LLaRA":
         assert "gate: none" in text
     else:

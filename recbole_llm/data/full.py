@@ -141,6 +141,17 @@ class FullRowsDataLoader(_CandidateRows, FullSortEvalDataLoader):
         self.step = max(1, min(self.config["eval_batch_size"], fits))
         self.set_batch_size(self.step)
 
+    @cached_property
+    def uid2history_item(self) -> np.ndarray:
+        """By internal user id the items that RecBole's `case_study` hides from general models: the history less the target."""
+        hidden = np.array([torch.tensor([], dtype=torch.long)] * self._dataset.user_num + [None], dtype=object)[:-1]
+        sets = candidate_sets(self.config)
+        internal, known = torch.from_numpy(sets.internal_items(self._dataset)), self._dataset.field2token_id[self.uid_field]
+        for user, target in zip(self.candidate_set.user_ids.tolist(), self.items[range(len(self.items)), self.position], strict=True):
+            seen = internal[sets.histories[user]]
+            hidden[known[user]] = seen[seen != target]
+        return hidden
+
     def collate_fn(self, index):
         index = torch.as_tensor(np.asarray(index))  # [B]
         lines = self._lines(index)
