@@ -61,5 +61,5 @@ setup(
         **{package: ["*.yaml"] for package in PROPERTIES},
         "recbole_llm.leaderboard.template": ["*.html", "*.css", "*.js"],
     },
-    entry_points={"console_scripts": ["recbole-llm=recbole_llm.quick_start:main"]},
+    entry_points={"console_scripts": ["recbole-llm=recbole_llm.__main__:main"]},
 )

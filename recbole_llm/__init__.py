@@ -22,13 +22,17 @@ ConfigError = config.ConfigError
 LLMConfig = config.LLMConfig
 register = registry.register
 
-__all__ = ["ConfigError", "LLMConfig", "register", "run_recbole_llm"]
+__all__ = ["ConfigError", "LLMConfig", "load", "register", "run_recbole_llm"]
 
 
 def __getattr__(name):
-    """Load `run_recbole_llm` on first use, so that `import recbole_llm` stays light."""
+    """Import `run_recbole_llm` and `load` on first use, so that `import recbole_llm` stays light."""
     if name == "run_recbole_llm":
         from recbole_llm.quick_start import run_recbole_llm
 
         return run_recbole_llm
+    if name == "load":
+        from recbole_llm.recommend import load
+
+        return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -57,13 +57,20 @@ def load_plain(file, map_location=None):
     return decode(state)
 
 
-def load_data_and_model(model_file, trust_remote_code=False):
+# What may differ from one machine to another without making other rows, prompts or weights of a checkpoint
+MOVABLE = ("llm_path", "llm_dtype", "attn_implementation", "crm_path", "eval_batch_size", "rerank_n", "scoring_method", "mixed_precision",
+           "worker")  # fmt: skip
+
+
+def load_data_and_model(model_file, trust_remote_code=False, settings=None):
     """RecBole's function of this name, for `.pth` files and for the checkpoint folders of plugin models.
 
     model_file: a `.pth` of a RecBole model; or a run or checkpoint folder written by the plugin's trainer, whose
     `config.yaml` holds the settings.
     trust_remote_code: whether the LLM that the checkpoint names may run code of its own; the checkpoint has no say in it.
+    settings: over those of the checkpoint, of `MOVABLE` and of what says where things lie (`config.PLACES`).
     Returns (config, model, dataset, train_data, valid_data, test_data), as RecBole does.
+    Raises ValueError for a damaged checkpoint, one of an earlier version, and one of data that changed since.
     """
     from recbole.utils import get_model, init_logger, init_seed
 
@@ -71,17 +78,20 @@ def load_data_and_model(model_file, trust_remote_code=False):
 
     path = Path(model_file)
     if path.is_dir():
-        from recbole_llm.model.saving import checkpoint_folder, read_state
+        from recbole_llm.model.saving import check_data, check_version, checkpoint_folder, read_state
 
         state, path = None, checkpoint_folder(path)
-        read_state(path)
+        saved = read_state(path)
         values = read_yaml(path / "config.yaml")
+        check_version(values, path)
     else:
         state = load_plain(path, map_location="cpu")
         values = state["config"]
     if "trust_remote_code" in values:
         values = {**values, "trust_remote_code": trust_remote_code}
-    config = config_from_values(values)
+    config = config_from_values(values, _moved(values, settings or {}))
+    if state is None:
+        check_data(config, saved, path)
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)
     logging.getLogger().info(config)
@@ -96,6 +106,18 @@ def load_data_and_model(model_file, trust_remote_code=False):
         model.load_state_dict(state["state_dict"])
         model.load_other_parameter(to_device(state["other_parameter"], config["device"]))
     return config, model, dataset, *loaders
+
+
+def _moved(values, settings):
+    """A user's settings as they go over a checkpoint's `values`; ConfigError for one that the checkpoint fixes."""
+    from recbole_llm.config import PLACES, ConfigError
+
+    allowed = {*MOVABLE, *PLACES} - {"resume", "config_files"}
+    if wrong := sorted(settings.keys() - allowed):
+        raise ConfigError([f"{key}: the checkpoint fixes it; what can be set is {', '.join(sorted(allowed))}" for key in wrong])
+    if "data_path" in settings:  # RecBole's, the folder of datasets
+        settings = {**settings, "data_path": os.path.join(settings["data_path"], values["dataset"])}
+    return settings
 
 
 def refuse_pickle(file):

@@ -50,10 +50,18 @@ def parse_command_line(argv):
     Raises ConfigError that lists every argument that is not --key=value and every setting given twice with two values;
     exits with argparse's message for -h and for a wrong --nproc and the like.
     """
-    parser = _parser()
-    known, rest = parser.parse_known_args(argv)
+    known, rest = _parser().parse_known_args(argv)
+    options = parse_settings(rest)
+    values = vars(known) | {"config_files": (known.config_files or "").split()}
+    if known.seeds is not None:  # "3" is a number of seeds, "1,2,3" and "[1, 2, 3]" are the seeds
+        values["seeds"] = parse_value(known.seeds) if "," not in known.seeds else _flow(f"[{known.seeds.strip('[]')}]")
+    return CommandLine(**values, options=options)
+
+
+def parse_settings(arguments):
+    """{key: value} of arguments --key=value; ConfigError lists those that are not, and keys given twice with two values."""
     options, problems = {}, []
-    for argument in rest:
+    for argument in arguments:
         argument = "--offline=True" if argument == "--offline" else argument
         key, separator, text = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or not separator or not key.replace("-", "_").isidentifier():
@@ -64,10 +72,7 @@ def parse_command_line(argv):
             options[key] = parse_value(text, key)
     if problems:
         raise ConfigError(problems)
-    values = vars(known) | {"config_files": (known.config_files or "").split()}
-    if known.seeds is not None:  # "3" is a number of seeds, "1,2,3" and "[1, 2, 3]" are the seeds
-        values["seeds"] = parse_value(known.seeds) if "," not in known.seeds else _flow(f"[{known.seeds.strip('[]')}]")
-    return CommandLine(**values, options=options)
+    return options
 
 
 def parse_value(text, key=""):

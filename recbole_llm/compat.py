@@ -130,6 +130,7 @@ def ray_stand_in():
 
     ray, tune = types.ModuleType("ray"), types.ModuleType("ray.tune")
     ray.tune, tune.__getattr__ = tune, missing
+    tune.report = lambda **metrics: None  # `objective_function`, which HyperTuning calls too: no search of ray is there to tell
     kept = {name: sys.modules.pop(name) for name in ("ray", "ray.tune") if name in sys.modules}
     sys.modules.update({"ray": ray, "ray.tune": tune})
     try:
@@ -319,3 +320,16 @@ def pickled_datasets():
     rebind(*rewrite(utils, "load_split_dataloaders", change))
     rebind(utils.save_split_dataloaders, checkpoint.refuse_saving)
     Dataset.save = checkpoint.refuse_saving
+
+
+@shim
+def hyper_tuning():
+    """hyper_tuning.py:132: `np.random.RandomState(seed)` in `exhaustive_search`; :226: `eval` of the parameter file's lists.
+
+    Cause: hyperopt 0.2.7 and later draw from a numpy Generator. Effect without: `algo="exhaustive"`, the default, raises
+    AttributeError ('integers') at the first trial. A line of a file that is no list of literals raises ValueError instead of running.
+    """
+    module = import_module("recbole.trainer.hyper_tuning")
+    module.literal_eval = ast.literal_eval
+    rewrite(module, "exhaustive_search", ("np.random.RandomState(seed)", "np.random.default_rng(seed)", 1))
+    rewrite(module.HyperTuning, "_build_space_from_file", ("eval(para_value)", "literal_eval(para_value)", 1))

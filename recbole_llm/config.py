@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import recbole
+import torch
 import yaml
 from recbole.config import Config
 from recbole.evaluator import metric_types
@@ -108,6 +109,8 @@ def install():
 
     def _get_final_config_dict(self):
         final = merge(self)
+        if isinstance(final.get("topk"), tuple):  # --topk=1,3, of which RecBole makes a tuple that it then refuses
+            final["topk"] = list(final["topk"])
         if isinstance(self, LLMConfig) or registry.is_plugin_model(self.model):
             _check_and_complete(self, final)
         elif problems := config_check.pickle_problems(final):
@@ -115,8 +118,13 @@ def install():
         return final
 
     def _init_device(self):
-        if not distributed.place(self.final_config_dict):
+        final = self.final_config_dict
+        if distributed.place(final):
+            return
+        if "local_rank" in final:  # RecBole's own processes
             init_device(self)
+        else:
+            _place(final, "gpu_id" in self.external_config_dict)
 
     Config._init_device = _init_device
     Config._load_internal_config_dict = _load_internal_config_dict
@@ -190,8 +198,12 @@ def plain_values(config):
     return {key: _plain(value) for key, value in config.final_config_dict.items() if key not in COMPUTED}
 
 
-def config_from_values(values):
-    """Rebuild a Config from `plain_values`, for the device at hand and a single process; nothing is read or checked."""
+def config_from_values(values, chosen=None):
+    """Rebuild a Config from `plain_values`, for the device at hand and a single process; nothing is read or checked.
+
+    chosen: what the user sets now, over the values.
+    """
+    values, chosen = {**values, **(chosen or {})}, chosen or {}
     config = object.__new__(Config)
     config.compatibility_settings()
     config._init_parameters_category()
@@ -199,7 +211,7 @@ def config_from_values(values):
     config.model, config.dataset = values["model"], values["dataset"]
     config.model_class = get_model(config.model)
     for layer in ("file", "variable", "cmd", "external", "internal", "plugin", "llm"):
-        setattr(config, f"{layer}_config_dict", {})
+        setattr(config, f"{layer}_config_dict", {**chosen} if layer == "external" else {})
     final = config.final_config_dict = copy.deepcopy(values)
     final["MODEL_TYPE"] = config.model_class.type
     paired = final.get("loss_type") == "BPR"
@@ -211,6 +223,20 @@ def config_from_values(values):
         final["data_path"] = os.path.join(os.path.dirname(recbole.__file__), "dataset_example", "ml-100k")
     config._init_device()
     return config
+
+
+def _place(final, chosen):
+    """Fill in the device keys of a single process.
+
+    RecBole hides every GPU but gpu_id, whose default is 0, as soon as a Config is made, and lets use_gpu stand unread. Here
+    CUDA_VISIBLE_DEVICES is as the user left it unless gpu_id was `chosen`, and `use_gpu: False` means the CPU.
+    """
+    ids = final["gpu_id"]
+    final["gpu_id"] = ",".join(map(str, ids)) if isinstance(ids, (list, tuple)) else str(ids)
+    if chosen:
+        os.environ["CUDA_VISIBLE_DEVICES"] = final["gpu_id"]
+    gpu = final["gpu_id"] and final.get("use_gpu") is not False and torch.cuda.is_available()
+    final.update(single_spec=True, local_rank=0, device=torch.device("cuda" if gpu else "cpu"))
 
 
 def _check_and_complete(config, final):

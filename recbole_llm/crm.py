@@ -29,7 +29,7 @@ from recbole_llm.data.rows import DATA_KEYS, split_hash
 
 # What the CRM must share with the LLM recommender besides DATA_KEYS: protocol, columns, where things are kept.
 _SHARED = (
-    "seed", "reproducibility", "state", "show_progress", "checkpoint_dir", "result_dir", "gpu_id", "use_gpu", "worker",
+    "seed", "reproducibility", "state", "show_progress", "checkpoint_dir", "result_dir", "worker",
     "protocol", "n_candidates", "candidate_seed", "eval_args", "metrics", "topk", "valid_metric",
     "RATING_FIELD", "seq_len", "ITEM_LIST_LENGTH_FIELD", "MAX_ITEM_LIST_LENGTH", "load_col", "unload_col",
     "item_text_field", "threshold", "LABEL_FIELD", "unused_col",
@@ -46,7 +46,10 @@ def crm_config(config) -> LLMConfig:
         given["MAX_ITEM_LIST_LENGTH"] = config["crm_history_len"]
     given["data_path"] = os.path.dirname(config["data_path"].rstrip("/"))  # RecBole appends the dataset's name
     given.update({"epochs": config["crm_epochs"], **(config["crm_config"] or {})})
-    return LLMConfig(model=config["crm_model"], dataset=config["dataset"], config_dict=given)
+    own = LLMConfig(model=config["crm_model"], dataset=config["dataset"], config_dict=given)
+    for key in ("gpu_id", "use_gpu", "device"):  # where the LLM recommender runs; not as settings, which would hide GPUs
+        own[key] = config[key]
+    return own
 
 
 def check_crm(config) -> None:

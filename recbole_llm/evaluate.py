@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from recbole_llm import distributed, memory, metrics
 from recbole_llm.data.collector import ROW_FIELD
+from recbole_llm.data.rerank import attach_retriever
 from recbole_llm.data.steps import Prefetch, evaluation_loader, to_device
 from recbole_llm.model.saving import load_checkpoint_into
 
@@ -23,6 +24,7 @@ class CandidateEvaluation:
 
         Processes share the batches; each ends with all rows, every row once, and so with the same metrics.
         """
+        attach_retriever(self, eval_data)
         if not eval_data:
             return None
         if self.accelerator is None and distributed.sharded():  # a finished run, tested again

@@ -77,12 +77,20 @@ def source_hash(source: str) -> str:
 def data_hash(config) -> str:
     """sha256 over the dataset's atomic files (titles and features too) and all that its rows and candidates depend on."""
     digest = hashlib.sha256(fingerprint(config).encode())
-    folder = Path(config["data_path"])
-    for path in sorted(folder.glob(f"{config['dataset']}.*")):
-        if path.suffix in (".item", ".user", ".link", ".kg"):
-            stat = path.stat()
-            digest.update(f"{path.name} {_file_hash(str(path), stat.st_size, stat.st_mtime_ns)}".encode())
+    for name, sha256 in data_files(config).items():
+        if not name.endswith(".inter"):  # the fingerprint has read these
+            digest.update(f"{name} {sha256}".encode())
     return digest.hexdigest()
+
+
+def data_files(config) -> dict[str, str]:
+    """sha256 of each of the dataset's atomic files, by name."""
+    found = {}
+    for path in sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*")):
+        if path.suffix in (".inter", ".item", ".user", ".link", ".kg"):
+            stat = path.stat()
+            found[path.name] = _file_hash(str(path), stat.st_size, stat.st_mtime_ns)
+    return found
 
 
 def weights_hash(llm_path: str) -> str | None:

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from logging import getLogger
+from pathlib import Path
 
 import numpy as np
 from recbole.utils import get_environment, init_logger, set_color
@@ -141,9 +142,16 @@ def _record(config, trainer, train, test_result, seconds) -> tuple[dict, tuple[s
         "commit": result.commit(),
         "code": provenance.code_hash(plugin),
         "data": provenance.data_hash(config),
+        "checkpoint": _checkpoint(config, trainer),
         "config": plain_values(config),
     }
     return record, *measured.tested_rows(config, trainer.eval_collector)
+
+
+def _checkpoint(config, trainer) -> str | None:
+    """Where the tested weights lie, from the result file's folder; None where they were not kept."""
+    path, folder = Path(trainer.saved_model_file), result.result_path(config).parent
+    return Path(os.path.relpath(path, folder)).as_posix() if path.exists() else None
 
 
 def _llm_record(config, model) -> dict:

@@ -20,7 +20,6 @@ from recbole_llm.data.collector import CandidateCollector
 from recbole_llm.data.full import FullCollector
 from recbole_llm.data.labelled import use_labelled_rows
 from recbole_llm.data.preparation import prepare_data
-from recbole_llm.data.rerank import attach_retriever
 from recbole_llm.progress import show_loss_and_speed
 from recbole_llm.registry import is_plugin_model
 
@@ -58,8 +57,8 @@ def build(config):
         trainer.eval_collector = CandidateCollector(config)
     elif config["protocol"] == "ctr":
         use_labelled_rows(trainer, config)
-    elif config["protocol"] == "full":
-        rank_catalogue(trainer, data, config)
+    elif config["protocol"] == "full" and not is_plugin_model(config["model"]):
+        trainer.eval_collector = FullCollector(config, data[0])
     return trainer, data
 
 
@@ -67,13 +66,6 @@ def _own_file(trainer, config) -> None:
     """RecBole names its file by model and second: two runs begun together would read each other's weights."""
     path = Path(trainer.saved_model_file)
     trainer.saved_model_file = str(path.with_name(f"{path.stem}-{config['dataset']}-seed{config['seed']}-{os.getpid()}.pth"))
-
-
-def rank_catalogue(trainer, data, config) -> None:
-    """Ranks in the whole catalogue; an LLM recommender's loaders get what its CRM retrieves."""
-    trainer.eval_collector = FullCollector(config, data[0])
-    if is_plugin_model(config["model"]):
-        attach_retriever(trainer, data[2:])
 
 
 def fit(config, saved: bool = True) -> Fitted:

@@ -18,6 +18,8 @@ from recbole.utils import dict2str, early_stopping, get_local_time, set_color
 
 from recbole_llm import distributed
 from recbole_llm.data.collector import CandidateCollector
+from recbole_llm.data.full import FullCollector
+from recbole_llm.data.rerank import attach_retriever
 from recbole_llm.data.steps import Prefetch, step_loader
 from recbole_llm.evaluate import CandidateEvaluation
 from recbole_llm.meter import Meter, closing_line
@@ -46,7 +48,8 @@ class LLMTrainer(OptimizerSteps, CandidateEvaluation, Trainer):
     def __init__(self, config, model):
         distributed.start(config["device"])
         super().__init__(config, model)
-        self.eval_collector = CandidateCollector(config)
+        full = config["protocol"] == "full"
+        self.eval_collector = FullCollector(config, model.by_hand.dataset) if full else CandidateCollector(config)
         name = f"{config['model']}-{config['dataset']}-{get_local_time()}-{os.getpid()}-{next(_NUMBERS)}"
         name = distributed.broadcast(name)
         self.saved_model_file = os.path.join(self.checkpoint_dir, name)
@@ -68,6 +71,7 @@ class LLMTrainer(OptimizerSteps, CandidateEvaluation, Trainer):
             ValueError: ``resume`` names a run of other settings, or one that cannot be read.
         """
         self.eval_collector.data_collect(train_data)
+        attach_retriever(self, valid_data)
         self.dataset, self.verbose, self.show_progress = train_data._dataset, verbose, show_progress
         self.saving = saved
         self.began, self.earlier_seconds = time.perf_counter(), 0.0

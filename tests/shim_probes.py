@@ -77,12 +77,15 @@ def ray_stand_in(kind):
     from recbole.quick_start import quick_start
 
     assert kind == "works" or "ray" not in sys.modules or sys.modules["ray"] is None, "the stand-in must not stay"
+    assert kind == "works" or quick_start.tune.report(a=1) is None, "no search of ray is running: nothing to report to"
     assert kind != "works" or quick_start.tune.report(a=1) == {"a": 1}, "a working ray must be used"
     if kind != "works":
         try:
-            quick_start.tune.report(a=1)
+            quick_start.tune.run(None)
         except AttributeError as error:
             assert "pip install ray" in str(error)
+        else:
+            raise AssertionError("a search of ray needs ray")
 
 
 @probe
@@ -247,6 +250,19 @@ def pickled_datasets():
         assert "probe-Dataset.pth" in str(error) and "checkpoint_dir" in str(error)
     finally:
         assert not mark.exists(), "the pickle ran"
+
+
+@probe
+def hyper_tuning():
+    from recbole.trainer import HyperTuning
+
+    def objective(params, files):
+        score = -abs(params["x"] - 2)
+        return {"model": "m", "best_valid_score": score, "valid_score_bigger": True, "best_valid_result": {}, "test_result": {}}
+
+    search = HyperTuning(objective, params_dict={"choice": {"x": [1, 2, 3]}}, algo="exhaustive")
+    search.run()
+    assert search.best_params == {"x": 2} and len(search.params2result) == 3
 
 
 class Mark:

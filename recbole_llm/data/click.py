@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from recbole_llm.data.dataloader import EvalPromptDataLoader, TrainBatches, TrainPromptDataLoader
+from recbole_llm.data.dataloader import EvalPromptDataLoader, TrainBatches, TrainPromptDataLoader, prompt_dataloader
 from recbole_llm.data.questions import ClickCollate, ClickRows, Question
 from recbole_llm.data.rows import candidate_sets
 from recbole_llm.data.sample import sample_evaluation_rows, sample_rows
@@ -154,4 +154,6 @@ class TestClickDataLoader(EvalClickDataLoader):
 
 def click_dataloader(config, phase: str):
     """The dataloader class of a pointwise model, for RecBole's `get_dataloader(config, phase)`."""
+    if config["protocol"] == "full" and phase != "train":
+        return prompt_dataloader(config, phase)
     return {"train": TrainClickDataLoader, "valid": ValidClickDataLoader, "test": TestClickDataLoader}[phase]

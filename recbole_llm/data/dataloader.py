@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -62,7 +63,11 @@ class Key:
 
 
 class PromptRows(Dataset):
-    """Renders :class:`Key` -> a dictionary of token ids. Titles were tokenised once; here ids are only joined."""
+    """Renders :class:`Key` -> a dictionary of token ids. Titles were tokenised once; here ids are only joined.
+
+    RecBole's own calls (``case_study``, ``Collector``) take a loader's ``dataset`` for the split: whatever is not a prompt's,
+    names and row numbers alike, is the split's.
+    """
 
     def __init__(self, config, dataset):
         self.config, self.split = config, dataset
@@ -74,6 +79,11 @@ class PromptRows(Dataset):
         self.sequences = feat[dataset.item_id_list_field].numpy()  # [rows, MAX_ITEM_LIST_LENGTH], 0 after the end
         self.lengths = feat[dataset.item_list_length_field].numpy()  # [rows]
         self.targets = feat[dataset.iid_field].numpy()  # [rows]
+
+    def __getattr__(self, name: str):
+        if name.startswith("_") or name == "split":  # not there yet while a worker unpickles this
+            raise AttributeError(name)
+        return getattr(self.split, name)
 
     @property
     def times(self) -> np.ndarray | None:
@@ -119,6 +129,8 @@ class PromptRows(Dataset):
         return len(self.targets)
 
     def __getitem__(self, key: Key) -> dict:
+        if not isinstance(key, Key):
+            return self.split[key]
         target = int(self.targets[key.row])
         example = Example(
             history=self.history(key.row) if key.history else [],
@@ -292,6 +304,8 @@ class TrainBatches(Sampler[list[Key]]):
 class TrainPromptDataLoader(DataLoader):
     """Training prompts; ``set_epoch`` must be called before each epoch."""
 
+    is_sequential = True  # asked by RecBole's case_study
+
     def __init__(self, config, dataset, sampler=None, shuffle=True):
         self._dataset, self.config, self.shuffle = dataset, config, shuffle
         rows = PromptRows(config, dataset)
@@ -340,6 +354,7 @@ class EvalPromptDataLoader(DataLoader):
     """Prompts of the frozen candidate set of ``phase``, longest first (the first batch shows the peak memory)."""
 
     phase: str
+    is_sequential = True  # asked by RecBole's case_study
 
     def __init__(self, config, dataset, sampler=None, shuffle=False):
         self._dataset, self.config, self.shuffle = dataset, config, False
@@ -379,4 +394,8 @@ class TestPromptDataLoader(EvalPromptDataLoader):
 
 def prompt_dataloader(config, phase: str) -> type[DataLoader]:
     """The dataloader class of a plugin model, for RecBole's ``get_dataloader(config, phase)``."""
+    if config["protocol"] == "full" and phase != "train":
+        from recbole_llm.data.rerank import RerankDataLoader  # which renders with the classes above
+
+        return partial(RerankDataLoader, phase=phase)
     return {"train": TrainPromptDataLoader, "valid": ValidPromptDataLoader, "test": TestPromptDataLoader}[phase]

@@ -141,6 +141,17 @@ class FullRowsDataLoader(_CandidateRows, FullSortEvalDataLoader):
         self.step = max(1, min(self.config["eval_batch_size"], fits))
         self.set_batch_size(self.step)
 
+    @cached_property
+    def uid2history_item(self) -> np.ndarray:
+        """By internal user id the items that RecBole's `case_study` hides from general models: the history less the target."""
+        hidden = np.array([torch.tensor([], dtype=torch.long)] * self._dataset.user_num + [None], dtype=object)[:-1]
+        sets = candidate_sets(self.config)
+        internal, known = torch.from_numpy(sets.internal_items(self._dataset)), self._dataset.field2token_id[self.uid_field]
+        for user, target in zip(self.candidate_set.user_ids.tolist(), self.items[range(len(self.items)), self.position], strict=True):
+            seen = internal[sets.histories[user]]
+            hidden[known[user]] = seen[seen != target]
+        return hidden
+
     def collate_fn(self, index):
         index = torch.as_tensor(np.asarray(index))  # [B]
         lines = self._lines(index)
@@ -199,7 +210,8 @@ class FullCollector(CandidateCollector):
         top = torch.empty(len(row), 0, dtype=torch.long)
         if self.register.need("rec.items"):
             order = scores.argsort(dim=1, descending=True, stable=True)
-            top = items.gather(1, order)[:, : max(self.topk)]
+            rest = torch.from_numpy(self._internal[found.rest[row]])
+            top = torch.cat((items.gather(1, order), rest), dim=1)[:, : max(self.topk)]
         self._keep(phase, row, strict.numpy(), position.numpy(), average.numpy(), found.length[row], top)
 
     def _keep(self, phase, row, strict, position, average, length, items) -> None:
@@ -221,6 +233,10 @@ class FullCollector(CandidateCollector):
 
 def shuffled(rows: FullRows, number: int, items: np.ndarray) -> np.ndarray:
     """Retrieved items in an order that depends on (seed, phase, user, target) alone: their place tells nothing."""
-    key = row_key(rows.seed, rows.phase, rows.users[number], rows.items[number])
-    seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "little")
-    return np.random.default_rng(seed).permutation(items)
+    return items[shown_order(rows.seed, rows.phase, rows.users[number], rows.items[number], len(items))]
+
+
+def shown_order(seed: int, phase: str, user: str, item: str, n: int) -> np.ndarray:
+    """A shuffle of 0..n-1 that is a function of its arguments. int64 [n]"""
+    key = row_key(seed, phase, user, item)
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(key).digest()[:8], "little")).permutation(n)

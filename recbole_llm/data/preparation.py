@@ -13,7 +13,6 @@ from recbole_llm.data.convert import ensure_dataset
 from recbole_llm.data.evaluation import CandidateEvalDataLoader, CandidateSequenceDataLoader
 from recbole_llm.data.full import FullRowsDataLoader
 from recbole_llm.data.interactions import fit_histories, widen_histories
-from recbole_llm.data.rerank import RerankDataLoader
 from recbole_llm.data.rows import candidate_sets
 from recbole_llm.registry import is_plugin_model
 
@@ -49,10 +48,7 @@ def prepare_data(config):
     splits = build_splits(config, dataset)
     samplers = recbole_data.create_samplers(config, dataset, splits)
     train = _train_loader(config, dataset, splits[0], samplers[0])
-    if plugin and config["protocol"] == "full":
-        phases = zip(("valid", "test"), splits[1:], strict=True)
-        valid, test = (RerankDataLoader(config, split, phase) for phase, split in phases)
-    elif plugin:
+    if plugin:
         valid, test = (
             recbole_data.get_dataloader(config, phase)(config, split, sampler, shuffle=False)
             for phase, split, sampler in zip(("valid", "test"), splits[1:], samplers[1:], strict=True)

@@ -90,6 +90,8 @@ class ClickRows(PromptRows):
         return shown.sum(1) + per_title[candidates].sum(1)
 
     def __getitem__(self, key: Question) -> dict:
+        if not isinstance(key, Key):
+            return self.split[key]
         prefixes = [self._prefix(key, places) for places in key.text]
         branches = [self._branch(key, item) for item in key.candidates]
         if self.training:

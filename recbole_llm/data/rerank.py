@@ -15,7 +15,6 @@ from recbole_llm.data.evaluation import match_rows
 from recbole_llm.data.full import (
     BLOCK,
     PAIRWISE_BLOCK,
-    FullCollector,
     FullRows,
     catalogue_ranks,
     full_rows,
@@ -33,11 +32,13 @@ class Retrieved:
         items: ``[n, N]`` catalogue indices of its top N, best first.
         rank: ``[n]`` the target's rank by the CRM, from 1.
         length: ``[n]`` number of items that the row ranks.
+        rest: ``[n, K]`` the K that follow, which are recommended behind the N where a metric reads more than N; None for none.
     """
 
     items: np.ndarray
     rank: np.ndarray
     length: np.ndarray
+    rest: np.ndarray | None = None
 
     @property
     def recall(self) -> float:
@@ -75,15 +76,16 @@ def catalogue_scores(model, interaction, item_features) -> torch.Tensor:
 
 
 @torch.no_grad()
-def retrieve(crm, lines, item_features, rows: FullRows, internal: np.ndarray, n: int) -> Retrieved:
+def retrieve(crm, lines, item_features, rows: FullRows, internal: np.ndarray, n: int, k: int = 0) -> Retrieved:
     """Score the catalogue with a frozen CRM, in blocks of bounded memory.
 
     Args:
         crm: RecBole's model; lines: row numbers -> what it reads of these rows, an interaction of as many lines.
         item_features: the dataset's item features; internal: internal ids of the catalogue.
+        k: how many items metrics look at, n or more of them.
 
     Raises:
-        ValueError: a row ranks fewer than n items.
+        ValueError: a row ranks fewer than n or k items.
     """
     device = next(crm.parameters()).device
     step = max(1, BLOCK // len(item_features))
@@ -93,23 +95,27 @@ def retrieve(crm, lines, item_features, rows: FullRows, internal: np.ndarray, n:
         scores = catalogue_scores(crm, lines(row).to(device), item_features)[:, : len(item_features)]
         scores = scores.float().cpu().numpy()[:, internal]
         strict, _, length = catalogue_ranks(scores, rows, row)
-        if length.min() < n:
-            user = rows.users[row[length.argmin()]]
+        if length.min() < max(n, k):
+            user, key = rows.users[row[length.argmin()]], "rerank_n" if n >= k else "topk"
             raise ValueError(
-                f"rerank_n: {n} items cannot be retrieved for user {user!r}, who has {length.min()} left; lower it"
+                f"{key}: {max(n, k)} items cannot be retrieved for user {user!r}, who has {length.min()} left; lower it"
             )
-        parts.append((top_items(scores, rows.allowed(row), rows.tie_keys(row), n), strict, length))
+        best = top_items(scores, rows.allowed(row), rows.tie_keys(row), max(n, k))
+        parts.append((best[:, :n], strict, length, best[:, n:]))
     return Retrieved(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 class RerankDataLoader(DataLoader):
-    """Prompts whose candidates are the CRM's top N; empty until `attach` has been given the model.
+    """Prompts whose candidates are the CRM's top N; empty until `attach` has been given the model, as the trainer does.
 
     Listwise models (LLaRA, iLoRA) see the N in one prompt; RecLoRA asks about each of them after one shared history.
     """
 
-    def __init__(self, config, dataset, phase: str):
+    is_sequential = True  # asked by RecBole's case_study
+
+    def __init__(self, config, dataset, sampler=None, shuffle=False, phase: str = "test"):
         phase = getattr(dataset, "phase", None) or phase  # RecLoRA's released recipe validates on the test rows
+        self.found: Retrieved | None = None
         self._dataset, self.config, self.phase, self.shuffle = dataset, config, phase, False
         self.full_rows = full_rows(config, phase)
         self.numbers = match_rows(dataset, getattr(self.full_rows.sets, phase))  # row -> line of the split
@@ -147,7 +153,8 @@ class RerankDataLoader(DataLoader):
         """Retrieve with the model's CRM and lay out the batches, longest prompts first."""
         internal = self.full_rows.sets.internal_items(self._dataset)
         features = self._dataset.get_item_feature()
-        found = retrieve(model.crm.model, self._lines, features, self.full_rows, internal, self.config["rerank_n"])
+        n, k = self.config["rerank_n"], max(self.config["topk"])
+        found = self.found = retrieve(model.crm.model, self._lines, features, self.full_rows, internal, n, k)
         size = self.config["valid_sample_size"] if self.phase == "valid" else None
         kept = sample_evaluation_rows(len(self.numbers), size, self.config["candidate_seed"], self.phase)
         shown = np.stack([shuffled(self.full_rows, row, found.items[row]) for row in kept])  # [k, N]
@@ -160,8 +167,8 @@ class RerankDataLoader(DataLoader):
         return found
 
 
-def attach_retriever(trainer, loaders) -> None:
-    """Give the loaders of an LLM recommender its CRM's candidates, and its collector the CRM's ranks."""
-    collector: FullCollector = trainer.eval_collector
-    for loader in (found for found in loaders if len(found.numbers)):
-        collector.retrieved[loader.phase] = loader.attach(trainer.model)
+def attach_retriever(trainer, loader) -> None:
+    """Give a loader of an LLM recommender its CRM's candidates, and the trainer's collector the CRM's ranks."""
+    if isinstance(loader, RerankDataLoader) and len(loader.numbers):
+        found = loader.found or loader.attach(trainer.model)
+        trainer.eval_collector.retrieved[loader.phase] = found

@@ -39,6 +39,7 @@ class PromptTokenizer:
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no end-of-sequence token; set eos_token in its tokenizer_config.json")
         self.tokenizer = tokenizer
+        self._settings = title_max_tokens, answer_bos, slot_words
         self.eos_token_id = tokenizer.eos_token_id
         self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_id
         self.prefix = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
@@ -57,6 +58,10 @@ class PromptTokenizer:
         self.title_ids = [ids[:title_max_tokens] for ids in whole]
         cut = [item for item, ids in enumerate(whole) if len(ids) > title_max_tokens]
         self._shown = {item: tokenizer.decode(self.title_ids[item]).strip() for item in cut}
+
+    def with_titles(self, titles: Sequence[str]) -> PromptTokenizer:
+        """The same for another catalogue."""
+        return PromptTokenizer(self.tokenizer, titles, *self._settings)
 
     def _cut(self, ids: list[int], text: str) -> list[int]:
         n = len(self._anchor_ids)

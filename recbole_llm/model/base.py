@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from recbole.data.interaction import Interaction
@@ -18,6 +19,7 @@ from torch import nn
 from recbole_llm import crm, forward, scoring
 from recbole_llm.adapter import cast_weights, drop_by_row, enable_gradient_checkpointing, use_gate
 from recbole_llm.data import prompt
+from recbole_llm.data.inference import HandMade, ranked_scores
 from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.llm import check_tokenizer, context_length, load_llm
 from recbole_llm.model.projector import Projector
@@ -42,6 +44,7 @@ class LLMRecommender(SequentialRecommender):
         self.config = config
         self.constrained = config["likelihood_over"] == "candidates"
         self.tokens = dataset.prompt_tokenizer
+        self.by_hand = HandMade(self, dataset)
         self.crm = crm.load_or_train(config, dataset)
         init_seed(config["seed"], config["reproducibility"])  # the same start whether the CRM was trained now or read
         llm = load_llm(config)
@@ -239,14 +242,60 @@ class LLMRecommender(SequentialRecommender):
             )
 
     def full_sort_predict(self, interaction: Interaction) -> torch.Tensor:
-        """``[B, item_num]``: candidate scores, minus infinity elsewhere."""
+        """``[B, item_num]`` scores.
+
+        Of prompts (this package's loaders): those of the candidates, minus infinity elsewhere. Of ids alone, a history and its
+        length as RecBole's datasets hold them: the CRM's top ``rerank_n`` as the LLM ranks them, the rest below in the
+        CRM's order, minus infinity for padding and the history (:mod:`recbole_llm.data.inference`).
+        """
+        if "prompt_ids" not in interaction:
+            return self._rank_catalogue(interaction)
         scores = self.score_candidates(interaction)
         full = scores.new_full((len(scores), self.n_items), -torch.inf)
         return full.scatter(1, interaction["candidates"], scores)
 
     def predict(self, interaction: Interaction) -> torch.Tensor:
-        """``[B]``: the score of each row's ``item_id``, which must be one of its candidates."""
+        """``[B]``: the score of each row's ``item_id``.
+
+        Of prompts it must be a candidate; of ids alone it is asked about among the CRM's top ``rerank_n``.
+        """
+        if "prompt_ids" not in interaction:
+            return self._score_asked(interaction)
         return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
+
+    def score_rows(self, lines: Interaction, candidates: np.ndarray, hybrid: bool = True) -> np.ndarray:
+        """Scores ``[B, C]`` of candidates ``[B, C]`` for rows of :meth:`~recbole_llm.data.inference.HandMade.lines`."""
+        size, parts = self.config["eval_batch_size"], []
+        for start in range(0, len(lines), size):
+            batch = self.by_hand.prompts(lines[start : start + size], candidates[start : start + size], hybrid)
+            parts.append(self.score_candidates(batch.to(self.device)).float().cpu())
+        return torch.cat(parts).numpy()
+
+    def _rank_catalogue(self, interaction: Interaction) -> torch.Tensor:
+        lines = self.by_hand.lines(interaction)
+        scores = self.by_hand.crm_scores(self.crm, lines, self.by_hand.history(interaction))
+        ranked = np.empty_like(scores)
+        for rows, candidates in self.by_hand.candidates(lines, scores):
+            ranked[rows] = ranked_scores(scores[rows], candidates, self.score_rows(lines[rows], candidates))
+        return torch.from_numpy(ranked).to(interaction[self.ITEM_SEQ].device)
+
+    def _score_asked(self, interaction: Interaction) -> torch.Tensor:
+        lines = self.by_hand.lines(interaction)
+        if self.ITEM_ID not in interaction:
+            raise ValueError(f"predict: the Interaction has no {self.ITEM_ID}, the item to score; full_sort_predict scores all")
+        asked = lines[self.ITEM_ID].numpy()
+        if ((asked < 1) | (asked >= self.n_items)).any():
+            raise ValueError(f"predict: {self.ITEM_ID} holds ids that are none of the {self.n_items - 1} items")
+        if self.scoring == "yes_no":  # each item is asked about by itself
+            groups = [(np.arange(len(lines)), asked[:, None])]
+        else:
+            scores = self.by_hand.crm_scores(self.crm, lines, self.by_hand.history(interaction))
+            groups = self.by_hand.candidates(lines, scores, asked)
+        found = np.empty(len(lines), dtype=np.float32)
+        for rows, candidates in groups:
+            scored = self.score_rows(lines[rows], candidates)
+            found[rows] = scored[candidates == asked[rows, None]]
+        return torch.from_numpy(found).to(interaction[self.ITEM_SEQ].device)
 
     @torch.no_grad()
     def generate(self, interaction: Interaction) -> list[str]:

@@ -156,7 +156,9 @@ class RecLoRA(LLMRecommender):
         return self.USER_ID, self.ITEM_SEQ, self.ITEM_SEQ_LEN
 
     def predict(self, interaction) -> torch.Tensor:
-        """``[B]``: P(Yes) of each row's ``item_id``, which must be one of its candidates."""
+        """``[B]``: P(Yes) of each row's ``item_id``, which must be one of its candidates where there are prompts."""
+        if "prompt_ids" not in interaction:
+            return super().predict(interaction)
         found = (interaction["candidates"] == interaction[self.ITEM_ID][:, None]).int().argmax(1, keepdim=True)
         return self.score_candidates(interaction).gather(1, found).squeeze(1)
 

@@ -3,8 +3,8 @@
     adapter_config.json, adapter_model.safetensors   PEFT's own layout: LLaRA's adapter loads in plain PEFT
     modules.safetensors                              projector, router: whatever else was trained
     config.yaml                                      the resolved settings, as plain values
-    state.json                                       epoch, validation score, what the weights belong to, and the
-                                                     sha256 of every other file and of itself
+    state.json                                       epoch, validation score, what the weights belong to, the hashes of
+                                                     the data, and the sha256 of every other file and of itself
     optimizer.safetensors, rng.safetensors           where training goes on from (step folders only)
 
 The frozen LLM and CRM are not copied. Nothing here is a pickle. The folder is written under another name, brought to
@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from recbole_llm import distributed, provenance
-from recbole_llm.config import plain_values, read_yaml
+from recbole_llm.config import plain_values, property_files, read_yaml
 
 ADAPTER, MODULES, CONFIG, STATE = "adapter_model.safetensors", "modules.safetensors", "config.yaml", "state.json"
 OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
@@ -102,6 +102,7 @@ def _write_folder(model, folder: Path, state: dict, files: dict[str, dict]) -> N
             (aside / name).write_bytes(safetensors.save(values, metadata={"format": "pt"}))
         model.llm.peft_config["default"].save_pretrained(aside)
         (aside / CONFIG).write_text(yaml.safe_dump(plain_values(model.config), sort_keys=True), encoding="utf-8")
+        state = {**state, "data": provenance.data_hash(model.config), "data_files": provenance.data_files(model.config)}
         record = {**state, "identity": identity(model), "files": {p.name: _sealed(p) for p in sorted(aside.iterdir())}}
         (aside / STATE).write_text(json.dumps({**record, "sha256": _record_hash(record)}, indent=1), encoding="utf-8")
         _sealed(aside / STATE)
@@ -226,6 +227,30 @@ def check_identity(model, state: dict, folder: Path) -> None:
             f"checkpoint {folder} does not belong to this run ({'; '.join(wrong)}); use the settings in its "
             "config.yaml, or another checkpoint"
         )
+
+
+def check_data(config, state: dict, folder: Path) -> None:
+    """ValueError, naming the files, where the data are not those that a checkpoint learned from.
+
+    A checkpoint that says nothing of its data, as earlier versions wrote them, passes.
+    """
+    if state.get("data") in (None, provenance.data_hash(config)):
+        return
+    now, then = provenance.data_files(config), state.get("data_files", {})
+    changed = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+    if changed:
+        raise ValueError(f"{', '.join(changed)} in {config['data_path']} changed since the checkpoint {folder} was written: its item ids "
+                         "and histories are those of the old files; bring them back, or train the model again")  # fmt: skip
+    raise ValueError(f"the checkpoint {folder} is of a version of recbole_llm that made other rows of the same files; train the model "
+                     "again")  # fmt: skip
+
+
+def check_version(values: dict, folder: Path) -> None:
+    """ValueError where the settings of a checkpoint are those of an earlier version, which lack some that are read now."""
+    read = {key for file in property_files(values["model"], None) for key in read_yaml(file)}
+    if missing := sorted(read - values.keys()):
+        raise ValueError(f"the checkpoint {folder} is of an earlier version of recbole_llm: its config.yaml lacks {', '.join(missing)}, and "
+                         "what its weights mean without them is not known; train the model again, or use that version")  # fmt: skip
 
 
 def load_checkpoint_into(model, folder: str | os.PathLike) -> dict:

@@ -1,0 +1,295 @@
+"""Recommendations: what evaluation scored, for known users and typed histories, and every wrong request by name."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import recbole_llm
+from recbole_llm import run_recbole_llm
+from recbole_llm.__main__ import main
+from recbole_llm.data.rows import candidate_sets
+from recbole_llm.model.saving import _record_hash
+from tests import tiny
+
+CRM = {"RecLoRA": {"embedding_size": 8, "mlp_hidden_size": [8]}}
+
+
+class Made:
+    """A run of one model: its result file, its folder, its data, and the recommender loaded from it."""
+
+    def __init__(self, name, protocol, llm, out):
+        self.out, data = out, tiny.write_dataset(out / "data")
+        with open(data / "tiny/tiny.item", "a") as file:
+            file.write("new1\tBrand new thing\nnew2\tQuite New Thing\n")
+        more = {"train_sample_size": 16, "latency_rows": 0, "rerank_n": 12, "protocol": protocol, "crm_epochs": 1}
+        given = tiny.settings(data, llm, out, **more | ({"crm_config": CRM[name]} if name in CRM else {}))
+        self.file = Path(run_recbole_llm(name, "tiny", config_dict=given)["result_file"])
+        self.record = json.loads(self.file.read_text())
+        self.folder = (self.file.parent / self.record["checkpoint"]).resolve()
+        self.recommender = recbole_llm.load(self.file)
+        with open(self.file.with_name(self.record["rows"]), newline="") as rows:
+            self.rows = list(csv.DictReader(rows))
+
+    def recommend(self, **request):
+        return self.recommender.recommend(**request, show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def made(tiny_llm, tmp_path_factory):
+    found = {}
+
+    def get(name="iLoRA", protocol="candidates"):
+        if (name, protocol) not in found:
+            found[name, protocol] = Made(name, protocol, tiny_llm, tmp_path_factory.mktemp(name))
+        return found[name, protocol]
+
+    return get
+
+
+@pytest.mark.parametrize("name", ["LLaRA", "iLoRA", "RecLoRA"])
+def test_test_rows_get_the_ranks_that_evaluation_gave(made, name):
+    run = made(name)
+    sets = candidate_sets(run.recommender.config)
+    shown = {user: sets.catalogue[row].tolist() for user, row in zip(sets.test.user_ids.tolist(), sets.test.candidates, strict=True)}
+    frame = run.recommend(users=list(shown), candidates=shown, until="test", k=8)
+    ranks = frame.set_index(["user", "item_id"])["llm_rank"]
+    assert [ranks[row["user_id"], row["item_id"]] for row in run.rows] == [int(row["rank"]) for row in run.rows]
+    assert frame.groupby("user")["score"].apply(lambda scores: scores.is_monotonic_decreasing).all()
+
+
+@pytest.mark.parametrize("name", ["LLaRA", "RecLoRA"])
+def test_under_full_the_whole_list_is_that_of_evaluation(made, name):
+    run = made(name, "full")
+    users = [row["user_id"] for row in run.rows]
+    frame = run.recommend(users=users, until="test", k=51)
+    ranks = frame.set_index(["user", "item_id"])["rank"].to_dict()
+    found = [ranks.get((row["user_id"], row["item_id"]), 52) for row in run.rows]
+    assert found == [int(row["rank"]) for row in run.rows]  # a user with a shorter history has 52 items left
+    inside = frame["llm_rank"].notna()
+    assert (frame["crm_rank"][inside] <= 12).all() and (frame["crm_rank"][~inside] == frame["rank"][~inside]).all()
+    assert (frame["score"].notna() == inside).all()
+
+
+def test_users_read_all_that_they_did_and_get_nothing_of_it(made):
+    run = made()
+    lines = [line.split("\t") for line in (run.out / "data/tiny/tiny.inter").read_text().splitlines()[1:]]
+    history = [item for user, item, *_ in lines if user == "u3"]
+    (request,) = run.recommender.requests.make(users="u3")
+    assert [run.recommender.names.tokens[i] for i in request.history] == history
+    frame = run.recommend(users="u3", k=20)
+    assert list(frame.columns) == ["user", "rank", "item_id", "title", "score", "crm_rank", "llm_rank"]
+    assert not set(frame["item_id"]) & set(history) and frame["item_id"].is_unique and len(frame) == 20
+    typed = run.recommend(history={"me": history}, k=20)  # of iLoRA, SASRec reads no user
+    assert set(typed["item_id"][:12]) == set(frame["item_id"][:12])
+    assert typed["item_id"][12:].tolist() == frame["item_id"][12:].tolist()
+    (before,) = run.recommender.requests.make(users="u3", until="test")
+    assert [run.recommender.names.tokens[i] for i in before.history] == history[:-1]
+
+
+def test_titles_ids_and_left_out_items(made):
+    run = made()
+    names = run.recommender.names
+    titles = [names.titles[names.find(item)] for item in ("i3", "i5")]
+    by_title = run.recommend(history=[titles[0].upper(), titles[1]])
+    pd.testing.assert_frame_equal(by_title, run.recommend(history=["i3", "i5"]))
+    assert len(by_title) == 10
+    first = by_title["item_id"][0]
+    without = run.recommend(history=["i3", "i5"], exclude=[first, "i7"], k=56)
+    assert not {first, "i7"} & set(without["item_id"]) and len(without) == 56
+
+
+def test_one_user_or_many_at_once_get_the_same(made):
+    run = made("LLaRA")
+    users = [f"u{i}" for i in range(40)]
+    whole = run.recommend(users=users, k=5)
+    assert len(whole) == 200 and whole["user"].unique().tolist() == users
+    for user in ("u0", "u17", "u39"):
+        alone = run.recommend(users=user, k=5)
+        found = whole[whole["user"] == user].reset_index(drop=True)
+        pd.testing.assert_frame_equal(alone, found, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["LLaRA", "iLoRA", "RecLoRA"])
+def test_an_item_without_interactions_is_scored_by_text_alone(made, name):
+    run = made(name)
+    frame = run.recommend(users="u3", candidates=["i1", "Brand new thing", "i9"])
+    cold = frame[frame["item_id"] == "new1"]
+    assert cold["crm_rank"].isna().all() and np.isfinite(frame["score"]).all() and len(frame) == 3
+    assert set(frame["crm_rank"].dropna()) == {1, 2}
+    text = run.recommender.explain(users="u3", candidates=["i1", "new1"])
+    assert "Brand new thing" in text or name == "RecLoRA" and "new1" in text
+    assert "[i" not in text  # no slot
+
+
+@pytest.mark.parametrize("name", ["LLaRA", "iLoRA", "RecLoRA"])
+def test_explain_shows_prompt_slots_gate_and_scores(made, name):
+    run = made(name)
+    text = run.recommender.explain(users="u3", k=4)
+    frame = run.recommend(users="u3", k=4)
+    for item, score in zip(frame["item_id"], frame["score"], strict=True):
+        assert re.search(rf"\b{item}\b.*{score:.4f}", text)
+    if name == "LLaRA":
+        assert "gate: none" in text
+    else:
+        weights = [float(word) for word in re.search(r"gate.*?: (.*)", text)[1].split()]
+        assert sum(weights) == pytest.approx(1, abs=1e-3) and len(weights) in (4, 16)
+    if name != "RecLoRA":  # whose prompts have no behaviour tokens by default
+        (request,) = run.recommender.requests.make(users="u3")
+        names = run.recommender.names
+        shown = [f"{names.titles[i]}[{names.tokens[i]}]" for i in request.history]
+        assert ", ".join(shown) in text.replace(",", ", ").replace(",  ", ", ")
+    assert run.recommender.requests.make(users="u3")[0].history.tolist()
+
+
+@pytest.mark.parametrize(
+    "request_, complaint",
+    [
+        ({"users": "u99"}, "no user 'u99' in tiny .*near: 'u9'"),
+        ({"users": "[PAD]"}, "no user '\\[PAD\\]'"),
+        ({"history": ["Amber brich"]}, "no item is called 'Amber brich', by id or by title; did you mean 'Amber birch'"),
+        ({"history": ["i333"]}, "did you mean 'i33'"),
+        ({"history": []}, "'new user' has an empty history"),
+        ({"history": "i3"}, "history: a list of items"),
+        ({"history": ["new1"]}, "'new1' \\(Brand new thing\\) has no interactions"),
+        ({"users": "u3", "k": 52}, "k=52: user 'u3' has 51 items left to rank, of 60"),
+        ({"users": "u3", "k": 0}, "k=0: .*k is between 1 and 51"),
+        ({"users": "u3", "candidates": ["i1", "i1"]}, "candidates of 'u3': i1 named twice"),
+        ({"users": "u3", "candidates": ["i1"], "exclude": ["i1"]}, "candidates of 'u3': none is left"),
+        ({"users": "u3", "candidates": ["i1"], "k": 2}, "has 1 items left to rank"),
+        ({"users": "u3", "until": "valid"}, "until='valid'"),
+        ({}, "nobody to recommend to"),
+    ],
+)
+def test_wrong_requests_are_named(made, request_, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        made().recommend(**request_)
+
+
+def test_items_of_one_title_are_told_apart_by_id(made, monkeypatch):
+    names = made().recommender.names
+    monkeypatch.setitem(names._by_title, "amber birch", [names.find("i18"), names.find("i3")])
+    with pytest.raises(ValueError, match="2 items are called 'Amber birch': name one by its id, i18, i3"):
+        names.find("Amber birch")
+
+
+def test_a_run_s_folder_and_its_checkpoint_are_the_same_run(made):
+    run = made()
+    for where in (run.folder, run.folder.parent):
+        frame = recbole_llm.load(where).recommend(users="u3", k=3)
+        pd.testing.assert_frame_equal(frame, run.recommend(users="u3", k=3))
+
+
+def test_load_opens_no_pickle(made, monkeypatch):
+    import pickle
+
+    def refuse(*_, **__):
+        raise AssertionError("a pickle was opened")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    monkeypatch.setattr("torch.load", refuse)
+    assert len(recbole_llm.load(made().file).recommend(users="u3", k=3)) == 3
+
+
+def test_a_baseline_says_what_is_possible(made, tiny_llm):
+    run = made()
+    given = tiny.settings(run.out / "data", tiny_llm, run.out)
+    given = {key: value for key, value in given.items() if not key.startswith(("crm", "llm", "train_sample"))}
+    file = run_recbole_llm("Pop", "tiny", config_dict=given)["result_file"]
+    with pytest.raises(ValueError, match="Pop is RecBole's own.*load_data_and_model\\('.*Pop.*pth'\\).*full_sort_topk"):
+        recbole_llm.load(file)
+
+
+def copied(run, tmp_path):
+    """A copy of the run's files that a test may damage."""
+    for name in ("data", "saved", "results"):
+        shutil.copytree(run.out / name, tmp_path / name)
+    return tmp_path / "results" / run.file.name, {"data_path": str(tmp_path / "data"), "checkpoint_dir": str(tmp_path / "saved")}
+
+
+def test_changed_data_are_named(made, tmp_path):
+    file, places = copied(made(), tmp_path)
+    assert len(recbole_llm.load(file, **places).recommend(users="u3", k=3)) == 3  # moved together: all is found
+    with open(tmp_path / "data/tiny/tiny.inter", "a") as inter:
+        inter.write("u3\ti59\t5\t99999\n")
+    with pytest.raises(ValueError, match="tiny.inter in .* changed since the checkpoint") as caught:
+        recbole_llm.load(file, **places)
+    assert "tiny.item" not in str(caught.value)
+
+
+def rewritten(folder, change, settings=None):
+    """Change a checkpoint's state, and seal it again as its writer would have."""
+    import hashlib
+
+    state = json.loads((folder / "state.json").read_text())
+    if settings is not None:
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+        state["files"]["config.yaml"] = hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest()
+    state = {key: value for key, value in (state | change).items() if key != "sha256"}
+    (folder / "state.json").write_text(json.dumps({**state, "sha256": _record_hash(state)}))
+
+
+def test_other_rows_of_the_same_files_and_earlier_versions_are_refused(made, tmp_path):
+    file, places = copied(made(), tmp_path)
+    folder = (file.parent / made().record["checkpoint"]).resolve()
+    rewritten(folder, {"data": "0" * 64})
+    with pytest.raises(ValueError, match="of a version of recbole_llm that made other rows of the same files"):
+        recbole_llm.load(file, **places)
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    rewritten(folder, {}, {key: value for key, value in settings.items() if key != "likelihood_over"})
+    with pytest.raises(ValueError, match="of an earlier version of recbole_llm: its config.yaml lacks likelihood_over"):
+        recbole_llm.load(file, **places)
+
+
+def test_what_is_gone_is_named(made, tmp_path):
+    file, places = copied(made(), tmp_path)
+    with pytest.raises(ValueError, match="epochs: the checkpoint fixes it; what can be set is"):
+        recbole_llm.load(file, epochs=3)
+    shutil.rmtree(tmp_path / "saved")
+    with pytest.raises(FileNotFoundError, match="is no checkpoint of recbole_llm"):
+        recbole_llm.load(file, **places)
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in record.items() if key != "checkpoint"}))
+    with pytest.raises(FileNotFoundError, match="names no checkpoint"):
+        recbole_llm.load(file, **places)
+
+
+def test_the_command_line(made, tmp_path, capsys):
+    run = made()
+    (tmp_path / "users.txt").write_text("u3\n\nu4\n")
+    out = tmp_path / "lists.csv"
+    assert main(["recommend", str(run.file), "--users", str(tmp_path / "users.txt"), "--k=3", f"--out={out}"]) == 0
+    frame = pd.read_csv(out)
+    assert frame["user"].tolist() == ["u3"] * 3 + ["u4"] * 3 and [path.name for path in tmp_path.iterdir()].count(out.name) == 1
+    capsys.readouterr()
+    assert main(["recommend", str(run.file), "--history=i3 | i5", "--k=2", "--exclude=i7"]) == 0
+    assert "new user" in capsys.readouterr().out
+    assert main(["recommend", str(run.file), "--user=u3,u4", "--k=2", "--explain"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("gate: ") == 2 and "user u4" in shown
+    assert main(["recommend", str(run.file), "--user=u99"]) == 2
+    assert "error: no user 'u99'" in capsys.readouterr().err
+    assert main(["recommend", str(run.file), "--user=u3", "--rerank=5"]) == 2
+    assert "rerank: the checkpoint fixes it" in capsys.readouterr().err
+
+
+def test_the_dispatcher(made, capsys, tmp_path):
+    run = made()
+    assert main([]) == 2 and main(["--help"]) == 0
+    assert capsys.readouterr().out.count("recommend  RUN") == 2
+    assert main(["recomend"]) == 2 and "choose run, recommend, compare, report" in capsys.readouterr().err
+    assert main(["compare", str(run.file), str(run.file), "--resamples=100"]) == 0
+    assert "iLoRA" in capsys.readouterr().out
+    assert main(["--model=Nothing", "--dataset=tiny"]) == 2 == main(["run", "--model=Nothing", "--dataset=tiny"])
+    assert capsys.readouterr().err.count("Unknown model 'Nothing'") == 2
+    done = subprocess.run([sys.executable, "-m", "recbole_llm", "recommend", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) < 40 and "--explain" in done.stdout
