@@ -219,6 +219,9 @@ def _list_problems(final, model_class):
     if later and not problems and not final.get("user_token"):
         problems.append("history_from: prompts without a history say nothing of the user without user_token: True; set it, or "
                         "history_from: 0")  # fmt: skip
+    if later and not problems and final.get("curriculum") == "linear":
+        problems.append("history_from: text-only prompts, with which curriculum: linear begins, say nothing of the user without a "
+                        "history; set curriculum: none, or history_from: 0")  # fmt: skip
     return problems
 
 
