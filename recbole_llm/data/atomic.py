@@ -196,8 +196,8 @@ def read_table(path, separator: str = "\t", encoding: str | None = None, wanted=
 
 def _values(lines: list[str], separator: str, width: int, path: Path) -> tuple[list[str], np.ndarray]:
     """All values one after the other, `width` of each record, and the line of each record."""
-    numbers = np.array([number for number, line in enumerate(lines, start=1) if line.strip()][1:], dtype=np.int64)
-    body = [line for line in lines[1:] if line.strip()]
+    numbers = np.array([number for number, line in enumerate(lines, start=1) if line.strip(" ")][1:], dtype=np.int64)
+    body = [line for line in lines[1:] if line.strip(" ")]
     counts = np.array([line.count(separator) for line in body], dtype=np.int64) + 1
     exact = bool((counts == width).all())
     odd = [i for i, line in enumerate(body) if line.count('"') % 2]  # where a quoted value may run on

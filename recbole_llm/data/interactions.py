@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from recbole_llm.data.atomic import read_header
 from recbole_llm.data.convert import how_to_get
-from recbole_llm.data.loading import check_benchmark
+from recbole_llm.data.loading import check_benchmark, not_there
 
 _NOT_LOADED = {  # settings about columns that are not loaded here, or that would alter the ones that are
     "unload_col": None,
@@ -94,25 +94,9 @@ def _interaction_columns(config) -> list[str]:
     missing = [name for name in needed if name not in types]
     if missing:
         raise ValueError(
-            f"{file} has no column {', '.join(map(repr, missing))} (it has {', '.join(types)}); sequential rows need "
-            f"user, item and TIME_FIELD. {_renamed(config, missing, types)}"
-            f"{how_to_get(config['dataset'], Path(config['data_path']).parent)}"
+            f"{not_there(file, config, missing, types)}. {how_to_get(config['dataset'], Path(config['data_path']).parent)}"
         )
     return needed + [name for name in wanted if name in types and name not in needed]
-
-
-def _renamed(config, missing: list[str], types: dict[str, str | None]) -> str:
-    """The keys that name the missing columns, with a column of the file that may be meant."""
-    told = []
-    for key, kind, marks in (
-        ("USER_ID_FIELD", "token", ("user", "uid", "session")),
-        ("ITEM_ID_FIELD", "token", ("item", "iid")),
-        ("TIME_FIELD", "float", ("time", "date", "ts")),
-    ):
-        if config[key] in missing:
-            alike = [name for name, own in types.items() if own in (kind, None) and any(m in name.lower() for m in marks)]
-            told.append(f"{key}: {alike[0] if alike else '<its name in the file>'}")
-    return f"If the file calls it otherwise, set {', '.join(told)} (and load_col). " if told else ""
 
 
 def reduced_config(config):

@@ -216,7 +216,7 @@ def check_benchmark(config) -> list[Path]:
 
 
 def check_history_lists(dataset) -> None:
-    """Refuse history lists that are written with another separator than `seq_separator`.
+    """Refuse history lists that are not loaded, or written with another separator than `seq_separator`.
 
     Raises
     ------
@@ -225,6 +225,9 @@ def check_history_lists(dataset) -> None:
     """
     field = dataset.iid_field + dataset.config["LIST_SUFFIX"] if dataset.iid_field else None
     frame = dataset.inter_feat
+    if dataset.benchmark_filename_list is not None and field in (dataset.config["alias_of_item_id"] or ()):
+        if not brings_histories(dataset):
+            raise ValueError(f"{dataset.dataset_name}: alias_of_item_id names {field}, which the files lack; leave it out")
     if field not in frame or dataset.iid_field not in frame or dataset.field2type[field] != FeatureType.TOKEN_SEQ:
         return
     known = set(frame[dataset.iid_field])
@@ -302,7 +305,8 @@ def check_left(dataset) -> None:
         steps = [entry for entry in vars(dataset).get("_counts", ()) if entry[0] == feat and entry[2] != entry[3]]
         told = []
         for _, name, before, after, example in steps:
-            keys = [f"{key}: {dataset.config[key]}" for key in STEPS[name] if dataset.config[key]]
+            values = {key: dataset.config[key] for key in STEPS[name]}
+            keys = [f"{key}: {value}" for key, value in values.items() if value not in (None, False, "[0,inf)")]
             told.append(f"{' and '.join(keys) or 'rows without ids'} left {after} of {before} rows")
             if name == "_filter_inter_by_user_or_item":
                 told[-1] += _differing_ids(dataset, example)
@@ -321,6 +325,23 @@ def _differing_ids(dataset, example) -> str:
     return f" (e.g. {'; '.join(told)})"
 
 
+def not_there(file: Path, config, missing: list[str], types: dict[str, str | None]) -> str:
+    """What to say of columns that an .inter file lacks: the key that names each, and a column that may be meant."""
+    told = []
+    for key, kind, marks in (
+        ("USER_ID_FIELD", "token", ("user", "uid", "session")),
+        ("ITEM_ID_FIELD", "token", ("item", "iid")),
+        ("TIME_FIELD", "float", ("time", "date", "ts")),
+    ):
+        if config[key] in missing:
+            alike = [name for name, own in types.items() if own in (kind, None) and any(m in name.lower() for m in marks)]
+            told.append(f"{key}: {alike[0] if alike else '<its name in the file>'}")
+    return (
+        f"{file} has no column {', '.join(map(repr, missing))} (it has {', '.join(types)}); sequential rows need user, item "
+        f"and time. If the file calls it otherwise, set {', '.join(told) or 'the key that names it'} and load_col"
+    )
+
+
 def check_columns(dataset, by) -> None:
     """Refuse to sort by a column that was not loaded.
 
@@ -329,12 +350,17 @@ def check_columns(dataset, by) -> None:
     ValueError
     """
     missing = [name for name in ([by] if isinstance(by, str) else by) if name not in dataset.inter_feat]
-    if missing:
-        raise ValueError(
-            f"{dataset.dataset_name}: interactions are put in order by {', '.join(map(repr, missing))}, which is none of "
-            f"the loaded columns {', '.join(dataset.inter_feat.columns)}; set TIME_FIELD to the column that holds the "
-            f"time, and name it in load_col: {{inter: [...]}}"
-        )
+    if not missing:
+        return
+    config, loaded = dataset.config, ", ".join(dataset.inter_feat.columns)
+    file = Path(config["data_path"]) / f"{dataset.dataset_name}.inter"
+    types = read_header(file, config["field_separator"], config["encoding"]) if file.is_file() else {}
+    if types and (absent := [name for name in missing if name not in types]):
+        raise ValueError(not_there(file, config, absent, types))
+    raise ValueError(
+        f"{dataset.dataset_name}: interactions are put in order by {', '.join(map(repr, missing))}, which is none of the "
+        f"loaded columns {loaded}; name it in load_col: {{inter: [...]}}"
+    )
 
 
 # ---- benchmark files without history lists -------------------------------------------------------------------------

@@ -80,7 +80,7 @@ class LLMRecommender(SequentialRecommender):
         self.crm = crm.load_or_train(config, dataset)
         init_seed(config["seed"], config["reproducibility"])  # the same start whether the CRM was trained now or read
         llm = load_llm(config)
-        check_tokenizer(llm, self.tokens.tokenizer)
+        check_tokenizer(llm, self.tokens.tokenizer, self.tokens.used(self._templates()))
         self.context_length = context_length(llm)
         embeddings = llm.get_input_embeddings()
         some = torch.arange(min(4096, embeddings.num_embeddings), device=embeddings.weight.device)
@@ -298,13 +298,17 @@ class LLMRecommender(SequentialRecommender):
             with torch.no_grad():
                 projector[0].weight.copy_(projector[0].weight @ matrix.T)
 
+    def _templates(self) -> list[str]:
+        config = self.config
+        templates = click_templates(config) if self.scoring == "yes_no" else config["prompt_templates"]
+        return prompt.with_words(templates, config["prompt_words"])
+
     def _warn_of_misread_prompts(self) -> None:
         """The built-in LLM knows by a few words where candidates begin; other LLMs read."""
         config = self.config
         if config["behaviour_tokens"] == "none" or not is_pretrained_here(resolve_path(config)):
             return
-        templates = click_templates(config) if self.scoring == "yes_no" else config["prompt_templates"]
-        for line in misread(self.tokens.tokenizer, prompt.with_words(templates, config["prompt_words"])):
+        for line in misread(self.tokens.tokenizer, self._templates()):
             getLogger().warning(line)
 
     @torch.no_grad()
