@@ -62,7 +62,8 @@ def load_llm(config):
 
 
 def load_tokenizer(config):
-    """The tokenizer beside the LM, padding on the left. Padding falls back to the end or unknown token, always masked.
+    """The tokenizer beside the LM, padding on the left. Padding, always masked, falls back to the end token where it has
+    no token, or one that the LM has no embedding for.
 
     Raises:
         FileNotFoundError: there is no such LM, or no tokenizer.
@@ -71,7 +72,8 @@ def load_tokenizer(config):
     from transformers import AutoTokenizer
 
     path = resolve_path(config)
-    _check_config(path, bool(config["trust_remote_code"]), config["llm_path"])  # first: the name may be wrong, or no causal LM
+    trust = bool(config["trust_remote_code"])
+    found = _check_config(path, trust, config["llm_path"])  # first: the name may be wrong, or no causal LM
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path, padding_side="left", trust_remote_code=bool(config["trust_remote_code"])
@@ -89,7 +91,8 @@ def load_tokenizer(config):
             f"llm_path {path!r}: its tokenizer has no end token, which ends every answer; name one as eos_token in "
             f"tokenizer_config.json"
         )
-    if tokenizer.pad_token_id is None:
+    rows = getattr(found.get_text_config(), "vocab_size", None)
+    if tokenizer.pad_token_id is None or rows and tokenizer.pad_token_id >= rows:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -117,13 +120,24 @@ def resolve_path(config):
     raise FileNotFoundError(f"llm_path {name!r} ({folder}) holds no config.json; {remedy}")
 
 
-def check_tokenizer(llm, tokenizer):
-    """Raises ValueError where the tokenizer can give ids that the LM has no embedding for."""
+def check_tokenizer(llm, tokenizer, used=()):
+    """Refuse a tokenizer that gives ids for which the LM has no embedding.
+
+    A token that no prompt holds needs none: Gemma 3 of one billion names an image token one beyond its table.
+
+    Args:
+        used: ids of titles and templates, beside those of the start, end and padding tokens.
+
+    Raises:
+        ValueError: names the tokens.
+    """
     rows = llm.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
+    needed = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, *used} - {None}
+    if beyond := sorted(token for token in needed if token >= rows):
+        shown = ", ".join(repr(tokenizer.convert_ids_to_tokens(token)) for token in beyond[:5])
         raise ValueError(
-            f"llm_path: the tokenizer has {len(tokenizer)} tokens and the LM {rows} embeddings; use those saved "
-            f"together"
+            f"llm_path: the tokenizer has {len(tokenizer)} tokens and the LM {rows} embeddings, none for {shown}, which "
+            f"prompts hold; use those saved together"
         )
 
 
@@ -202,7 +216,7 @@ def _choice(config, key, allowed, default=None):
 
 
 def _check_config(path, trust_remote_code, name):
-    """Refuses what is no decoder-only causal LM before its weights are read."""
+    """Refuses what is no decoder-only causal LM before its weights are read; the LM's configuration."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
     try:
@@ -226,6 +240,7 @@ def _check_config(path, trust_remote_code, name):
             f"llm_path {path!r}: a {found.model_type} model looks token ids up in every layer, and behaviour "
             f"tokens have none; {_EXAMPLES}"
         )
+    return found
 
 
 def _check_weights(folder):

@@ -28,6 +28,8 @@ _BASELINE = (
     "data/evaluation.py",
     "data/preparation.py",
     "data/interactions.py",
+    "data/atomic.py",
+    "data/loading.py",
 )
 _OPTIONAL = (
     "data/full.py",

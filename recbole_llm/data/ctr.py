@@ -3,8 +3,7 @@
 A row is an interaction (user, item, label) that has an earlier one: RecBole's sequential models see no other, so
 context models (DeepFM, AutoInt ...) see no other either. Order and split are RecBole's own, taken from a
 `SequentialDataset` over the interaction columns, in which each interaction carries its number; every model's dataset is
-then cut along these rows, whatever columns it loads. Times are kept in full precision beside RecBole's 32-bit ones:
-"before" is decided by them.
+then cut along these rows, whatever columns it loads. Times are kept in full precision: "before" is decided by them.
 """
 
 import hashlib
@@ -30,7 +29,7 @@ _memory: dict[str, "LabelledRows"] = {}
 
 @dataclass(frozen=True)
 class Interactions:
-    """Every interaction of a dataset, in the order of its file. n of each.
+    """Every interaction of a dataset, in order of time, equal times in the order of its file. n of each.
 
     Attributes
     ----------
@@ -207,7 +206,7 @@ def interaction_numbers(feats: Sequence, dataset, data: Interactions) -> list[np
     -------
     int64 [rows of the split], one array per split
     """
-    order = np.argsort(data.times.astype(np.float32), kind="stable")
+    order = np.argsort(data.times, kind="stable")
     numbers: dict[tuple[str, str], list[int]] = {}
     for number, user, item in zip(order.tolist(), data.users[order].tolist(), data.items[order].tolist(), strict=True):
         numbers.setdefault((user, item), []).append(number)
