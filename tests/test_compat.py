@@ -99,10 +99,10 @@ def test_rewrite_refuses_unexpected_source():
 def test_rewritten_functions_keep_their_line_numbers():
     from recbole.data.dataset import Dataset
 
-    code = Dataset._fill_nan.__code__
+    code = Dataset._normalize.__code__
     assert code.co_filename.startswith(str(Path(recbole.__file__).parent))
     line = Path(code.co_filename).read_text().splitlines()[code.co_firstlineno - 1]
-    assert line.strip() == "def _fill_nan(self):" and Dataset._fill_nan.__qualname__ == "Dataset._fill_nan"
+    assert line.strip() == "def _normalize(self):" and Dataset._normalize.__qualname__ == "Dataset._normalize"
 
 
 def test_numpy_keeps_its_own_names():

@@ -20,6 +20,7 @@ FUZZ = settings(
 )  # fmt: skip
 HEADER = ["user_id:token", "item_id:token", "timestamp:float", "note:token"]
 ODD = ["NA", "null", "None", "nan", "3", "3.0", "03", "1e5", "-", '"', '""', '"a', 'a"', '"a"', 'a "b" c', "#x", "é", "日本", "🎬"]
+LINES = ["one\ntwo", "a, b\tc; d|e", "a\nb\tc,d;e|f", 'he said "so\nit is"', '\n"', "1\n2\n3", "x\r\ny"]  # only in CSV
 TIMES = st.one_of(
     st.integers(0, 2**53).map(str),
     st.integers(1_700_000_000, 1_700_000_200).map(str),
@@ -28,8 +29,9 @@ TIMES = st.one_of(
 
 
 def words(*excluded: str):
-    text = st.text(st.characters(exclude_characters="\0" + "".join(excluded), exclude_categories=["Cs"]), max_size=8)
-    return st.one_of(st.sampled_from(ODD), text, st.sampled_from(["u1", "u2", "i1", "i2", "i3"]))
+    text = st.text(st.characters(exclude_characters="\0\r" + "".join(excluded), exclude_categories=["Cs"]), max_size=8)
+    odd = ODD if excluded else ODD + LINES
+    return st.one_of(st.sampled_from(odd), text, st.sampled_from(["u1", "u2", "i1", "i2", "i3"]))
 
 
 @st.composite
@@ -39,7 +41,7 @@ def files(draw):
     separator = draw(st.sampled_from(["\t", ",", ";", "|"] + ["::"] * (style == "plain")))
     end = draw(st.sampled_from(["\n", "\r\n"]))
     excluded = ("\n", "\r", *separator) if style == "plain" else ()
-    ids = words(*excluded, " ")
+    ids = words(*excluded, " ") if excluded else words()
     rows = draw(st.lists(st.tuples(ids, ids, TIMES, words(*excluded)), min_size=1, max_size=25))
     if style == "plain":
         text = end.join([separator.join(row) for row in [HEADER, *rows]]) + draw(st.sampled_from(["", end]))
