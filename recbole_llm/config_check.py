@@ -119,6 +119,7 @@ RULES = {
     "crm_epochs": COUNT,
     "crm_config": SETTINGS,
     "llm_path": TEXT,
+    "llm_random_weights": FLAG,
     "llm_dtype": choice("auto", "float32", "bfloat16", "float16"),
     "attn_implementation": optional(choice("sdpa", "eager", "flash_attention_2")),
     "llm_quantization": optional(choice("8bit", "4bit")),

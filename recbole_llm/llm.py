@@ -25,19 +25,45 @@ _CONVERT = (
 def load_llm(config):
     """The causal LM that `llm_path` names: frozen, in eval mode, on the CPU (quantised: on `device`).
 
-    Reads llm_path, llm_dtype and attn_implementation (auto and null: :mod:`recbole_llm.hardware`), llm_quantization (null, 8bit,
-    4bit) and trust_remote_code.
+    Reads llm_path, llm_random_weights, llm_dtype and attn_implementation (auto and null: :mod:`recbole_llm.hardware`),
+    llm_quantization (null, 8bit, 4bit) and trust_remote_code.
 
     Raises:
         FileNotFoundError: no such folder, file or distribution, or a hub name that cannot be fetched.
         ValueError: a key's value is unknown, or what is there is no complete causal LM in safetensors.
         ImportError: a quantisation or attention package is missing.
     """
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
 
     options = _options(config)
     path = resolve_path(config)
-    _check_config(path, options["trust_remote_code"], config["llm_path"])
+    found = _check_config(path, options["trust_remote_code"], config["llm_path"])
+    llm = _untrained(found, options, config) if config["llm_random_weights"] else _pretrained(path, options)
+    llm.requires_grad_(False).eval()
+    if not is_causal(llm):
+        raise ValueError(
+            f"llm_path {path!r} is a {type(llm).__name__} whose tokens see later tokens: not a causal LM; {_EXAMPLES}"
+        )
+    llm.generation_config = GenerationConfig()  # greedy by our own arguments, whatever sampling the checkpoint suggests
+    return llm
+
+
+def _untrained(found, options, config):
+    """A model of the same shape whose weights are drawn from `seed`."""
+    from transformers import AutoModelForCausalLM
+
+    if "quantization_config" in options:
+        raise ValueError("llm_random_weights: random weights are not quantised; set llm_quantization: null")
+    dtype = found.dtype if options["dtype"] == "auto" else options["dtype"]
+    attention = {name: value for name, value in options.items() if name == "attn_implementation"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config["seed"])
+        return AutoModelForCausalLM.from_config(found, dtype=dtype, trust_remote_code=options["trust_remote_code"], **attention)
+
+
+def _pretrained(path, options):
+    from transformers import AutoModelForCausalLM
+
     try:
         llm, loaded = AutoModelForCausalLM.from_pretrained(
             path, use_safetensors=True, output_loading_info=True, **options
@@ -52,12 +78,6 @@ def load_llm(config):
             f"llm_path {path!r} lacks the weights {missing[:5]} of a {type(llm).__name__}: use one saved from a "
             f"causal LM, not from its base model"
         )
-    llm.requires_grad_(False).eval()
-    if not is_causal(llm):
-        raise ValueError(
-            f"llm_path {path!r} is a {type(llm).__name__} whose tokens see later tokens: not a causal LM; {_EXAMPLES}"
-        )
-    llm.generation_config = GenerationConfig()  # greedy by our own arguments, whatever sampling the checkpoint suggests
     return llm
 
 

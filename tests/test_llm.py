@@ -77,6 +77,21 @@ def test_dtype_and_attention(llama_folder, dtype, attention):
     assert attention is None or llm.config._attn_implementation == attention
 
 
+def test_random_weights_keep_the_shape_and_come_from_the_seed(llama_folder):
+    trained = loading.load_llm(settings(llama_folder))
+    before = torch.random.get_rng_state()
+    first, again, other = (loading.load_llm(settings(llama_folder, llm_random_weights=True, seed=seed)) for seed in (1, 1, 2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    states = [llm.state_dict() for llm in (trained, first, again, other)]
+    assert [{n: w.shape for n, w in state.items()} for state in states[1:]] == [{n: w.shape for n, w in states[0].items()}] * 3
+    assert all(torch.equal(weight, states[2][name]) for name, weight in states[1].items())
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(states[1][name], states[0][name]) and not torch.equal(states[1][name], states[3][name])
+    assert not any(weight.requires_grad for weight in first.parameters()) and not first.training
+    with pytest.raises(ValueError, match="llm_random_weights: random weights are not quantised"):
+        loading._untrained(trained.config, {"dtype": torch.float32, "quantization_config": object()}, settings(llama_folder))
+
+
 def test_a_checkpoint_with_sampling_settings_decodes_greedily(llama_folder, tmp_path):
     llm = build("llama")
     llm.generation_config.update(do_sample=True, temperature=5.0, repetition_penalty=2.0)

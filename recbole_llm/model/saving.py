@@ -34,7 +34,7 @@ OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
 # settings that change what trained weights compute without changing their names or shapes
 MEANING = (
     "lora_alpha", "num_experts", "lora_mixing", "gate_form", "gate_input", "gate_top_k", "gate_temperature",
-    "projector_form", "slot_scale",
+    "projector_form", "slot_scale", "llm_random_weights",
 )  # fmt: skip
 
 
