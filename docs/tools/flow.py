@@ -8,7 +8,7 @@ from html import escape
 
 _NODE = re.compile(r"(\w+)(?:\[([^\]]*)\])?")
 _ARROW = re.compile(r"\s*-->\s*(?:\|([^|]*)\|)?\s*")
-WIDTH, HEIGHT, GAP, ACROSS, CHARACTERS = 150, 52, 56, 26, 20  # pixels; characters a line
+WIDTH, HEIGHT, GAP, ACROSS, CHARACTERS = 124, 54, 62, 22, 16  # pixels; characters a line
 
 
 def parse(text: str) -> tuple[str, dict[str, str], list[tuple[str, str, str]]]:
@@ -81,9 +81,9 @@ def svg(text: str) -> str:
     parts += [_box(*centre(node), label) for node, label in nodes.items()]
     size = columns * step[0] - (step[0] - WIDTH) + 8, rows * step[1] - (step[1] - HEIGHT) + 8
     words = escape(", ".join(nodes.values()), quote=True)
-    head = f'<svg class="flow" role="img" aria-label="{words}" viewBox="0 0 {size[0]} {size[1]}" style="max-width: {size[0]}px">'
+    head = f'<svg class="flow" role="img" aria-label="{words}" viewBox="0 0 {size[0]} {size[1]}" style="max-width: {size[0]}px; min-width: {min(size[0], 560)}px">'
     marker = '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z"/></marker></defs>'
-    return head + marker + "".join(parts) + "</svg>"
+    return f'<div class="flow">{head}{marker}{"".join(parts)}</svg></div>'
 
 
 def _arrow(a: tuple[float, float], b: tuple[float, float], label: str, wide: bool) -> str:
