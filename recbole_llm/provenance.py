@@ -29,6 +29,8 @@ _BASELINE = (
     "data/interactions.py",
     "data/atomic.py",
     "data/loading.py",
+    "data/benchmark.py",
+    "data/filters.py",
 )
 _OPTIONAL = (
     "data/full.py",
