@@ -326,20 +326,20 @@ def filter_counts():
     """
     from recbole.data.dataset import Dataset
 
-    from recbole_llm.data import loading
+    from recbole_llm.data import filters
 
     def counted(name, step):
         def run(self):
-            loading.count_steps(self, name, step)
+            filters.count_steps(self, name, step)
 
         return run
 
-    for name in loading.STEPS:
+    for name in filters.STEPS:
         setattr(Dataset, name, counted(name, getattr(Dataset, name)))
     reset = Dataset._reset_index
 
     def _reset_index(self):
-        loading.check_left(self)
+        filters.check_left(self)
         reset(self)
 
     Dataset._reset_index = _reset_index
@@ -354,25 +354,25 @@ def benchmark_files():
     """
     from recbole.data.dataset import Dataset, SequentialDataset
 
-    from recbole_llm.data import loading
+    from recbole_llm.data import benchmark
 
     load = Dataset._load_inter_feat
     presets, change = SequentialDataset._benchmark_presets, SequentialDataset._change_feat_format
 
     def _load_inter_feat(self, token, dataset_path):
         if self.benchmark_filename_list is not None:
-            loading.check_benchmark(self.config)
+            benchmark.check_benchmark(self.config)
         load(self, token, dataset_path)
-        loading.check_history_lists(self)
+        benchmark.check_history_lists(self)
 
     def _benchmark_presets(self):
-        if loading.brings_histories(self):
+        if benchmark.histories_loaded(self):
             presets(self)
 
     def _change_feat_format(self):
         change(self)
-        if self.benchmark_filename_list is not None and not loading.brings_histories(self):
-            loading.histories_from_files(self)
+        if self.benchmark_filename_list is not None and not benchmark.histories_loaded(self):
+            benchmark.histories_from_files(self)
 
     Dataset._load_inter_feat = _load_inter_feat
     SequentialDataset._benchmark_presets = _benchmark_presets

@@ -30,6 +30,8 @@ _BASELINE = (
     "data/interactions.py",
     "data/atomic.py",
     "data/loading.py",
+    "data/benchmark.py",
+    "data/filters.py",
 )
 _OPTIONAL = (
     "data/full.py",

@@ -18,8 +18,9 @@ from recbole.data.dataset import SequentialDataset
 from torch.nn import functional
 
 from recbole_llm.data.atomic import read_header
+from recbole_llm.data.benchmark import check_benchmark
 from recbole_llm.data.convert import ensure_dataset, how_to_get
-from recbole_llm.data.loading import check_benchmark, not_there
+from recbole_llm.data.loading import not_there
 
 _NOT_LOADED = {  # settings about columns that are not loaded here, or that would alter the ones that are
     "unload_col": None,
