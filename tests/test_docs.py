@@ -1,5 +1,6 @@
 """README and docs/: every code block runs or parses, references name every key, links lead somewhere, README stays short."""
 
+import ast
 import re
 import sys
 
@@ -192,6 +193,24 @@ def _help_texts():
     parsers = (command_line._parser(), recommend_command._parser(), _parser())
     yield "nproc_per_node"  # torchrun's
     yield from (parser.format_help() for parser in parsers)
+
+
+def test_messages_in_troubleshooting_are_what_the_code_says():
+    said = "\n".join(text for file in (ROOT / "recbole_llm").rglob("*.py") for text in _texts(ast.parse(file.read_text(encoding="utf-8"))))
+    shown = re.findall(r"^\*\*(.*?)\*\*", (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    quoted = [quote for heading in shown for quote in re.findall(r"`([^`]*)`", heading)]
+    assert len(quoted) > 30
+    for part in (part for quote in quoted for part in quote.split("...") if part.strip()):
+        assert " ".join(part.split()) in said, part
+
+
+def _texts(tree):
+    """The strings of a module, what an f-string puts in left out."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "{}".join(piece.value if isinstance(piece, ast.Constant) else "" for piece in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
 
 
 @pytest.mark.parametrize("page", doc_blocks.pages(), ids=lambda page: page.name)
