@@ -308,7 +308,7 @@ def hyper_tuning():
     from recbole.trainer import HyperTuning
 
     def objective(params, files):
-        score = -abs(params["x"] - 2)
+        score = 5 - abs(params["x"] - 2)  # RecBole takes a score of 0 for none
         return {"model": "m", "best_valid_score": score, "valid_score_bigger": True, "best_valid_result": {}, "test_result": {}}
 
     search = HyperTuning(objective, params_dict={"choice": {"x": [1, 2, 3]}}, algo="exhaustive")
