@@ -1,6 +1,7 @@
 """The settings and commands, as tables made from what declares them: property files, `config_check.RULES`, the parsers."""
 
 import argparse
+import json
 import re
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def _typed(comment: str) -> tuple[str, str]:
 
 def _flow(value) -> str:
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).strip()
-    return text.removesuffix("...").strip()
+    text = text.removesuffix("...").strip()
+    return json.dumps(value, ensure_ascii=False) if "\n" in text else text  # JSON is YAML too, and of one line
 
 
 def _cell(text: str) -> str:
