@@ -144,6 +144,7 @@ RULES = {
     "crm_history_len": POSITIVE,
     "text_history_len": POSITIVE,
     "crm_history": choice("recent", "relevant"),
+    "crm_rows": choice("all", "sample"),
     "text_history": choice("recent", "relevant"),
     "retrieval_encoder": TEXT,
     "history_notes": optional(choice("likes", "ratings", "none")),
@@ -366,6 +367,8 @@ def _click_problems(final, model_class):
         problems.append(f"gate_top_k: must be at most num_experts={experts}, got {top_k}")
     if gate not in ("auto", "target", "sequence"):
         problems.append(f"gate_input: {model_class.__name__} takes auto, target or sequence, got {gate!r}")
+    if final.get("crm_rows") == "sample" and final.get("protocol") != "ctr":
+        problems.append(f"crm_rows: sample is for protocol 'ctr', got protocol={final.get('protocol')!r}; use all")
     for key, value in (("llm_eval", "generate"), ("selection", "generation")):
         if final.get(key) == value:
             problems.append(f"{key}: {value} has no meaning for {model_class.__name__}, whose answer is Yes or No")
