@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import ChainMap
 
 from recbole_llm.analysis import figures
 from recbole_llm.analysis.common import digest
 from recbole_llm.analysis.report import Report
 from recbole_llm.command_line import parse_command_line
-from recbole_llm.config import ConfigError, LLMConfig
+from recbole_llm.config import ConfigError, properties_dir, read_yaml
 from recbole_llm.leaderboard.plan import DEFAULT_SEED, seed_list
 from recbole_llm.leaderboard.published import contents, of_dataset
 from recbole_llm.leaderboard.run import run_leaderboard
@@ -68,7 +69,7 @@ def reproduce(paper: str, dataset: str, scale: str = "paper", seeds=None, config
         spec["llm"]["llm_eval"] = "generate"
     given = dict(settings or {})
     folder = f"reproduce-{paper}-{scale}" + (f"-{digest({k: repr(v) for k, v in given.items()})}" if given else "")
-    given["result_dir"] = os.path.join(_result_dir(dataset, config_files, given), folder)
+    given["result_dir"] = os.path.join(_result_dir(config_files, given), folder)
     rows = [{key: value for key, value in row.items() if key != "published"} for row in plan["models"]]
     protocol = PROTOCOLS[plan["table"]]
     frame = run_leaderboard(rows, [dataset], [protocol], seeds, config_files, given, spec, metric=METRICS[plan["table"]])
@@ -78,8 +79,9 @@ def reproduce(paper: str, dataset: str, scale: str = "paper", seeds=None, config
     return report
 
 
-def _result_dir(dataset: str, config_files, settings: dict) -> str:
-    return LLMConfig("Pop", dataset, config_files, None, {k: v for k, v in settings.items() if k == "result_dir"})["result_dir"]
+def _result_dir(config_files, settings: dict) -> str:
+    layers = [properties_dir() / "overall.yaml", *(config_files or ())]
+    return ChainMap(settings, *(read_yaml(file) for file in reversed(layers)))["result_dir"]
 
 
 def beside(paper: str, scale: str, board: dict, plan: dict, table: dict, key: str, about: dict) -> Report:
