@@ -300,7 +300,7 @@ class LLMRecommender(SequentialRecommender):
 
     @torch.no_grad()
     def generate(self, interaction: Interaction) -> list[str]:
-        """Greedy answers as text, one per row."""
+        """Greedy answers as text, one per row, all their lines; :mod:`recbole_llm.metrics` reads the first."""
         longest = int(interaction["branch_mask"].sum(-1).max())
         self._check_length(interaction["prompt_ids"].shape[1], longest - 1)
         with self.gated(interaction):
