@@ -14,15 +14,17 @@ from pathlib import Path
 
 import yaml
 
-from recbole_llm import recommend_command, sweep
+from recbole_llm import recommend_command
 from recbole_llm.__main__ import COMMANDS
+from recbole_llm.analysis import __main__ as analysis
 from recbole_llm.command_line import parse_command_line, parse_settings
-from recbole_llm.config import LLMConfig
+from recbole_llm.config import LLMConfig, properties_dir
 from recbole_llm.data.convert.__main__ import _parser as convert_parser
 from recbole_llm.data.convert.sources import source_of
 from recbole_llm.leaderboard.__main__ import _parser as leaderboard_parser
 from recbole_llm.leaderboard.command import is_leaderboard
 from recbole_llm.leaderboard.plan import make_plan, pick_models, read_spec
+from recbole_llm.leaderboard.published import of_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -105,14 +107,34 @@ def _check_module(module: str, arguments: list[str]) -> None:
         name = _parsed(convert_parser(), arguments).name
         if source_of(name) is None:
             raise ValueError(f"convert {name}: no such dataset")
-    elif module == "recbole_llm.sweep":
-        sizes = [word.partition("=")[2] for word in arguments if word.startswith("--sizes=")]
-        sweep.parse_sizes(*sizes)
-        check_run(["--protocol=ctr", "--model=RecLoRA", *(word for word in arguments if not word.startswith("--sizes="))])
+    elif module == "recbole_llm.analysis":
+        _check_analysis(arguments)
+    elif module == "recbole_llm.reproduce":
+        _check_reproduction(arguments)
     elif module == "recbole_llm":
         _check_ours(arguments)
     elif module == "recbole_llm.leaderboard":
         _parsed(leaderboard_parser(), arguments)
+
+
+def _check_analysis(words: list[str]) -> None:
+    name, *rest = words
+    if name not in analysis.NAMES:
+        raise ValueError(f"analysis {name}: no such analysis")
+    own = analysis._module(name).OPTIONS
+    analysis.parse_request(rest, own)
+    models = [] if any(word.startswith("--model=") for word in rest) else [f"--model={analysis._module(name).MODELS[0]}"]
+    check_run([*models, *(word for word in rest if word.removeprefix("--").partition("=")[0] not in own)])
+
+
+def _check_reproduction(words: list[str]) -> None:
+    paper, *rest = words
+    known = {path.stem.partition("-")[0] for path in (properties_dir() / "recipe").glob("*.yaml")}
+    if paper not in known:
+        raise ValueError(f"reproduce {paper}: no such paper")
+    (dataset,) = [word.partition("=")[2] for word in rest if word.startswith("--dataset=")]
+    if not (of_dataset("ranking", dataset) or of_dataset("click", dataset)):
+        raise ValueError(f"reproduce {paper} {dataset}: nothing is published for this dataset")
 
 
 def _check_ours(words: list[str]) -> None:
