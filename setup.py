@@ -44,6 +44,7 @@ EXTRAS = {
     "quantized": ["bitsandbytes"],
     "encoder": ["sentence-transformers"],
     "tune": ["hyperopt"],
+    "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"],
 }
 
 setup(
@@ -52,6 +53,19 @@ setup(
     description="LLM-based sequential recommenders (LLaRA, iLoRA, RecLoRA) as a plugin for RecBole 1.2.1",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="recbole_llm developers",
+    license="MIT",
+    license_files=["LICENSE"],
+    keywords=["recommender systems", "large language models", "sequential recommendation", "LoRA", "RecBole"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
     python_requires=">=3.11",
     install_requires=[*LLM, *RECBOLE, "statsmodels", "filelock"],
     extras_require=EXTRAS,

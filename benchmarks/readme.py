@@ -1,12 +1,11 @@
-"""python -m benchmarks.readme [FOLDER]: write README's result tables and docs/leaderboards/ from result files (results/).
+"""python -m benchmarks.readme [FOLDER]: write README's result table and docs/leaderboards/ from result files (results/).
 
-README's tables are those of the leaderboard (``recbole_llm.leaderboard``), with fewer columns: mean over seeds, 95% interval
-over users, deviation over seeds, rank = 1 + the number of significantly better rows. The first one holds every row, the others those
-with all seeds; docs/leaderboards/ has all columns of all rows. Nothing between the markers is written by hand. The table of a
-board that FOLDER has no file of stays as it is.
+README shows one board (ml-100k, candidates) in at most ten rows, with one metric and its 95% interval over users; where the board has
+more, the models at their own settings come before named variants, and better rows before worse ones. docs/leaderboards/ has a page for
+each board: all rows and columns, bias checks, published numbers. Nothing between README's markers is written by hand; it stays as it is
+where FOLDER has no file of its board.
 """
 
-import re
 import sys
 from pathlib import Path
 
@@ -18,56 +17,62 @@ from recbole_llm.result import count_of_rows, read_result
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "leaderboards"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-FIRST = ("ml-100k", "candidates")
-SHOWN = {"candidates": ("hit@1", "ndcg@10"), "full": ("hit@10", "ndcg@10"), "ctr": ("auc", "logloss", "acc")}
+SHOWN = ("ml-100k", "candidates")
+ROWS = 10
 
 
-def versus(test: dict, users: dict | None) -> str:
-    """Difference to the reference (users with a better mean over seeds : users with a worse one, p of this pair alone)."""
-    counts = f"{users['wins']} : {users['losses']}, " if users else ""
-    return f"{test['difference']:+.3f} ({counts}p {p_text(test['p'])})"
+def chosen_rows(board: dict) -> list[dict]:
+    """At most ``ROWS`` rows in the board's order: those with all seeds, models at their own settings first, then variants."""
+    seeds = max(len(row["seeds"]) for row in board["rows"])
+    complete = [row for row in board["rows"] if len(row["seeds"]) == seeds]
+    first = sorted(complete, key=lambda row: "@" in row["name"])[:ROWS]
+    return [row for row in complete if any(row is one for one in first)]
 
 
-def line(row: dict, metrics: list[str], main: str) -> str:
-    """One row of a table."""
-    against, cost = row["vs_reference"], row["cost"]
+def line(row: dict, main: str) -> str:
+    """One row of the table: rank, name, seeds, the metric, the difference to the reference, trained weights, seconds."""
+    against, cost = (row["vs_reference"] or {}).get(main), row["cost"]
+    seconds = sum(cost[f"seconds_{part}"] or 0 for part in ("crm", "train", "evaluate"))
     cells = [
-        str(row["rank"]), shown_name(row), str(len(row["seeds"])), *(cell_text(row["metrics"][name]) for name in metrics),
-        "" if not against else versus(against[main], row["users_against_reference"]),
-        amount(cost["trainable_parameters"]),
-        " + ".join(f"{cost[f'seconds_{part}'] or 0:.0f}" for part in ("crm", "train", "evaluate")),
+        str(row["rank"]), escaped(shown_name(row)), str(len(row["seeds"])), cell_text(row["metrics"][main]),
+        f"{against['difference']:+.3f} (p {p_text(against['p_holm'])})" if against else "",
+        amount(cost["trainable_parameters"]), f"{seconds:.0f}",
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
 
-def table(folder: Path, board: dict, every_row: bool) -> str:
-    """Markdown of one board, best first; ``every_row``: also rows with fewer seeds than others."""
-    protocol, seeds = board["protocol"], max(len(row["seeds"]) for row in board["rows"])
-    shown = [row for row in board["rows"] if every_row or len(row["seeds"]) == seeds]
-    records = [read_result(folder / file) for row in shown for file in row["files"]]
-    candidates = board["candidates"] or {}
-    facts = [f"{count_of_rows(board['n_rows'], board['n_test_rows'])} of {board['n_users']:,} users"]
-    if protocol == "candidates":
-        facts.append(f"{candidates['count']} candidates (chance {1 / candidates['count']:.3f})")
-    if candidates.get("sha256"):
-        facts.append(f"sha256 `{candidates['sha256'][:12]}`")
-    facts.append("; ".join(sorted({record["device"] for record in records})))
-    facts.append("commit " + ", ".join(sorted({record["commit"][:7] for record in records})))
-    metrics = [name for name in SHOWN[protocol] if name in board["metrics"]]
-    head = ["", "model", "seeds", *metrics, f"{board['main']} vs {board['reference']}", "trained", "CRM + train + test, s"]
-    rows = [line(row, metrics, board["main"]) for row in shown]
-    for failure in board["failed"]:
-        cells = ["–", escaped(failure["name"]), escaped(f"failed (seed {failure['seed']}): {failure['reason']}")]
-        rows.append("| " + " | ".join(cells + [""] * (len(head) - len(cells))) + " |")
-    return "\n".join([f"**{board['dataset']}, `{protocol}`**: {', '.join(facts)}.", "", f"| {' | '.join(head)} |",
-                      "|" + "---|" * len(head), *rows])  # fmt: skip
+def facts(folder: Path, board: dict, rows: list[dict]) -> str:
+    """On what the table was measured, by which code."""
+    records = [read_result(folder / file) for row in rows for file in row["files"]]
+    candidates = board["candidates"]
+    parts = [
+        f"{count_of_rows(board['n_rows'], board['n_test_rows'])} of {board['n_users']:,} users",
+        f"{candidates['count']} candidates (chance {1 / candidates['count']:.3f}), sha256 `{candidates['sha256'][:12]}`",
+        "; ".join(sorted({record["device"] for record in records})),
+        "commit " + ", ".join(sorted({str(record["commit"])[:7] for record in records})),
+    ]
+    return f"**{board['dataset']}, `{board['protocol']}`**: {', '.join(parts)}."
 
 
-def stored_tables(text: str) -> dict[tuple[str, str], str]:
-    """What stands between the markers now, by (dataset, protocol)."""
-    heads = list(re.finditer(r"^\*\*(\S+), `(\w+)`\*\*:", text, re.MULTILINE))
-    ends = [*(head.start() for head in heads), len(text)][1:]
-    return {head.groups(): text[head.start() : end].strip() for head, end in zip(heads, ends, strict=True)}
+def table(folder: Path, board: dict) -> str:
+    """README's block: what was measured, the table, how to read it."""
+    main, rows = board["main"], chosen_rows(board)
+    head = ["rank", "model", "seeds", f"{main} [95%]", f"vs {board['reference']} (Holm)", "trained", "s a seed"]
+    left = len(board["rows"]) + len(board["failed"]) - len(rows)
+    page = f"[docs/leaderboards/](docs/leaderboards/{board['dataset']}.{board['protocol']}.md)"
+    note = f"Mean over seeds [interval over users] ± deviation over seeds; a rank is 1 + the number of rows that are significantly better.\n{page} has every metric"
+    return "\n".join([
+        *_wrapped(facts(folder, board, rows)), "", f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(line(row, main) for row in rows), "",
+        note + (f" and {left} more rows." if left else "."),
+    ])  # fmt: skip
+
+
+def _wrapped(text: str, width: int = 150) -> list[str]:
+    """Lines of at most ``width`` characters, cut at blanks."""
+    lines = [""]
+    for word in text.split():
+        lines = lines + [word] if len(lines[-1]) + len(word) >= width else [*lines[:-1], f"{lines[-1]} {word}".strip()]
+    return lines
 
 
 def main(folder: str | None = None) -> None:
@@ -83,17 +88,15 @@ def main(folder: str | None = None) -> None:
         raise FileNotFoundError(f"no result file in {folder}; run run_recbole_llm.py first")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"README.md must hold {BEGIN} and {END} once each: the tables are written between them")
-    before, rest = text.split(BEGIN)
-    old, after = rest.split(END)
-    tables = stored_tables(old)
+        raise ValueError(f"README.md must hold {BEGIN} and {END} once each: the table is written between them")
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGES.mkdir(parents=True, exist_ok=True)
     for dataset, protocol in found:
         board = build_board(folder, dataset, protocol, stored_options(folder, dataset, protocol))
         (PAGES / f"{dataset}.{protocol}.md").write_text(markdown(board), encoding="utf-8")
-        tables[dataset, protocol] = table(folder, board, every_row=(dataset, protocol) == FIRST)
-    order = sorted(tables, key=lambda pair: (pair[1], pair != FIRST, pair))
-    tables = "\n\n".join(tables[pair] for pair in order)
-    (ROOT / "README.md").write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}", encoding="utf-8")
+        if (dataset, protocol) == SHOWN and board["rows"]:
+            (ROOT / "README.md").write_text(f"{before}{BEGIN}\n{table(folder, board)}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

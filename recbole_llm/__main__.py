@@ -3,6 +3,8 @@
   run        train and test models: --model=iLoRA --dataset=ml-100k [--key=value ...]; run itself may be left out
   recommend  RUN --user=ID --k=10: the best items of users or of histories typed by hand
   compare    A.json B.json: two result files, row by row
+  analysis   NAME --dataset=ml-100k: a figure of the papers (experts, gradients, gate, shots ...)
+  reproduce  PAPER --dataset=lastfm-llara: a paper's main table beside its published numbers
   report     FOLDER: the leaderboards of a folder of result files
 
 recbole-llm COMMAND --help tells the rest.
@@ -17,6 +19,8 @@ from importlib import import_module
 COMMANDS = {
     "run": ("recbole_llm.quick_start", False),
     "recommend": ("recbole_llm.recommend_command", False),
+    "analysis": ("recbole_llm.analysis.__main__", False),
+    "reproduce": ("recbole_llm.reproduce", False),
     "compare": ("recbole_llm.leaderboard.__main__", True),
     "report": ("recbole_llm.leaderboard.__main__", True),
 }

@@ -2,7 +2,8 @@
 
 Layers, later over earlier: RecBole's properties; `properties/overall.yaml`; for plugin models `properties/llm.yaml` and, where
 `llm_path` is a short name, `properties/llm/<llm_path>.yaml`; `properties/model/<model>.yaml`; the LLM's section `models: <model>`;
-`properties/dataset/<dataset>.yaml`; what the protocol fixes where these leave it open; config files; config dict; command line.
+`properties/dataset/<dataset>.yaml`; with `recipe`, `properties/recipe/<model>-<dataset>.yaml`; what the protocol fixes where these
+leave it open; config files; config dict; command line.
 `install` gives plain RecBole the same layers for plugin models.
 """
 
@@ -20,7 +21,7 @@ from recbole.config import Config
 from recbole.evaluator import metric_types
 from recbole.utils import InputType, ModelType, get_model
 
-from recbole_llm import config_check, distributed, llm_source, registry
+from recbole_llm import config_check, distributed, llm_source, recipes, registry
 from recbole_llm.command_line import parse_value
 from recbole_llm.config_check import ConfigError
 from recbole_llm.data.convert.sources import family_of
@@ -157,10 +158,11 @@ def plugin_settings(model, dataset, given):
     """
     layers = {layer: read_yaml(file) for layer, file in property_files(model, dataset).items()}
     if registry.is_plugin_model(model):
+        layers["recipe"] = recipes.settings_for(given.get("recipe"), model, dataset)
         llm_path = next((values["llm_path"] for values in (given, *reversed(layers.values())) if "llm_path" in values), None)
         layers["llm"], layers["llm for model"] = llm_source.settings_for(llm_path, model)
     merged = {}
-    for layer in ("overall", "llms", "llm", "model", "llm for model", "family", "dataset"):
+    for layer in ("overall", "llms", "llm", "model", "llm for model", "family", "dataset", "recipe"):
         merged.update(layers.get(layer, {}))
     suited = layers.get("llm", {}) | layers.get("llm for model", {})
     return merged, {key: value for key, value in suited.items() if key not in given and merged[key] == value}
@@ -186,7 +188,7 @@ def read_yaml(file):
 def known_keys(model, dataset, model_class=None):
     """The keys that a run of `model` on `dataset` may set; see config_check."""
     root = properties_dir()
-    files = {*root.glob("*.yaml"), *root.glob("model/*.yaml"), *property_files(model, dataset).values()}
+    files = {root / "overall.yaml", root / "llm.yaml", *root.glob("model/*.yaml"), *property_files(model, dataset).values()}
     return config_check.known_keys(model, model_class or get_model(model), sorted(files | set(root.glob("dataset/*"))))
 
 

@@ -119,6 +119,7 @@ RULES = {
     "crm_epochs": COUNT,
     "crm_config": SETTINGS,
     "llm_path": TEXT,
+    "llm_random_weights": FLAG,
     "llm_dtype": choice("auto", "float32", "bfloat16", "float16"),
     "attn_implementation": optional(choice("sdpa", "eager", "flash_attention_2")),
     "llm_quantization": optional(choice("8bit", "4bit")),
@@ -144,6 +145,7 @@ RULES = {
     "crm_history_len": POSITIVE,
     "text_history_len": POSITIVE,
     "crm_history": choice("recent", "relevant"),
+    "crm_rows": choice("all", "sample"),
     "text_history": choice("recent", "relevant"),
     "retrieval_encoder": TEXT,
     "history_notes": optional(choice("likes", "ratings", "none")),
@@ -152,7 +154,10 @@ RULES = {
         lambda value: isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value),
         "must be two words, e.g. ['Yes', 'No']",
     ),
-    "recipe": choice("paper", "released"),
+    "recipe": optional(choice("paper", "released")),
+    "lr_schedule": choice("cosine", "linear"),
+    "lr_epochs": optional(POSITIVE),
+    "selection": choice("valid_metric", "generation"),
     "curriculum": choice("linear", "none"),
     "prompt_words": SETTINGS,
     "epochs": COUNT,
@@ -219,6 +224,9 @@ def _list_problems(final, model_class):
     if later and not problems and not final.get("user_token"):
         problems.append("history_from: prompts without a history say nothing of the user without user_token: True; set it, or "
                         "history_from: 0")  # fmt: skip
+    if later and not problems and final.get("curriculum") == "linear":
+        problems.append("history_from: text-only prompts, with which curriculum: linear begins, say nothing of the user without a "
+                        "history; set curriculum: none, or history_from: 0")  # fmt: skip
     return problems
 
 
@@ -363,8 +371,11 @@ def _click_problems(final, model_class):
         problems.append(f"gate_top_k: must be at most num_experts={experts}, got {top_k}")
     if gate not in ("auto", "target", "sequence"):
         problems.append(f"gate_input: {model_class.__name__} takes auto, target or sequence, got {gate!r}")
-    if final.get("llm_eval") == "generate":
-        problems.append(f"llm_eval: generate has no meaning for {model_class.__name__}, whose answer is Yes or No")
+    if final.get("crm_rows") == "sample" and final.get("protocol") != "ctr":
+        problems.append(f"crm_rows: sample is for protocol 'ctr', got protocol={final.get('protocol')!r}; use all")
+    for key, value in (("llm_eval", "generate"), ("selection", "generation")):
+        if final.get(key) == value:
+            problems.append(f"{key}: {value} has no meaning for {model_class.__name__}, whose answer is Yes or No")
     return problems
 
 

@@ -1,7 +1,7 @@
 """The conventional recommender model (CRM) that an LLM recommender reads: trained once, then frozen.
 
 Any sequential model of RecBole that has an item embedding and ``forward(item_seq, item_seq_len)`` will do. It is
-trained by RecBole's own Trainer on the full training split and kept, as safetensors, under a hash of everything that
+trained by RecBole's own Trainer on the full training split (RecLoRA's also on the LLM's sample alone, ``crm_rows``) and kept, as safetensors, under a hash of everything that
 shaped it. Its *item vectors* become behaviour tokens (LLaRA, section 3.2); its *user vector*, the sequence
 representation, feeds the gate (iLoRA, section 4.2). Both are read without gradient and with dropout off.
 """
@@ -44,6 +44,8 @@ def crm_config(config) -> LLMConfig:
     given |= {key: config[key] for key in DATA_KEYS if key in config}  # a null too: RecBole's default may be another
     if config["crm_history_len"]:
         given["MAX_ITEM_LIST_LENGTH"] = config["crm_history_len"]
+    if config["crm_rows"] == "sample":
+        given |= {key: config[key] for key in ("crm_rows", "train_sample_size", "train_sample_stratified")}
     given["data_path"] = os.path.dirname(config["data_path"].rstrip("/"))  # RecBole appends the dataset's name
     given.update({"epochs": config["crm_epochs"], **(config["crm_config"] or {})})
     own = LLMConfig(model=config["crm_model"], dataset=config["dataset"], config_dict=given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import torch
-from recbole.utils import set_color
+from recbole.utils import calculate_valid_score, set_color
 from tqdm import tqdm
 
 from recbole_llm import distributed, memory, metrics
@@ -18,10 +18,23 @@ from recbole_llm.model.saving import load_checkpoint_into
 class CandidateEvaluation:
     """The part of the trainer that ranks candidates."""
 
+    def _valid_epoch(self, valid_data, show_progress=False):
+        """(score, metrics) of the validation rows.
+
+        With ``selection: generation`` the score is the share of rows whose generated answer names the target, which is the
+        HR@1 (over valid answers) times ValidRatio that LLaRA's and iLoRA's released code selects by.
+        """
+        generates = self.config["selection"] == "generation"
+        result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress, generates=generates)
+        if not generates:
+            return calculate_valid_score(result, self.valid_metric), result
+        return self.generation["hit@1_all"], {**result, **{k: v for k, v in self.generation.items() if k != "n" and v is not None}}
+
     @torch.no_grad()
-    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False, generates=None):
         """Rank every row's candidates; RecBole's metrics come back, per-row ranks stay in ``eval_collector``.
 
+        generates: whether each row is answered in text besides, see ``generation``; None: test rows, with ``llm_eval: generate``.
         Processes share the batches; each ends with all rows, every row once, and so with the same metrics.
         """
         attach_retriever(self, eval_data)
@@ -35,7 +48,7 @@ class CandidateEvaluation:
             load_checkpoint_into(self.model, folder)
             self.logger.info(f"Loading adapter, projector and router from {folder}")
         self.model.eval()
-        generates = self.config["llm_eval"] == "generate" and eval_data.phase == "test"
+        generates = self.config["llm_eval"] == "generate" and eval_data.phase == "test" if generates is None else generates
         mine = len(range(distributed.rank(), len(eval_data), distributed.world_size()))
         with torch.compiler.set_stance("force_eager"):  # shapes differ from training's: compiling them would not pay
             collected = [self._score(batch, generates) for batch in self._batches(eval_data, show_progress)][:mine]
@@ -47,8 +60,7 @@ class CandidateEvaluation:
                 self.eval_collector.collect_candidate_scores(scores, rows, eval_data.phase, items)
                 for known, new in zip(generated, answers, strict=False):
                     known.extend(new)
-        if generates:
-            self.generation = metrics.generation_report(*generated)
+        self.generation = metrics.generation_report(*generated) if generates else None
         self.eval_collector.model_collect(self.model)
         result = self.evaluator.evaluate(self.eval_collector.get_data_struct())
         self.wandblogger.log_eval_metrics(result, head="eval")

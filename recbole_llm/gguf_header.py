@@ -87,7 +87,7 @@ def check_header(header: Header) -> None:
             path, f"is of the architecture {header.architecture!r}, which is not read here (only {', '.join(ARCHITECTURES)})",
             f"choose another model, {_FOLDER}",
         )  # fmt: skip
-    if meta.get("split.count", 0) > 1:
+    if meta.get("split.count", 1) not in (0, 1):
         raise GGUFError(path, f"is one of {meta['split.count']} parts", "join them with llama-gguf-split --merge")
     table = header.tensors.get("token_embd.weight")
     if table is None or len(table.shape) != 2:

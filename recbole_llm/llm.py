@@ -25,19 +25,45 @@ _CONVERT = (
 def load_llm(config):
     """The causal LM that `llm_path` names: frozen, in eval mode, on the CPU (quantised: on `device`).
 
-    Reads llm_path, llm_dtype and attn_implementation (auto and null: :mod:`recbole_llm.hardware`), llm_quantization (null, 8bit,
-    4bit) and trust_remote_code.
+    Reads llm_path, llm_random_weights, llm_dtype and attn_implementation (auto and null: :mod:`recbole_llm.hardware`),
+    llm_quantization (null, 8bit, 4bit) and trust_remote_code.
 
     Raises:
         FileNotFoundError: no such folder, file or distribution, or a hub name that cannot be fetched.
         ValueError: a key's value is unknown, or what is there is no complete causal LM in safetensors.
         ImportError: a quantisation or attention package is missing.
     """
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
 
     options = _options(config)
     path = resolve_path(config)
-    _check_config(path, options["trust_remote_code"], config["llm_path"])
+    found = _check_config(path, options["trust_remote_code"], config["llm_path"])
+    llm = _untrained(found, options, config) if config["llm_random_weights"] else _pretrained(path, options)
+    llm.requires_grad_(False).eval()
+    if not is_causal(llm):
+        raise ValueError(
+            f"llm_path {path!r} is a {type(llm).__name__} whose tokens see later tokens: not a causal LM; {_EXAMPLES}"
+        )
+    llm.generation_config = GenerationConfig()  # greedy by our own arguments, whatever sampling the checkpoint suggests
+    return llm
+
+
+def _untrained(found, options, config):
+    """A model of the same shape whose weights are drawn from `seed`."""
+    from transformers import AutoModelForCausalLM
+
+    if "quantization_config" in options:
+        raise ValueError("llm_random_weights: random weights are not quantised; set llm_quantization: null")
+    dtype = found.dtype if options["dtype"] == "auto" else options["dtype"]
+    attention = {name: value for name, value in options.items() if name == "attn_implementation"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config["seed"])
+        return AutoModelForCausalLM.from_config(found, dtype=dtype, trust_remote_code=options["trust_remote_code"], **attention)
+
+
+def _pretrained(path, options):
+    from transformers import AutoModelForCausalLM
+
     try:
         llm, loaded = AutoModelForCausalLM.from_pretrained(
             path, use_safetensors=True, output_loading_info=True, **options
@@ -52,17 +78,12 @@ def load_llm(config):
             f"llm_path {path!r} lacks the weights {missing[:5]} of a {type(llm).__name__}: use one saved from a "
             f"causal LM, not from its base model"
         )
-    llm.requires_grad_(False).eval()
-    if not is_causal(llm):
-        raise ValueError(
-            f"llm_path {path!r} is a {type(llm).__name__} whose tokens see later tokens: not a causal LM; {_EXAMPLES}"
-        )
-    llm.generation_config = GenerationConfig()  # greedy by our own arguments, whatever sampling the checkpoint suggests
     return llm
 
 
 def load_tokenizer(config):
-    """The tokenizer beside the LM, padding on the left. Padding falls back to the end or unknown token, always masked.
+    """The tokenizer beside the LM, padding on the left. Padding, always masked, falls back to the end token where it has
+    no token, or one that the LM has no embedding for.
 
     Raises:
         FileNotFoundError: there is no such LM, or no tokenizer.
@@ -71,7 +92,8 @@ def load_tokenizer(config):
     from transformers import AutoTokenizer
 
     path = resolve_path(config)
-    _check_config(path, bool(config["trust_remote_code"]), config["llm_path"])  # first: the name may be wrong, or no causal LM
+    trust = bool(config["trust_remote_code"])
+    found = _check_config(path, trust, config["llm_path"])  # first: the name may be wrong, or no causal LM
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path, padding_side="left", trust_remote_code=bool(config["trust_remote_code"])
@@ -89,7 +111,8 @@ def load_tokenizer(config):
             f"llm_path {path!r}: its tokenizer has no end token, which ends every answer; name one as eos_token in "
             f"tokenizer_config.json"
         )
-    if tokenizer.pad_token_id is None:
+    rows = getattr(found.get_text_config(), "vocab_size", None)
+    if tokenizer.pad_token_id is None or rows and tokenizer.pad_token_id >= rows:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -117,13 +140,24 @@ def resolve_path(config):
     raise FileNotFoundError(f"llm_path {name!r} ({folder}) holds no config.json; {remedy}")
 
 
-def check_tokenizer(llm, tokenizer):
-    """Raises ValueError where the tokenizer can give ids that the LM has no embedding for."""
+def check_tokenizer(llm, tokenizer, used=()):
+    """Refuse a tokenizer that gives ids for which the LM has no embedding.
+
+    A token that no prompt holds needs none: Gemma 3 of one billion names an image token one beyond its table.
+
+    Args:
+        used: ids of titles and templates, beside those of the start, end and padding tokens.
+
+    Raises:
+        ValueError: names the tokens.
+    """
     rows = llm.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
+    needed = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, *used} - {None}
+    if beyond := sorted(token for token in needed if token >= rows):
+        shown = ", ".join(repr(tokenizer.convert_ids_to_tokens(token)) for token in beyond[:5])
         raise ValueError(
-            f"llm_path: the tokenizer has {len(tokenizer)} tokens and the LM {rows} embeddings; use those saved "
-            f"together"
+            f"llm_path: the tokenizer has {len(tokenizer)} tokens and the LM {rows} embeddings, none for {shown}, which "
+            f"prompts hold; use those saved together"
         )
 
 
@@ -202,7 +236,7 @@ def _choice(config, key, allowed, default=None):
 
 
 def _check_config(path, trust_remote_code, name):
-    """Refuses what is no decoder-only causal LM before its weights are read."""
+    """Refuses what is no decoder-only causal LM before its weights are read; the LM's configuration."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
     try:
@@ -226,6 +260,7 @@ def _check_config(path, trust_remote_code, name):
             f"llm_path {path!r}: a {found.model_type} model looks token ids up in every layer, and behaviour "
             f"tokens have none; {_EXAMPLES}"
         )
+    return found
 
 
 def _check_weights(folder):

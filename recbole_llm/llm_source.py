@@ -103,7 +103,7 @@ def converted(file: Path, sha256: str) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{folder}.lock")
         lock.acquire()
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter where the file system has no locks
         raise _unwritable(file, error) from error
     try:
         if not is_whole(folder):  # another process may have converted it meanwhile

@@ -6,22 +6,23 @@ import hashlib
 
 from recbole_llm.data.ctr import labelled_rows
 from recbole_llm.data.full import full_rows
-from recbole_llm.data.rows import candidate_sets
+from recbole_llm.data.rows import ROWS, candidate_sets
 from recbole_llm.result import ROW_COLUMNS
 
 CTR_COLUMNS = ("user_id", "item_id", "label", "score")
 
 
 def measured_on(config) -> dict:
-    """``{"count", "sha256"}``: how many items a row ranks (the catalogue in ``full``, null in ``ctr``), and the digest
-    of the rows with all that they rank. Runs with another digest cannot stand in one table.
+    """``{"count", "sha256", "rows"}``: how many items a row ranks (the catalogue in ``full``, null in ``ctr``), the digest
+    of the rows with all that they rank, and the version of the rules that make rows of files. Runs with another digest
+    cannot stand in one table.
     """
     if config["protocol"] == "ctr":
-        return {"count": None, "sha256": labelled_rows(config).sha256}
+        return {"count": None, "sha256": labelled_rows(config).sha256, "rows": ROWS}
     if config["protocol"] == "full":
         rows = full_rows(config)
-        return {"count": len(rows.sets.catalogue), "sha256": rows.sha256}
-    return {"count": config["n_candidates"], "sha256": candidate_sets(config).test.sha256}
+        return {"count": len(rows.sets.catalogue), "sha256": rows.sha256, "rows": ROWS}
+    return {"count": config["n_candidates"], "sha256": candidate_sets(config).test.sha256, "rows": ROWS}
 
 
 def n_test_rows(config) -> int:

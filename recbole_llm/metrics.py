@@ -1,6 +1,7 @@
 """The generation protocol of LLaRA (arXiv 2312.02445): which candidate does an answer name? ValidRatio, HitRatio@1.
 
-An answer is valid if it names exactly one candidate. Deviations from the released code, which looks for every title as
+An answer is its first line, as in the evaluators released with LLaRA and iLoRA: what an LLM writes below it is no part of it.
+It is valid if it names exactly one candidate. Deviations from the released code, which looks for every title as
 a substring and so rejects perfect answers whose title holds another candidate's ("Toy Story 2" and "Toy Story"):
 
 - an answer that is a candidate's title, character for character, names that candidate;
@@ -22,6 +23,11 @@ _WORD = rf"[^\W{_UNSPACED}]"
 _TAKEN = "\n"  # a normalised text holds no newline, so nothing matches across a span that was taken away
 
 
+def first_line(text):
+    """The first line that is not blank, without white space around it; "" where there is none."""
+    return text.strip().partition("\n")[0].strip()
+
+
 def match_candidate(text, candidates):
     """Id of the one candidate that the answer names, or None if it names none or several.
 
@@ -33,14 +39,16 @@ def match_candidate(text, candidates):
 
 def named_candidates(text, candidates):
     """Ids of all candidates that the answer names, longest title first; of equal titles the first candidate."""
-    plain = " ".join(text.split())
-    for item, title in candidates:
-        if plain and plain == " ".join(title.split()):
-            return [item]
+    line = first_line(text)
+    for answer in (text, line):  # a title may hold a line break itself
+        plain = " ".join(answer.split())
+        for item, title in candidates:
+            if plain and plain == " ".join(title.split()):
+                return [item]
     first = {}
     for item, title in candidates:
         first.setdefault(_normalise(title), item)
-    answer, named = _normalise(text), []
+    answer, named = _normalise(line), []
     for title in sorted(filter(None, first), key=len, reverse=True):
         answer, count = re.subn(_pattern(title), _TAKEN, answer)
         if count:

@@ -56,6 +56,8 @@ def protocol_problems(final, given, model_class=None):
         expected, ranked = "full", "the whole catalogue"
         if final.get("llm_eval") == "generate":
             problems.append("llm_eval: 'generate' names one of n_candidates; with protocol 'full' use likelihood")
+        if final.get("selection") == "generation":
+            problems.append("selection: 'generation' names one of n_candidates; with protocol 'full' use valid_metric")
     else:
         ranked = f"n_candidates={final.get('n_candidates')} items"
     if expected and modes - {expected}:

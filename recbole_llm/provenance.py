@@ -28,6 +28,10 @@ _BASELINE = (
     "data/evaluation.py",
     "data/preparation.py",
     "data/interactions.py",
+    "data/atomic.py",
+    "data/loading.py",
+    "data/benchmark.py",
+    "data/filters.py",
 )
 _OPTIONAL = (
     "data/full.py",

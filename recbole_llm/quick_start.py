@@ -101,6 +101,7 @@ def _report(config, fitted, test_result, seconds) -> dict:
     logger.info("The running environment of this training is as follows:\n" + get_environment(config).draw())
     record, columns, rows = _record(config, fitted.trainer, fitted.data[1], test_result, seconds)
     record["valid"] = {name.lower(): float(value) for name, value in (fitted.best_valid_result or {}).items()}
+    record["validations"] = getattr(getattr(fitted.trainer, "position", None), "history", None)  # of LLM recommenders
     record |= _beside_quality(config, fitted.trainer, fitted.data[3], record, rows)
     path = result.write_result(result.result_path(config), record, rows, columns)
     logger.info(set_color("best valid ", "yellow") + f": {fitted.best_valid_result}")

@@ -41,7 +41,7 @@ class LLMTrainer(OptimizerSteps, CandidateEvaluation, Trainer):
     Attributes:
         position: how far training has come (:class:`~recbole_llm.training_state.Position`).
         speed: after ``fit``, what :meth:`recbole_llm.meter.Meter.report` gives.
-        generation: after a test with ``llm_eval: generate``, :func:`recbole_llm.metrics.generation_report`'s.
+        generation: of the last evaluation, :func:`recbole_llm.metrics.generation_report`'s; None where nothing was generated.
         saved_model_file: the run's folder; after ``fit`` that of its best weights.
     """
 
@@ -170,6 +170,8 @@ class LLMTrainer(OptimizerSteps, CandidateEvaluation, Trainer):
         self.tensorboard.add_scalar("Vaild_score", score, epoch)  # RecBole's name for it
         self.wandblogger.log_metrics({**result, "valid_step": self.position.valid_step}, head="valid")
         self.position.valid_step += 1
+        metrics = {name.lower(): float(value) for name, value in result.items()}
+        self.position.history.append({"epoch": epoch + 1, "step": self.position.step, **metrics})
         if better:
             self.best_valid_result = result
             self._save_checkpoint(epoch, self.verbose)

@@ -18,7 +18,7 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from recbole_llm import provenance
@@ -33,7 +33,7 @@ class Position:
     """How far training has come; what `state.json` holds besides hashes.
 
     step: optimizer steps done; epoch, epoch_step: the next step is step `epoch_step` of `epoch`. loss_sum, token_sum:
-    of this epoch so far. best: name of the best folder. micro_batch: rows per forward pass that auto_batch_size chose.
+    of this epoch so far. history: the validations, {"epoch" (from 1), "step", metric: value}. best: name of the best folder. micro_batch: rows per forward pass that auto_batch_size chose.
     seconds: on the clock since training began, less the time between a kill and its resumption.
     """
 
@@ -46,6 +46,7 @@ class Position:
     valid_step: int = 0
     best_valid_score: float | None = None
     best_valid_result: dict | None = None
+    history: list = field(default_factory=list)
     best: str | None = None
     micro_batch: int | None = None
     scaler: dict | None = None

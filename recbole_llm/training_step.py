@@ -22,13 +22,17 @@ from recbole_llm.training_state import step_seed
 MIN_SCALE = 2.0**-14  # of float16 losses: 30 halvings below where the scaler starts
 
 
-def warmup_cosine(step: int, total: int, warmup_ratio: float, floor: float) -> float:
-    """Share of the peak rate at ``step``: a linear rise over ``warmup_ratio * total`` steps, a cosine to ``floor``."""
+def share_of_peak(step: int, total: int, warmup_ratio: float, floor: float, schedule: str = "cosine") -> float:
+    """Share of the peak rate at ``step``: a linear rise over ``warmup_ratio * total`` steps, then down to ``floor``.
+
+    A function of the step alone, as resuming needs it; what ``transformers.get_scheduler`` calls "cosine" and "linear", with
+    a floor.
+    """
     warmup = max(1, round(warmup_ratio * total))
     if step < warmup:
         return (step + 1) / warmup
-    done = (step - warmup) / max(1, total - warmup)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    done = min(1.0, (step - warmup) / max(1, total - warmup))
+    return floor + (1 - floor) * (1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def precision(setting: str, device) -> str:
@@ -56,11 +60,13 @@ class OptimizerSteps:
         return torch.optim.AdamW(groups)
 
     def _start_schedule(self, train_data) -> None:
-        """Count the steps: what warm-up, cosine and the end of training go by."""
+        """Count the steps: what warm-up, decay and the end of training go by."""
         self.steps_per_epoch = math.ceil(len(train_data) / self.accumulation_steps)
         self.total_steps = self.steps_per_epoch * self.epochs
         if self.config["max_steps"] is not None:
             self.total_steps = min(self.total_steps, self.config["max_steps"])
+        later = self.config["lr_epochs"]
+        self.schedule_steps = self.total_steps if later is None else max(self.total_steps, self.steps_per_epoch * later)
 
     def _autocast(self):
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
@@ -91,10 +97,10 @@ class OptimizerSteps:
         """Under FSDP every process must run every forward pass, and scoring must gather weights as forward does."""
         from torch.distributed.fsdp import register_fsdp_forward_method
 
-        if self.config["llm_eval"] == "generate":
+        if self.config["llm_eval"] == "generate" or self.config["selection"] == "generation":
             raise ValueError(
-                "llm_eval: generate needs the whole model in each process; set likelihood, or test the run's "
-                "checkpoint on one GPU"
+                "llm_eval: generate and selection: generation need the whole model in each process; set likelihood and "
+                "valid_metric, or test the run's checkpoint on one GPU"
             )
         if self.config["auto_batch_size"]:
             raise ValueError(
@@ -136,9 +142,10 @@ class OptimizerSteps:
         loss, bad = distributed.total(summed.item(), not finite)
         if bad:
             self._stop_at_non_finite(group, losses)
-        share = warmup_cosine(
-            self.position.step, self.total_steps, self.config["warmup_ratio"], self.config["min_lr_ratio"]
-        )
+        share = share_of_peak(
+            self.position.step, self.schedule_steps, self.config["warmup_ratio"], self.config["min_lr_ratio"],
+            self.config["lr_schedule"],
+        )  # fmt: skip
         for param_group in self.optimizer.param_groups:
             param_group["lr"] = param_group["peak_lr"] * share
         self.optimizer.step()

@@ -26,8 +26,8 @@ def byte_level(vocab_size: int = 300) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(["The Matrix The Usual Suspects Toy Story  ", *(f" {a} {b}" for a in WORDS for b in WORDS)], trainer)
-    assert tokenizer.get_vocab_size() == vocab_size
+    tokenizer.train_from_iterator(["a  1 b  2"] * 500 + [f" {a} {b}" for a in WORDS for b in WORDS], trainer)
+    assert tokenizer.get_vocab_size() == vocab_size and tokenizer.token_to_id("ĠĠ")  # which GPT-2's cuts before a digit would split
     return tokenizer
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from benchmarks import cpu, draws, gpu, readme
 from recbole_llm import run_recbole_llm
-from recbole_llm.leaderboard.board import Options, build_board
+from recbole_llm.leaderboard.board import Options
 from tests import tiny
 from tests.leaderboard import fake
 
@@ -54,28 +54,48 @@ def test_a_peak_is_that_of_a_fresh_process(tiny_llm):
     assert 0.1 < small < large < 8
 
 
-def test_readme_keeps_the_tables_of_boards_without_files():
-    tables = ["**ml-100k, `candidates`**: 9 rows.\n\n| a |\n|---|\n| **b**: c |", "**games, `ctr`**: 3 rows.\n\n| d |"]
-    found = readme.stored_tables("\n" + "\n\n".join(tables) + "\n")
-    assert found == {("ml-100k", "candidates"): tables[0], ("games", "ctr"): tables[1]}
-    assert readme.stored_tables("\n") == {}
-
-
-def test_readme_shows_a_failed_row_whole_and_refuses_lost_markers(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    for name in ("SASRec", "Pop"):
-        fake.write_run(tmp_path, name, fake.ranks(rng, 60, 1.0))
-    board = build_board(tmp_path, "made-up", "candidates", Options(resamples=50))
-    board["failed"] = [{"name": "a|b", "seed": 7, "reason": "no memory\nleft | gone"}]
-    lines = readme.table(tmp_path, board, every_row=True).splitlines()[2:]
-    assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1  # as many cells in every line
-    assert lines[-1].startswith(r"| – | a\|b | failed (seed 7): no memory left \| gone |")
+@pytest.fixture
+def readme_copy(tmp_path, monkeypatch):
+    """benchmarks.readme writing to a README and pages of this folder."""
     monkeypatch.setattr(readme, "ROOT", tmp_path)
-    monkeypatch.setattr(readme, "PAGES", tmp_path)
-    (tmp_path / "README.md").write_text(f"{readme.BEGIN}\nno end")
+    monkeypatch.setattr(readme, "PAGES", tmp_path / "pages")
+    monkeypatch.setattr(readme, "stored_options", lambda *board: Options(resamples=200))
+    (tmp_path / "README.md").write_text(f"# Title\n{readme.BEGIN}\nNo table yet.\n{readme.END}\nThe end.\n")
+    return tmp_path
+
+
+def test_readme_gets_ten_rows_with_one_interval_each(readme_copy):
+    fake.write_table(readme_copy, n=80, seeds=(2020, 2021), dataset="ml-100k")  # ten models
+    rng = np.random.default_rng(0)
+    for name, seeds in (("iLoRA@K=2", (2020, 2021)), ("a|b", (2020,))):
+        for seed in seeds:
+            fake.write_run(readme_copy, name, fake.ranks(rng, 80, 3.0), seed, dataset="ml-100k")
+    readme.main(str(readme_copy))
+    text = (readme_copy / "README.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 10 and {line.split(" | ")[1] for line in rows} == fake.SKILLS.keys()
+    assert all(line.count("[") == 1 and line.count(" | ") == 6 for line in rows)
+    assert "2 more rows" in text and "No table yet" not in text and text.startswith("# Title\n") and text.endswith("\nThe end.\n")
+    assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 160
+    page = (readme_copy / "pages/ml-100k.candidates.md").read_text()
+    assert "iLoRA@K=2" in page and "ndcg@10" in page
+
+
+def test_readme_stays_where_its_board_has_no_files(readme_copy):
+    fake.write_run(readme_copy, "Pop", fake.ranks(np.random.default_rng(0), 60, 1.0))
+    before = (readme_copy / "README.md").read_text()
+    readme.main(str(readme_copy))
+    assert (readme_copy / "README.md").read_text() == before and (readme_copy / "pages/made-up.candidates.md").is_file()
+
+
+def test_readme_refuses_lost_markers_and_empty_folders(readme_copy):
+    with pytest.raises(FileNotFoundError, match="no result file"):
+        readme.main(str(readme_copy))
+    fake.write_run(readme_copy, "Pop", fake.ranks(np.random.default_rng(0), 60, 1.0), dataset="ml-100k")
+    (readme_copy / "README.md").write_text(f"{readme.BEGIN}\nno end")
     with pytest.raises(ValueError, match="results:end --> once each"):
-        readme.main(str(tmp_path))
-    assert (tmp_path / "README.md").read_text() == f"{readme.BEGIN}\nno end" and not list(tmp_path.glob("*.md.tmp"))
+        readme.main(str(readme_copy))
+    assert (readme_copy / "README.md").read_text() == f"{readme.BEGIN}\nno end" and not (readme_copy / "pages").exists()
 
 
 def test_a_draw_of_candidates_has_the_ranks_of_a_run_with_it(tiny_data, tiny_llm, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Loading LLMs of several families from folders, and what is refused with which remedy."""
 
+import contextlib
 import json
 
 import pytest
@@ -74,6 +75,21 @@ def test_dtype_and_attention(llama_folder, dtype, attention):
     llm = loading.load_llm(settings(llama_folder, llm_dtype=dtype, attn_implementation=attention))
     assert llm.dtype == (hardware.llm_dtype("cpu") if dtype in ("auto", None) else getattr(torch, dtype))
     assert attention is None or llm.config._attn_implementation == attention
+
+
+def test_random_weights_keep_the_shape_and_come_from_the_seed(llama_folder):
+    trained = loading.load_llm(settings(llama_folder))
+    before = torch.random.get_rng_state()
+    first, again, other = (loading.load_llm(settings(llama_folder, llm_random_weights=True, seed=seed)) for seed in (1, 1, 2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    states = [llm.state_dict() for llm in (trained, first, again, other)]
+    assert [{n: w.shape for n, w in state.items()} for state in states[1:]] == [{n: w.shape for n, w in states[0].items()}] * 3
+    assert all(torch.equal(weight, states[2][name]) for name, weight in states[1].items())
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(states[1][name], states[0][name]) and not torch.equal(states[1][name], states[3][name])
+    assert not any(weight.requires_grad for weight in first.parameters()) and not first.training
+    with pytest.raises(ValueError, match="llm_random_weights: random weights are not quantised"):
+        loading._untrained(trained.config, {"dtype": torch.float32, "quantization_config": object()}, settings(llama_folder))
 
 
 def test_a_checkpoint_with_sampling_settings_decodes_greedily(llama_folder, tmp_path):
@@ -211,9 +227,21 @@ def test_tokenizers_that_cannot_be_used(tmp_path):
     save_tokenizer(tmp_path, pad_token="<pad>")
     with pytest.raises(ValueError, match="no end token.*eos_token in tokenizer_config.json"):
         loading.load_tokenizer(settings(tmp_path))
-    save_tokenizer(tmp_path, eos_token="</s>", additional_special_tokens=[f"<{i}>" for i in range(20)])
-    with pytest.raises(ValueError, match="30[0-9] tokens and the LM 300 embeddings"):
-        loading.check_tokenizer(llm, loading.load_tokenizer(settings(tmp_path)))
+    extra = [f"<{i}>" for i in range(20)]  # the last ones have no embedding
+    save_tokenizer(tmp_path, eos_token="</s>", additional_special_tokens=extra)
+    tokenizer = loading.load_tokenizer(settings(tmp_path))
+    beyond = tokenizer.convert_tokens_to_ids(extra[-1])
+    assert beyond >= 300
+    loading.check_tokenizer(llm, tokenizer, used=range(300))  # as Gemma 3, whose image token has no embedding
+    with pytest.raises(ValueError, match="30[0-9] tokens and the LM 300 embeddings, none for '<19>', which prompts hold"):
+        loading.check_tokenizer(llm, tokenizer, used=[beyond])
+    for name, fits in (("pad_token", True), ("bos_token", False)):
+        file = tmp_path / "tokenizer_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {name: extra[-1]}))
+        tokenizer = loading.load_tokenizer(settings(tmp_path))
+        assert tokenizer.pad_token_id == tokenizer.eos_token_id
+        with contextlib.nullcontext() if fits else pytest.raises(ValueError, match="300 embeddings, none for '<19>'"):
+            loading.check_tokenizer(llm, tokenizer)
 
 
 def test_context_length_and_parameters():

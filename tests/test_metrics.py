@@ -36,6 +36,15 @@ def test_named_candidates(answer, named):
     assert match_candidate(answer, MOVIES) == (named[0] if len(named) == 1 else None)
 
 
+def test_an_answer_is_its_first_line():
+    """As in the evaluators released with LLaRA and iLoRA."""
+    for answer in ("Toy Story\n\nHeat is also good, or Alien", "\n\n  Toy Story \r\nAlien", "I say: Toy Story\nToy Story 2"):
+        assert match_candidate(answer, MOVIES) == 1
+    assert named_candidates("None of these.\nAlien", MOVIES) == []
+    report = generation_report(["Alien\nor Toy Story", "maybe\nAlien"], [MOVIES] * 2, [3, 3])
+    assert report == {"valid_ratio": 0.5, "hit@1_valid": 1.0, "hit@1_all": 0.5, "n": 2}
+
+
 def test_equal_titles_stand_for_the_first_candidate():
     twins = [(7, "Emma"), (8, "Sabrina"), (9, "Emma"), (5, "EMMA")]
     assert match_candidate("Emma", twins) == 7

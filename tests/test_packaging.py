@@ -105,7 +105,7 @@ def test_recbole_s_own_needs_are_ours(requirements):
 
 def test_extras(requirements):
     extras = {extra for extra, _ in requirements if extra}
-    assert extras == {"test", "quantized", "encoder", "tune"}
+    assert extras == {"test", "quantized", "encoder", "tune", "docs"}
     assert {"pytest", "hypothesis", "ruff"} <= names(requirements, "3.11", "test").keys()
 
 

@@ -1,5 +1,8 @@
 import csv
+import hashlib
 import json
+import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +11,10 @@ import torch
 from recbole.utils import get_model
 
 from recbole_llm import ConfigError, LLMConfig, quick_start, run_recbole_llm
+from recbole_llm.config import properties_dir
 from recbole_llm.data.preparation import prepare_data
-from tests import tiny
+from recbole_llm.model.saving import read_state
+from tests import gguf_files, tiny
 
 MODELS = ["LLaRA", "iLoRA", "SASRec", "BPR", "Pop"]
 
@@ -182,3 +187,24 @@ def test_a_run_that_could_not_report_is_refused_before_it_trains(more, complaint
     with pytest.raises(ConfigError, match=complaint):
         run_recbole_llm("BPR", "tiny", config_dict={"data_path": str(tiny_data), "checkpoint_dir": str(tmp_path), **more})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_gguf_file_is_known_by_its_sha256_in_results_and_checkpoints(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("RECBOLE_LLM_CACHE", str(tmp_path / "cache"))
+    file = gguf_files.write(tmp_path / "a.gguf", gguf_files.llm(tie=True, max_position_embeddings=1024), kind="Q8_0")
+    outcome = run_recbole_llm("iLoRA", "tiny", config_dict=tiny.settings(tiny_data, file, tmp_path))
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert record(outcome)["llm"]["name"] == str(file) and record(outcome)["llm"]["sha256"] == sha256
+    (best,) = (tmp_path / "saved").glob("*/best-*")
+    assert read_state(best)["identity"]["llm_sha256"] == sha256
+
+
+def test_what_an_llm_s_yaml_sets_is_said_once(tiny_data, tiny_llm, tmp_path, monkeypatch, caplog):
+    root = shutil.copytree(properties_dir(), tmp_path / "properties")
+    (root / "llm/small.yaml").write_text(f"llm_source: {{hub: {tiny_llm}}}\nlora_r: 4\nmodels: {{LLaRA: {{lora_alpha: 12}}}}\nepochs: 7\n")
+    monkeypatch.setattr("recbole_llm.config.properties_dir", lambda: root)
+    with caplog.at_level(logging.INFO):
+        outcome = run_recbole_llm("LLaRA", "tiny", config_dict=tiny.settings(tiny_data, "small", tmp_path, epochs=0))
+    lines = [line for line in caplog.messages if "small sets" in line]
+    assert len(lines) == 1 and lines[0].endswith("small sets lora_r=4, lora_alpha=12"), lines
+    assert record(outcome)["config"]["lora_r"] == 4 and record(outcome)["config"]["epochs"] == 0

@@ -87,6 +87,21 @@ def test_full_sort_scores_give_the_ranks_of_the_result_file(trained, name):
     assert ranks.tolist() == [int(row["rank"]) for row in rows] and len(set(ranks.tolist())) > 5
 
 
+@pytest.mark.parametrize("name", ["LLaRA", "RecLoRA"])
+def test_rows_of_a_case_study_have_the_prompts_of_evaluation_under_full(trained, name):
+    """Token by token: the ranks of a random LLM hardly depend on the order in which candidates stand."""
+    _, model, _, test, _ = trained(name, "full")
+    if test.found is None:
+        test.attach(model)
+    for batch in test:
+        rows = Interaction({field: batch[field] for field in ("user_id", "item_id_list", "item_length", "item_id")})
+        lines = model.by_hand.lines(rows)
+        scores = model.by_hand.crm_scores(model.crm, lines, model.by_hand.history(rows))
+        ((number, candidates),) = model.by_hand.candidates(lines, scores)
+        made = model.by_hand.prompts(lines[number], candidates)
+        assert all(torch.equal(made[field], batch[field]) for field in ("candidates", "prompt_ids", "prompt_mask", "prompt_items"))
+
+
 @pytest.mark.parametrize("protocol", ["candidates", "full"])
 def test_a_loaded_run_gives_its_metrics_again(trained, protocol):
     config, model, _, test, rows = trained("LLaRA", protocol)

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 import recbole_llm
 from recbole_llm import run_recbole_llm
 from recbole_llm.__main__ import main
+from recbole_llm.data.preparation import prepare_data
 from recbole_llm.data.rows import candidate_sets
 from recbole_llm.model.saving import _record_hash
 from tests import tiny
@@ -64,6 +66,22 @@ def test_test_rows_get_the_ranks_that_evaluation_gave(made, name):
     ranks = frame.set_index(["user", "item_id"])["llm_rank"]
     assert [ranks[row["user_id"], row["item_id"]] for row in run.rows] == [int(row["rank"]) for row in run.rows]
     assert frame.groupby("user")["score"].apply(lambda scores: scores.is_monotonic_decreasing).all()
+
+
+@pytest.mark.parametrize("name", ["LLaRA", "RecLoRA"])
+def test_test_rows_have_the_prompts_of_evaluation(made, name):
+    """Token by token: the ranks of a random LLM hardly depend on the history."""
+    recommender = made(name).recommender
+    for batch in prepare_data(recommender.config)[3]:
+        users, shown = (recommender.requests.dataset.id2token(field, batch[column].numpy()).tolist()
+                        for field, column in (("user_id", "user_id"), ("item_id", "candidates")))  # fmt: skip
+        requests = recommender.requests.make(users=users, candidates=dict(zip(users, shown, strict=True)), until="test")
+        lines, scores = recommender.crm_scores(requests)
+        groups = recommender.groups(requests, [1] * len(users), lines, scores)
+        rows, candidates = (np.concatenate(column) for column in zip(*groups, strict=True))
+        found = recommender.prompts(lines[rows], candidates)
+        fields = ("candidates", "prompt_ids", "prompt_mask", "prompt_items", "item_id_list", "item_length")
+        assert rows.tolist() == list(range(len(users))) and all(torch.equal(found[f], batch[f]) for f in fields)
 
 
 @pytest.mark.parametrize("name", ["LLaRA", "RecLoRA"])

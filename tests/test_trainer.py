@@ -13,7 +13,7 @@ import torch
 from recbole_llm import distributed, memory, meter, training_step
 from recbole_llm.data.steps import Prefetch, step_loader
 from recbole_llm.trainer import LLMTrainer
-from recbole_llm.training_step import precision, warmup_cosine
+from recbole_llm.training_step import precision, share_of_peak
 from tests import tiny, workers
 
 
@@ -139,10 +139,54 @@ def test_biases_and_norms_have_no_weight_decay_and_groups_their_rates(fresh):
 
 
 def test_warm_up_then_cosine():
-    shares = [warmup_cosine(step, 100, 0.1, 0.01) for step in range(101)]
+    shares = [share_of_peak(step, 100, 0.1, 0.01) for step in range(101)]
     assert shares[:10] == pytest.approx([(i + 1) / 10 for i in range(10)]) and shares[10] == 1
     assert shares[55] == pytest.approx(0.505) and shares[100] == pytest.approx(0.01)
     assert all(a > b for a, b in zip(shares[10:], shares[11:], strict=False))
+
+
+def test_linear_decay_is_a_straight_line_to_the_floor():
+    shares = [share_of_peak(step, 100, 0.1, 0.01, "linear") for step in range(101)]
+    assert shares[:11] == [share_of_peak(step, 100, 0.1, 0.01) for step in range(11)]
+    assert shares[10:] == pytest.approx([1 - 0.99 * i / 90 for i in range(91)])
+
+
+def test_a_schedule_may_be_longer_than_the_training(fresh):
+    """RecLoRA's released script: five epochs' linear schedule, ended after the first, at four fifths of the peak."""
+    config, data, model = fresh
+    config["epochs"], config["lr_epochs"], config["lr_schedule"], config["warmup_ratio"], config["min_lr_ratio"] = 1, 5, "linear", 0.1, 0.0
+    trainer = trainer_of(config, data, model)
+    assert (trainer.total_steps, trainer.schedule_steps) == (2, 10)
+    trainer.fit(data[1], data[2])
+    group = trainer.optimizer.param_groups[0]
+    assert trainer.position.step == 2 and group["lr"] / group["peak_lr"] == pytest.approx(1.0)  # step 1 of 10, after one of warm-up
+    assert share_of_peak(20, 100, 0.0, 0.0, "linear") == pytest.approx(0.8, abs=0.01)
+
+
+def test_weights_are_selected_by_generated_answers(fresh, monkeypatch):
+    """The score is HR@1 over valid answers times ValidRatio; a test without generation says nothing of answers."""
+    config, data, model = fresh
+    config["selection"], config["epochs"] = "generation", 2
+    trainer = trainer_of(config, data, model)
+    asked = []
+
+    def answers(batch):
+        """The target's title for every other row, nothing for the rest; in the second epoch nothing at all."""
+        named = model.tokens.named
+        targets = batch["candidates"].gather(1, batch["target_position"][:, None]).flatten().tolist()
+        found = [f" {named(t)}\nand so on" if len(asked) == 0 and i % 2 == 0 else "?" for i, t in enumerate(targets)]
+        asked.append(found)
+        return found
+
+    monkeypatch.setattr(model, "generate", answers)
+    score, best = trainer.fit(data[1], data[2])
+    assert len(asked) == 2 and score == best["hit@1_all"] == 0.5 and best["valid_ratio"] == 0.5
+    first, second = trainer.position.history
+    assert (first["epoch"], first["step"], first["hit@1_all"]) == (1, 2, 0.5) and second["valid_ratio"] == 0.0
+    assert first["hit@1_valid"] * first["valid_ratio"] == score and "hit@1_valid" not in second and "hit@1" in second
+    assert trainer.position.best == "best-00000002"
+    trainer.evaluate(data[3])
+    assert len(asked) == 2 and trainer.generation is None
 
 
 def test_clipping_bounds_the_update_and_reports_the_norm_before(fresh):

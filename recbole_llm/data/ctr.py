@@ -3,8 +3,7 @@
 A row is an interaction (user, item, label) that has an earlier one: RecBole's sequential models see no other, so
 context models (DeepFM, AutoInt ...) see no other either. Order and split are RecBole's own, taken from a
 `SequentialDataset` over the interaction columns, in which each interaction carries its number; every model's dataset is
-then cut along these rows, whatever columns it loads. Times are kept in full precision beside RecBole's 32-bit ones:
-"before" is decided by them.
+then cut along these rows, whatever columns it loads. Times are kept in full precision: "before" is decided by them.
 """
 
 import hashlib
@@ -21,7 +20,8 @@ from recbole.utils import FeatureSource, FeatureType, get_model
 from recbole_llm.ctr_protocol import reads_labels
 from recbole_llm.data.interactions import columns_of, interaction_files, reduced_config
 from recbole_llm.data.rows import fingerprint
-from recbole_llm.data.sample import sample_evaluation_rows
+from recbole_llm.data.sample import sample_evaluation_rows, sample_rows
+from recbole_llm.registry import is_plugin_model
 
 PHASES = ("train", "valid", "test")
 NUMBER = "interaction_number"
@@ -30,7 +30,7 @@ _memory: dict[str, "LabelledRows"] = {}
 
 @dataclass(frozen=True)
 class Interactions:
-    """Every interaction of a dataset, in the order of its file. n of each.
+    """Every interaction of a dataset, in order of time, equal times in the order of its file. n of each.
 
     Attributes
     ----------
@@ -207,7 +207,7 @@ def interaction_numbers(feats: Sequence, dataset, data: Interactions) -> list[np
     -------
     int64 [rows of the split], one array per split
     """
-    order = np.argsort(data.times.astype(np.float32), kind="stable")
+    order = np.argsort(data.times, kind="stable")
     numbers: dict[tuple[str, str], list[int]] = {}
     for number, user, item in zip(order.tolist(), data.users[order].tolist(), data.items[order].tolist(), strict=True):
         numbers.setdefault((user, item), []).append(number)
@@ -228,7 +228,7 @@ def labelled_splits(config, dataset) -> list:
     """Cut a model's dataset along the labelled rows: train, valid and test, with the canonical labels and order.
 
     Models whose loss reads no labels (SASRec, BPR ...) are trained on the rows labelled 1: what a user disliked is no
-    example of what they like. Validation and test hold the same rows for all.
+    example of what they like. A CRM with `crm_rows: sample` learns from the LLM's sample of these rows alone. Validation and test hold the same rows for all.
 
     Raises
     ------
@@ -261,6 +261,10 @@ def labelled_splits(config, dataset) -> list:
         chosen = dataset.inter_feat[index]
         labels = torch.from_numpy(rows.columns(phase)[2].astype(np.float32))
         chosen.interaction[label_field] = labels
+        if phase == "train" and config["crm_rows"] == "sample" and not is_plugin_model(config["model"]):
+            stratified = rows.columns(phase)[2] if config["train_sample_stratified"] else None
+            kept = torch.from_numpy(sample_rows(len(index), config["train_sample_size"], config["seed"], stratified))
+            chosen, labels = chosen[kept], labels[kept]
         if phase == "train" and not reads_labels(get_model(config["model"])):
             chosen = chosen[torch.nonzero(labels == 1).flatten()]
         splits.append(dataset.copy(chosen))

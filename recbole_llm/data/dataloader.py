@@ -12,7 +12,7 @@ column for every row (scoring and decoding need that), and hold rows of like len
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -57,6 +57,7 @@ class Key:
     target_position: int
     template: int = 0
     hybrid: bool = True
+    _: KW_ONLY
     history: bool = True
     group: int = 0
     unseen: tuple[bool, ...] | None = None

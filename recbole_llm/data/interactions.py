@@ -17,7 +17,10 @@ import numpy as np
 from recbole.data.dataset import SequentialDataset
 from torch.nn import functional
 
+from recbole_llm.data.atomic import read_header
+from recbole_llm.data.benchmark import check_benchmark
 from recbole_llm.data.convert import ensure_dataset, how_to_get
+from recbole_llm.data.loading import not_there
 
 _NOT_LOADED = {  # settings about columns that are not loaded here, or that would alter the ones that are
     "unload_col": None,
@@ -39,11 +42,12 @@ def interaction_files(config) -> list[Path]:
     ------
     FileNotFoundError
         Naming the file, and the command that makes it where one exists.
+    ValueError
+        If `benchmark_filename` does not name three files of the same columns.
     """
     ensure_dataset(config)
     folder, dataset = Path(config["data_path"]), config["dataset"]
-    parts = [""] if config["benchmark_filename"] is None else [f".{name}" for name in config["benchmark_filename"]]
-    files = [folder / f"{dataset}{part}.inter" for part in parts]
+    files = [folder / f"{dataset}.inter"] if config["benchmark_filename"] is None else check_benchmark(config)
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"interaction file {file} not found. {how_to_get(dataset, folder.parent)}")
@@ -52,9 +56,13 @@ def interaction_files(config) -> list[Path]:
 
 def columns_of(file: Path, config) -> list[str]:
     """Return the field names in the header of an atomic file."""
-    with open(file, encoding=config["encoding"] or "utf-8") as lines:
-        header = lines.readline().rstrip("\r\n")
-    return [column.rsplit(":", 1)[0] for column in header.split(config["field_separator"])]
+    return list(read_header(file, config["field_separator"], config["encoding"]))
+
+
+def brings_histories(config) -> bool:
+    """Whether the dataset consists of benchmark files whose rows bring their history, a list of items."""
+    list_field = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
+    return config["benchmark_filename"] is not None and list_field in columns_of(interaction_files(config)[0], config)
 
 
 def _filter_columns(config, suffix: str) -> list[str]:
@@ -75,22 +83,22 @@ def loaded_files(config) -> list[Path]:
 def _interaction_columns(config) -> list[str]:
     """The .inter columns that rows are made of; ValueError naming file and column if one is missing."""
     file = interaction_files(config)[0]
-    present = columns_of(file, config)
+    types = read_header(file, config["field_separator"], config["encoding"])
     needed = [config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]]
-    if config["benchmark_filename"] is None:
-        needed.append(config["TIME_FIELD"])
-        wanted = list(config["val_interval"] or ())
-    else:
+    wanted = list(config["val_interval"] or ())
+    if brings_histories(config):
         needed.append(config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"])
         wanted = list(config["alias_of_item_id"] or ())
-    missing = [name for name in needed if name not in present]
+    elif config["benchmark_filename"] is not None:
+        wanted = [config["TIME_FIELD"]]
+    else:
+        needed.append(config["TIME_FIELD"])
+    missing = [name for name in needed if name not in types]
     if missing:
         raise ValueError(
-            f"{file} has no column {', '.join(map(repr, missing))} (it has {', '.join(present)}); sequential rows need "
-            f"user, item and {'the history list' if config['benchmark_filename'] else 'TIME_FIELD'}. "
-            f"{how_to_get(config['dataset'], Path(config['data_path']).parent)}"
+            f"{not_there(file, config, missing, types)}. {how_to_get(config['dataset'], Path(config['data_path']).parent)}"
         )
-    return needed + [name for name in wanted if name in present and name not in needed]
+    return needed + [name for name in wanted if name in types and name not in needed]
 
 
 def reduced_config(config):
@@ -107,7 +115,7 @@ def reduced_config(config):
             f"order of time: set eval_args to {{order: TO, split: {{LS: valid_and_test}}, group_by: user}}"
         )
     list_field = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
-    if config["benchmark_filename"] is not None and list_field not in (config["alias_of_item_id"] or ()):
+    if brings_histories(config) and list_field not in (config["alias_of_item_id"] or ()):
         raise ValueError(f"benchmark_filename needs alias_of_item_id: [{list_field}]: histories and items share ids")
     reduced = copy.copy(config)
     reduced.final_config_dict = {**config.final_config_dict, **_NOT_LOADED}
@@ -137,7 +145,7 @@ def check_histories(config, dataset) -> None:
     ValueError
         Names the files, a few users and the remedy.
     """
-    if config["benchmark_filename"] is None:
+    if not brings_histories(config):
         return
     feat, field = dataset.inter_feat, config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
     empty = [row for row, history in enumerate(feat[field]) if len(history) == 0]
@@ -153,7 +161,7 @@ def check_histories(config, dataset) -> None:
 
 def fit_histories(config, dataset) -> None:
     """Cut benchmark rows' histories to the latest MAX_ITEM_LIST_LENGTH items, as RecBole cuts those that it makes."""
-    if config["benchmark_filename"] is not None:
+    if brings_histories(config):
         check_histories(config, dataset)
         field, most = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"], config["MAX_ITEM_LIST_LENGTH"]
         if field in dataset.inter_feat:
@@ -226,8 +234,8 @@ def _histories(dataset) -> tuple[np.ndarray, Histories]:
     """Return the catalogue and the whole histories of a dataset that is not yet built."""
     feat = dataset.inter_feat
     users, items = (np.asarray(feat[field], dtype=np.int64) for field in (dataset.uid_field, dataset.iid_field))
-    list_field = getattr(dataset, "item_id_list_field", None)
-    if dataset.benchmark_filename_list is not None:  # each row brings its own history
+    list_field = dataset.iid_field + dataset.config["LIST_SUFFIX"]
+    if list_field in feat:  # each row brings its own history
         lists = list(feat[list_field])
         users = np.concatenate([users, np.repeat(users, [len(history) for history in lists])])
         items = np.concatenate([items, *lists]).astype(np.int64)

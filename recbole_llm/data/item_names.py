@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from recbole_llm.data.item_text import load_titles, read_titles
+from recbole_llm.data.item_text import clean_title, load_titles, read_titles
 
 
 class ItemNames:
@@ -27,7 +27,7 @@ class ItemNames:
         self.tokens = [str(token) for token in dataset.field2id_token[item]]
         file, given = f"{config['data_path']}/{config['dataset']}.item", set(self.tokens)
         written = read_titles(file, item, config["item_text_field"], config["field_separator"], config["encoding"] or "utf-8")
-        others = [token for token, title in written.items() if title and token not in given]
+        others = [token for token, title in written.items() if clean_title(title) and token not in given]
         own = SimpleNamespace(iid_field=item, field2id_token={item: ["[PAD]", *others]})
         self.titles = [*dataset.titles, *(load_titles(config, own)[1:] if others else ())]
         self.tokens += others

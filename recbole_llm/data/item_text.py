@@ -1,8 +1,7 @@
-"""Item titles, read from `<dataset>.item` without RecBole's reader.
+"""Item titles, read from `<dataset>.item` by the reader of all atomic files (`data.atomic`).
 
-`read_csv` turns the titles `NA`, `None` and `null` into missing values, strips quotes and fails on
-`"Weird Al" Yankovic`; loading the .item file through RecBole also adds items that nobody interacted with. Here lines
-are split at the separator, nothing is interpreted, and titles are keyed by the external item token.
+Loading the .item file through RecBole would add items that nobody interacted with, and cut titles into words. Here
+titles are kept as they are written, keyed by the external item token.
 
 The released LLaRA code moves ", A" before it looks for ", An", anywhere in a title, which gives "A American in
 Parisn"; `move_article` moves a whole article at the end of the title only, `released_article` does as they do.
@@ -12,6 +11,8 @@ import logging
 import re
 import unicodedata
 from pathlib import Path
+
+from recbole_llm.data.atomic import read_table
 
 _ARTICLES = "A An The Le La Les L' Un Une El Los Las Una Il Lo Gli Der Die Das Ein Eine Het Den Det".split()
 _AT_END = re.compile(rf"^(?P<title>.*\S), (?P<article>{'|'.join(_ARTICLES)})(?P<rest>(?: \([^()]*\))*)$")
@@ -54,24 +55,6 @@ def clean_title(text: str) -> str:
     return " ".join("".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text).split())
 
 
-def _unescape(value: str) -> str:
-    """Undo CSV quoting where it is certain: outer quotes and only doubled quotes inside, one pair at least."""
-    inner = value[1:-1]
-    quoted = len(value) > 2 and value[0] == value[-1] == '"' and '""' in inner
-    return inner.replace('""', '"') if quoted and '"' not in inner.replace('""', "") else value
-
-
-def _columns(header: str, separator: str, wanted: dict[str, str], path: Path) -> list[int]:
-    """Positions of the wanted columns; `wanted` maps a field to the config key that names it."""
-    names = [column.rsplit(":", 1)[0] for column in header.removeprefix("\ufeff").split(separator)]
-    for field, key in wanted.items():
-        if field not in names:
-            raise ValueError(
-                f"{path} has no column {field!r} (key {key}); it has: {', '.join(names)}. Set {key} to one of them"
-            )
-    return [names.index(field) for field in wanted]
-
-
 def read_titles(
     path, item_field: str, text_field: str, separator: str = "\t", encoding: str = "utf-8"
 ) -> dict[str, str]:
@@ -84,31 +67,21 @@ def read_titles(
     Raises
     ------
     FileNotFoundError, ValueError
-        If the file or a column is missing, a row has more columns than the header, or the text is not in `encoding`.
+        If the file or a column is missing, or as :func:`recbole_llm.data.atomic.read_table`.
     """
-    path = Path(path)
-    try:
-        lines = path.read_bytes().decode(encoding).split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: byte {error.start} is not {encoding} text; set `encoding` to the file's own"
-        ) from error
-    header = lines[0].rstrip("\r")
-    width = len(header.split(separator))
-    item, text = _columns(header, separator, {item_field: "ITEM_ID_FIELD", text_field: "item_text_field"}, path)
+
+    def wanted(types: dict) -> list[str]:
+        for field, key in ((item_field, "ITEM_ID_FIELD"), (text_field, "item_text_field")):
+            if field not in types:
+                raise ValueError(
+                    f"{path} has no column {field!r} (key {key}); it has: {', '.join(types)}. Set {key} to one of them"
+                )
+        return [item_field, text_field]
+
+    columns = read_table(path, separator, encoding, wanted).columns
     titles: dict[str, str] = {}
-    for number, line in enumerate(lines[1:], start=2):
-        line = line.removesuffix("\r")
-        if not line:
-            continue
-        values = line.split(separator)
-        if len(values) > width:
-            raise ValueError(
-                f"{path}, line {number}: {len(values)} columns where the header has {width}; "
-                f"remove the field_separator {separator!r} from the text"
-            )
-        values += [""] * (width - len(values))  # editors strip empty columns at the end of a line
-        titles.setdefault(values[item], _unescape(values[text]))
+    for item, text in zip(columns[item_field], columns[text_field], strict=True):
+        titles.setdefault(item, text)
     return titles
 
 
@@ -127,6 +100,16 @@ def _item_file(config) -> Path:
     return path
 
 
+def _strangers(path: Path, text_field: str, item: str, written: dict[str, str]) -> str:
+    """What to say where no item of the interactions has a title."""
+    if item in written:
+        return f"{path}: the column {text_field!r} is empty for all items of the interactions; set item_text_field to another"
+    return (
+        f"no item of the interactions has a {text_field} in {path}: the interactions have e.g. {item!r}, the .item file "
+        f"has e.g. {next(iter(written), 'no item')!r}; write the ids in both files alike (as 3, not 3.0)"
+    )
+
+
 def load_titles(config, dataset) -> list[str]:
     """Return the titles of a dataset's items.
 
@@ -143,7 +126,7 @@ def load_titles(config, dataset) -> list[str]:
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no .item file, no `item_text_field`, or no such column.
+        If there is no .item file, no `item_text_field`, no such column, or no item of the interactions has a text.
     """
     path = _item_file(config)
     written = read_titles(
@@ -156,6 +139,8 @@ def load_titles(config, dataset) -> list[str]:
             unnamed.append(str(token))
             title = clean_title(f"item {token}")
         titles.append(_ARTICLE_RULES[config["move_article"] or False](title))
+    if len(unnamed) == len(titles) - 1:
+        raise ValueError(_strangers(path, config["item_text_field"], unnamed[0], written))
     if unnamed:
         shown = ", ".join(unnamed[:_NAMED]) + (", ..." if len(unnamed) > _NAMED else "")
         logging.getLogger().warning(

@@ -43,6 +43,7 @@ DATA_KEYS = (
     "val_interval user_inter_num_interval item_inter_num_interval alias_of_user_id alias_of_item_id benchmark_filename "
     "normalize_all normalize_field filter_inter_by_user_or_item"
 ).split()
+ROWS = 3  # goes up when the same files and settings give other rows, so that older caches and results are left alone
 _SET_KEYS = ("candidate_seed", "n_candidates")
 _memory: dict[tuple, "CandidateSets"] = {}  # by file, fingerprint and the file's stamp; of a sample also by its size
 
@@ -170,7 +171,7 @@ def _described(config, keys: Sequence[str]) -> str:
     stats = [(str(path), path.stat()) for path in loaded_files(config)]
     eval_args = config["eval_args"]
     described = {
-        "rows": 2,  # goes up when the same files and settings give other rows, so that older caches are left alone
+        "rows": ROWS,
         "files": [_file_sha256(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats],
         "eval_args": {key: eval_args.get(key) for key in ("split", "order", "group_by")},
         **{key: config[key] for key in keys},

@@ -79,6 +79,10 @@ class PromptTokenizer:
             self._texts[text] = self._encode_all([text])[0]
         return self._texts[text]
 
+    def used(self, texts: Sequence[str]) -> set[int]:
+        """Ids that titles and these texts are made of."""
+        return set().union(*self.title_ids, *(self.encode(text) for text in texts), self._before, self._after)
+
     def named(self, item: int) -> str:
         """The title as prompts and answers hold it: cut where it is longer than ``title_max_tokens``."""
         return self._shown.get(item, self.titles[item])

@@ -26,7 +26,8 @@ def compare_files(a: str | Path, b: str | Path, resamples: int | None = None) ->
     one, other, common = _common(one, other)
     if one.sha256 != other.sha256:
         raise ValueError(
-            f"{a} and {b} ranked different candidates (sha256 {str(one.sha256)[:12]} and {str(other.sha256)[:12]}): "
+            f"{a}{one.other_rules} and {b}{other.other_rules} ranked different candidates (sha256 "
+            f"{str(one.sha256)[:12]} and {str(other.sha256)[:12]}): "
             "no difference between them means anything; run one of them again"
         )
     lines = [

@@ -79,7 +79,8 @@ def _one_hash(stored: list[Stored], sha256: str | None, prefer: set, left_out: l
         planned = {entry.sha256 for entry in stored if entry.path.name in prefer}
         if len(planned) != 1:
             groups = "; ".join(
-                f"{str(found)[:12]}: {', '.join(e.path.name for e in stored if e.sha256 == found)}" for found in hashes
+                f"{str(found)[:12]}: {', '.join(e.path.name + e.other_rules for e in stored if e.sha256 == found)}"
+                for found in hashes
             )
             raise ValueError(
                 "the result files were measured on different candidates and cannot stand in one table: "
@@ -92,7 +93,7 @@ def _one_hash(stored: list[Stored], sha256: str | None, prefer: set, left_out: l
     kept = [entry for entry in stored if str(entry.sha256).startswith(sha256)]
     for entry in stored:
         if entry not in kept:
-            reason = f"other candidates: sha256 {str(entry.sha256)[:12]}, the table's is {sha256[:12]}"
+            reason = f"other candidates: sha256 {str(entry.sha256)[:12]}, the table's is {sha256[:12]}{entry.other_rules}"
             left_out.append({"file": entry.path.name, "reason": reason})
     if stored and not kept:
         raise ValueError(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from recbole_llm.data.rows import ROWS
 from recbole_llm.leaderboard.reuse import comparable
 from recbole_llm.leaderboard.statistics import labelled_value, ranking_values
 from recbole_llm.result import read_result
@@ -42,6 +43,13 @@ class Stored:
     @property
     def sha256(self) -> str | None:
         return (self.record.get("candidates") or {}).get("sha256")
+
+    @property
+    def other_rules(self) -> str:
+        """What to add where the file's rows were made by other rules than today's; "" where they were not."""
+        if (self.record.get("candidates") or {}).get("rows") == ROWS:
+            return ""
+        return " (made by an earlier version, which put interactions in order by times of 32 bits: run it again)"
 
     @property
     def settings(self) -> dict:

@@ -40,7 +40,11 @@ def render_page(boards: list[dict]) -> str:
     title = f"Leaderboard: {', '.join(names)}"
     drawn = [figures(board, number) for number, board in enumerate(boards)]
     body = "\n".join(_board(board, plots) for board, plots in zip(boards, drawn, strict=True))
-    plots = [figure for found in drawn for figure in found]
+    return document(title, body, [figure for found in drawn for figure in found])
+
+
+def document(title: str, body: str, plots: list[dict]) -> str:
+    """A page around ``body`` (HTML), with the figures that its places (:func:`plot_places`) are for."""
     return Template(_part("page.html")).substitute(
         title=escape(title),
         css=_part("page.css"),
@@ -66,7 +70,7 @@ def _board(board: dict, plots: list[dict]) -> str:
     parts.append(_table(board))
     if board["rows"]:
         parts.append(_legend(board))
-    parts.append(_plots(plots))
+    parts.append(plot_places(plots))
     parts += [_checks(board), _left_out(board), _details(board), _published(board), "</section>"]
     return "\n".join(part for part in parts if part)
 
@@ -185,7 +189,8 @@ def _bar(cell: dict, span: tuple[float, float]) -> str:
     )
 
 
-def _plots(plots: list[dict]) -> str:
+def plot_places(plots: list[dict]) -> str:
+    """Where the figures are drawn: a box for each, with its title, its note and, of several views, the choice."""
     parts = []
     for figure in plots:
         options = "".join(

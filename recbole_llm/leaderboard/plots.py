@@ -5,9 +5,9 @@ A figure is ``{"id", "title", "note", "views": [{"name", "data", "layout"}]}``; 
 
 from __future__ import annotations
 
-_COLOURS = ("#4269d0", "#e8a202", "#ff725c", "#35b8a0", "#3ca951", "#f0699b", "#a463f2", "#8a8f98")
-_DASHES = ("solid", "dash", "dot", "dashdot")
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
+COLOURS = ("#4269d0", "#e8a202", "#ff725c", "#35b8a0", "#3ca951", "#f0699b", "#a463f2", "#8a8f98")
+DASHES = ("solid", "dash", "dot", "dashdot")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
 _PLACES = ("top center", "bottom center", "middle right")  # labels of like rows do not cover each other
 COSTS = (
     ("latency_p50_ms", "latency at batch 1, p50 (ms)"),
@@ -147,7 +147,7 @@ def _bias(board: dict, kind: str) -> dict | None:
         return None
     title, note, axis = _BIAS[kind]
     data = []
-    for i, row in enumerate(rows[: len(_COLOURS) * 2]):
+    for i, row in enumerate(rows[: len(COLOURS) * 2]):
         found = row["checks"][kind]
         p = found["p_flat"]
         data.append(
@@ -157,8 +157,8 @@ def _bias(board: dict, kind: str) -> dict | None:
                 "name": row["name"],
                 "x": found["groups"],
                 "y": found["hit@1"],
-                "line": {"color": _COLOURS[i % len(_COLOURS)], "dash": _DASHES[i // len(_COLOURS) % 4], "width": 2},
-                "marker": {"size": 7, "symbol": _SYMBOLS[i % len(_SYMBOLS)], "color": _COLOURS[i % len(_COLOURS)]},
+                "line": {"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % 4], "width": 2},
+                "marker": {"size": 7, "symbol": SYMBOLS[i % len(SYMBOLS)], "color": COLOURS[i % len(COLOURS)]},
                 "hovertemplate": f"{row['name']}, %{{x}}: %{{y:.3f}}"
                 + (f" (p flat {p:.3f})" if p is not None else "")
                 + "<extra></extra>",

@@ -1,43 +1,40 @@
 """Numbers that papers report for these datasets, under their own protocols: never to be ranked with ours.
 
-HitRatio@1 with 20 candidates that the released code redraws at every evaluation, Llama-2-7B, test sets of 95
-(MovieLens),
-Steam and 122 (LastFM) rows; invalid answers count as misses. From LLaRA (arXiv 2312.02445), its README of 2024-07, and
-the tables that iLoRA (arXiv 2408.10159) compares with.
+They are in `properties/published.yaml`, each with its source; `python -m recbole_llm.reproduce` puts a paper's table beside ours.
 """
 
-_ROWS = {
-    "GRU4Rec": (0.3750, 0.4168, 0.2616),
-    "Caser": (0.3861, 0.4368, 0.2233),
-    "SASRec": (0.3444, 0.4010, 0.2233),
-    "Llama-2 zero-shot": (0.0421, 0.0135, 0.0246),
-    "GPT-4": (0.2000, 0.3626, 0.3770),
-    "TALLRec": (0.3895, 0.4637, 0.4180),
-    "LLaRA (SASRec), paper": (0.4421, 0.4949, 0.4508),
-    "LLaRA (SASRec), README of 2024-07": (0.4526, 0.5051, 0.5246),
-}
-_COLUMN = {"ml-100k": 0, "movielens-llara": 0, "steam": 1, "steam-llara": 1, "lastfm": 2, "lastfm-llara": 2}
-_NAME = {dataset: ("MovieLens", "Steam", "LastFM")[column] for dataset, column in _COLUMN.items()}
-_CTR = {"ml-1m": {"Vicuna-13B (ReLLa)": 0.8033, "SIM": 0.7992, "DIN": 0.7962, "SASRec": 0.7934}}
+from __future__ import annotations
+
+from recbole_llm.config import properties_dir, read_yaml
+
+_TABLES = {"candidates": "ranking", "ctr": "click"}
+
+
+def contents() -> dict:
+    """The whole file."""
+    return read_yaml(properties_dir() / "published.yaml")
+
+
+def of_dataset(table: str, dataset: str) -> tuple[str, dict] | None:
+    """(the dataset's column in a table, what is said of it: names, title, rows), or None."""
+    found = contents()[table]["datasets"].items()
+    return next(((key, about) for key, about in found if dataset in about["names"]), None)
 
 
 def published(dataset: str, protocol: str) -> dict | None:
     """``{"title", "note", "metric", "rows": [[name, value], ...]}`` for a dataset, or None."""
-    if protocol == "candidates" and dataset in _COLUMN:
-        rows = [[name, values[_COLUMN[dataset]]] for name, values in _ROWS.items()]
-        note = (
-            f"Other people's protocol: HitRatio@1 on the papers' own {_NAME[dataset]} split, 20 candidates "
-            "redrawn at every "
-            "evaluation, Llama-2-7B, about a hundred test rows. Not comparable with the table above: other rows, other "
-            "candidates, another LLM. iLoRA's paper claims +11.4% on average over LoRA."
-        )
-        return {"title": f"Published for {_NAME[dataset]}", "note": note, "metric": "HitRatio@1", "rows": rows}
-    if protocol == "ctr" and dataset in _CTR:
+    table = _TABLES.get(protocol)
+    found = of_dataset(table, dataset) if table else None
+    if found is None:
+        return None
+    (key, about), values = found, contents()[table]
+    rows = [[row["model"], row[key]] for row in values["rows"] if key in row]
+    if table == "click":
         note = "Other people's protocol: AUC as ReLLa reports it. Not comparable with the table above."
-        return {
-            "title": "Published for ML-1M",
-            "note": note,
-            "metric": "AUC",
-            "rows": [list(r) for r in _CTR[dataset].items()],
-        }
-    return None
+    else:
+        note = (
+            f"Other people's protocol: HitRatio@1 on the papers' own {about['title']} split, 20 candidates redrawn at every evaluation, "
+            f"Llama-2-7B, {about['rows']:,} test rows. Not comparable with the table above: other rows, other candidates, another LLM. "
+            "iLoRA's paper claims +11.4% on average over LoRA."
+        )
+    return {"title": f"Published for {about['title']}", "note": note, "metric": values["metric"], "rows": rows}

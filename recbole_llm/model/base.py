@@ -20,6 +20,7 @@ from recbole_llm import crm, forward, scoring
 from recbole_llm.adapter import cast_weights, drop_by_row, enable_gradient_checkpointing, use_gate
 from recbole_llm.data import prompt
 from recbole_llm.data.inference import HandMade, ranked_scores
+from recbole_llm.data.questions import click_templates
 from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.llm import check_tokenizer, context_length, load_llm
 from recbole_llm.model.projector import Projector
@@ -48,7 +49,7 @@ class LLMRecommender(SequentialRecommender):
         self.crm = crm.load_or_train(config, dataset)
         init_seed(config["seed"], config["reproducibility"])  # the same start whether the CRM was trained now or read
         llm = load_llm(config)
-        check_tokenizer(llm, self.tokens.tokenizer)
+        check_tokenizer(llm, self.tokens.tokenizer, self.tokens.used(self._templates()))
         self.context_length = context_length(llm)
         embeddings = llm.get_input_embeddings()
         some = torch.arange(min(4096, embeddings.num_embeddings), device=embeddings.weight.device)
@@ -299,7 +300,7 @@ class LLMRecommender(SequentialRecommender):
 
     @torch.no_grad()
     def generate(self, interaction: Interaction) -> list[str]:
-        """Greedy answers as text, one per row."""
+        """Greedy answers as text, one per row, all their lines; :mod:`recbole_llm.metrics` reads the first."""
         longest = int(interaction["branch_mask"].sum(-1).max())
         self._check_length(interaction["prompt_ids"].shape[1], longest - 1)
         with self.gated(interaction):
@@ -324,6 +325,11 @@ class LLMRecommender(SequentialRecommender):
 
     def _projector(self, table: torch.Tensor, hidden: int, out_std: float, centred: bool = True) -> Projector:
         return Projector(table, hidden, out_std * self.config["slot_scale"], self.config["projector_form"], centred)
+
+    def _templates(self) -> list[str]:
+        config = self.config
+        templates = click_templates(config) if self.scoring == "yes_no" else config["prompt_templates"]
+        return prompt.with_words(templates, config["prompt_words"])
 
     @torch.no_grad()
     def _user_sample(self, dataset) -> torch.Tensor:

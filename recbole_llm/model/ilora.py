@@ -8,8 +8,9 @@ Section 5.3 (figure 5) compares what the gate reads: `gate_input`.
 
 Differences from the released code: the gate is the paper's linear softmax (theirs is one shared 1-D ResNet with batch
 normalisation, which mixes rows of a batch), and it reads standardised rows, which theirs gets from SASRec alone; the delta is
-computed without forming [B, S, K, d_out]. ``recipe: released``
-brings back what the prompts and labels inherit from LLaRA's code, not that router: ``gate_form`` has its forms.
+computed without forming [B, S, K, d_out]. The paper's prompts are hybrid from the start; the code's collator draws text-only ones
+as LLaRA's does. ``recipe: released`` brings back that curriculum and what prompts and labels inherit from LLaRA's code, not that
+router: ``gate_form`` has its forms.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ class iLoRA(LLaRA):  # noqa: N801  (the paper's name, as typed on the command li
             form, top_k = config["gate_form"], config["gate_top_k"] if config["gate_form"] == "topk" else None
             width = widths.get(self.gate_input, self.user_dim)
             self.router = Router(width, self.num_experts, form, top_k=top_k, init=config["gate_init"])
+
+    @classmethod
+    def released_settings(cls, settings):
+        return {**super().released_settings(settings), "curriculum": "linear"}
 
     def adapter_config(self):
         return GatedLoraConfig(

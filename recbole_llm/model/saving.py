@@ -34,7 +34,7 @@ OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
 # settings that change what trained weights compute without changing their names or shapes
 MEANING = (
     "lora_alpha", "num_experts", "lora_mixing", "gate_form", "gate_input", "gate_top_k", "gate_temperature",
-    "projector_form", "slot_scale",
+    "projector_form", "slot_scale", "llm_random_weights",
 )  # fmt: skip
 
 
@@ -247,7 +247,7 @@ def check_data(config, state: dict, folder: Path) -> None:
 
 def check_version(values: dict, folder: Path) -> None:
     """ValueError where the settings of a checkpoint are those of an earlier version, which lack some that are read now."""
-    read = {key for file in property_files(values["model"], None) for key in read_yaml(file)}
+    read = {key for file in property_files(values["model"], "").values() for key in read_yaml(file)}
     if missing := sorted(read - values.keys()):
         raise ValueError(f"the checkpoint {folder} is of an earlier version of recbole_llm: its config.yaml lacks {', '.join(missing)}, and "
                          "what its weights mean without them is not known; train the model again, or use that version")  # fmt: skip

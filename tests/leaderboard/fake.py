@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_llm.data.rows import ROWS
 from recbole_llm.leaderboard import bias
 from recbole_llm.leaderboard.statistics import ranking_values
 from recbole_llm.result import file_name, write_result
@@ -34,6 +35,7 @@ def write_run(
     items=None,
     config=None,
     protocol: str = "candidates",
+    rows: int | None = ROWS,
     **fields,
 ) -> Path:
     n = len(rank)
@@ -49,7 +51,7 @@ def write_run(
         "seed": seed,
         "metrics": {metric: round(float(ranking_values(rank, metric).mean()), 4) for metric in METRICS},
         "generation": None,
-        "candidates": {"count": count, "sha256": sha256},
+        "candidates": {"count": count, "sha256": sha256, "rows": rows},
         "llm": {"name": "smollm2-135m", "parameters": 134_500_000, "trainable_parameters": 210_000} if llm else None,
         "crm": {"model": "SASRec", "sha256": "c" * 64} if llm else None,
         "seconds": {"crm": 21.0 if llm else 0.0, "train": 310.0 if llm else 12.5, "evaluate": 41.0 if llm else 0.8},

@@ -122,6 +122,17 @@ def test_another_candidate_hash_is_refused_not_mixed(tmp_path):
         build_board(tmp_path, "made-up", "candidates", Options(candidates="123"))
 
 
+def test_results_of_an_earlier_version_are_refused_with_the_reason(tmp_path):
+    rng = np.random.default_rng(0)
+    fake.write_run(tmp_path, "BPR", fake.ranks(rng, 50, 1.0))
+    fake.write_run(tmp_path, "SASRec", fake.ranks(rng, 50, 1.0), sha256="f" * 64, rows=None)
+    reason = r"\(made by an earlier version, which put interactions in order by times of 32 bits: run it again\)"
+    with pytest.raises(ValueError, match=rf"BPR.seed2020.json; ffffffffffff: .*SASRec.seed2020.json {reason}"):
+        build_board(tmp_path, "made-up", "candidates", QUICK)
+    board = build_board(tmp_path, "made-up", "candidates", Options(resamples=50, candidates=fake.SHA[:8]))
+    assert "times of 32 bits" in board["left_out"][0]["reason"]
+
+
 def test_another_row_set_is_left_out(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("BPR", "Pop"):

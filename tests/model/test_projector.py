@@ -25,12 +25,6 @@ def test_the_projector_standardises_items_and_only_scales_users():
     torch.testing.assert_close((table[1:] / users.std).square().mean(), torch.tensor(1.0))
 
 
-def test_a_given_start_is_taken_as_it_is():
-    table = torch.randn(50, 16)
-    start = {n: w + 1 for n, w in Projector(table, 8, 1.0).state_dict().items()}
-    assert all(torch.equal(w, start[n]) for n, w in Projector(table, 8, 1.0, start=start).state_dict().items())
-
-
 def table_of(n=500, width=16):
     return torch.randn(n, width, generator=torch.Generator().manual_seed(0)) * 3 + 5
 

