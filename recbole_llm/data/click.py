@@ -54,7 +54,8 @@ class ClickBatches(TrainBatches):
                 np.array([key.row for key in keys]), np.array([key.candidates[0] for key in keys])
             )
             yield [
-                Question(key.row, key.candidates, 0, key.template, key.hybrid, key.target_position + 1, (t,), (c,))
+                Question(key.row, key.candidates, 0, key.template, hybrid=key.hybrid, history=key.history,
+                         label=key.target_position + 1, text=(t,), long=(c,))
                 for key, t, c in zip(keys, text, long, strict=True)
             ]
 

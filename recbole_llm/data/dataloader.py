@@ -12,7 +12,7 @@ column for every row (scoring and decoding need that), and hold rows of like len
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -56,6 +56,7 @@ class Key:
     candidates: tuple[int, ...]
     target_position: int
     template: int = 0
+    _: KW_ONLY  # a subclass adds fields of its own behind these
     hybrid: bool = True
     history: bool = True
     group: int = 0
