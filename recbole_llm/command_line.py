@@ -78,11 +78,11 @@ def parse_settings(arguments):
 def parse_value(text, key=""):
     """The value that `text` stands for: Python literal, true/false/null, YAML list or mapping, else `text` itself.
 
-    The keys in `STRINGS` and those that end in `_interval` stay text, unless it says None, null, ~, true or false.
+    The keys in `STRINGS` and those that end in `_num_interval` stay text, unless it says None, null, ~, true or false.
     """
     if text.lower() in WORDS:
         return WORDS[text.lower()]
-    if text != "None" and (key in STRINGS or key.endswith("_interval")):
+    if text != "None" and (key in STRINGS or key.endswith("_num_interval")):
         return text
     try:
         value = ast.literal_eval(text)

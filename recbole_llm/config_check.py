@@ -7,6 +7,7 @@ plugin's property files, RecBole's argument lists, and every key that the source
 import ast
 import difflib
 import importlib.util
+import re
 import sys
 from functools import cache, lru_cache
 from pathlib import Path
@@ -68,6 +69,19 @@ def optional(rule):
     return (lambda value: value is None or holds(value)), f"{text}, or null"
 
 
+def is_interval(value):
+    """Whether RecBole reads numbers between ends in it: "[5,inf)", or several, "(0,1];[3,4)"."""
+    for part in str(value).split(";"):
+        ends = re.fullmatch(r"\s*[\[(]([^,]+),([^,]+)[\])]\s*", part)
+        try:
+            if ends is None or not float(ends[1]) <= float(ends[2]):
+                return False
+        except ValueError:
+            return False
+    return True
+
+
+INTERVAL = (is_interval, "must be an interval such as '[5,inf)', or several, '(0,1];[3,4)'")
 POSITIVE, COUNT, FLAG = integer(1), integer(0), choice(True, False)
 TEXT, SETTINGS, RATIO = of_type("a string", str), of_type("a mapping", dict), number(0, 1)
 SAMPLE = optional(
@@ -85,6 +99,14 @@ RULES = {
     "topk": (
         lambda value: bool(value) and all(type(k) is int and k >= 1 for k in (value if isinstance(value, list) else [value])),
         "must be an integer >= 1 or a list of them, e.g. --topk=1,3",
+    ),
+    "user_inter_num_interval": optional(INTERVAL),
+    "item_inter_num_interval": optional(INTERVAL),
+    "val_interval": optional(
+        (
+            lambda value: isinstance(value, dict) and all(isinstance(v, (list, tuple)) or is_interval(v) for v in value.values()),
+            "must be a mapping of number columns to intervals and of token columns to lists, e.g. {rating: '[3,inf)', genre: [war]}",
+        )
     ),
     "use_gpu": FLAG,
     "variant": optional(TEXT),

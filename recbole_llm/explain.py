@@ -22,13 +22,17 @@ def explanation(recommender, request: Request, k: int) -> str:
         for i, (item, score) in enumerate(zip(ranked.items, ranked.scores, strict=True))
     ][:k]
     table = tabulate(rows, headers=["LLM's rank", "item", "title", "score", "CRM's rank"], disable_numparse=True)
-    parts = [f"user {request.user}, history of {len(request.history)}, {candidates.shape[1]} candidates", prompt_text(recommender, batch)]
+    parts = [f"user {request.user}, history of {len(request.history)}, {candidates.shape[1]} candidates"]
+    parts.append(prompt_text(recommender.model.tokens, names.tokens, batch))
     return "\n\n".join([*parts, gate_text(recommender.model, batch), table])
 
 
-def prompt_text(recommender, batch) -> str:
-    """A batch's first prompt; a slot is shown as [id], the id of the item whose vector stands there, or as [user]."""
-    names, tokens = recommender.names, recommender.model.tokens
+def prompt_text(tokens, names, batch) -> str:
+    """A batch's first prompt; a slot is shown as [id], the id of the item whose vector stands there, or as [user].
+
+    Args:
+        tokens: the run's :class:`~recbole_llm.data.tokens.PromptTokenizer`; names: external ids by internal item id.
+    """
     ids, mask, items = (batch[name][0] for name in ("prompt_ids", "prompt_mask", "prompt_items"))
     if ids.dim() == 2:  # a prompt for each item asked about: the first one's
         ids, mask, items = ids[0], mask[0], items[0]
@@ -44,7 +48,7 @@ def _with_slots(tokens, names, ids: list[int], items: list[int]) -> str:
     for place, item in [*((i, item) for i, item in enumerate(items) if item), (len(ids), None)]:
         text += tokens.tokenizer.decode(ids[start:place], skip_special_tokens=False)
         if item is not None:
-            text += "[user]" if item == USER_SLOT else f"[{names.tokens[item]}]"
+            text += "[user]" if item == USER_SLOT else f"[{names[item]}]"
         start = place + 1
     return text
 

@@ -50,6 +50,7 @@ def test_values(text, value):
 def test_some_settings_stay_text(key):
     assert parse_value("2024", key) == "2024" and parse_value("[5,10]", key) == "[5,10]"
     assert parse_value("null", key) is None and parse_value("None", key) is None
+    assert parse_value("{rating: '[3,inf)'}", "val_interval") == {"rating": "[3,inf)"}
 
 
 def test_recbole_s_options():

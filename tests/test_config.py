@@ -206,6 +206,8 @@ BAD = {
     "learning_rate": [0, -1, "fast"], "train_sample_size": [0, -5, 0.0, 1.5], "history_max_len": [0], "seed": [-1, 1.5],
     "test_sample_size": [0, -1, 0.5], "projector_form": ["MLP", None], "slot_scale": [0, -1, "8x"], "behaviour_token_place": ["first", None], "item_separator": ["", ", ", None, 3, "\\n"],
     "user_token": ["yes", 1], "crm_config": [[1]], "llm_path": [3], "warmup_ratio": [1.1], "epochs": [-1, "3 "],
+    "user_inter_num_interval": [5, "5", "[5,)", "[9,5]", "5,inf"], "item_inter_num_interval": ["[5,inf"],
+    "val_interval": ["[3,inf)", {"rating": 3}, {"rating": "3,5"}],
 }  # fmt: skip
 
 
@@ -213,6 +215,11 @@ BAD = {
 def test_values_that_break_a_rule(key, value):
     (line,) = config_check.value_problems({key: value})
     assert line.startswith(f"{key}: must be") and line.endswith(f"got {value!r}")
+
+
+@pytest.mark.parametrize("value", ["[5,inf)", "(0, 1];[3,4)", "[-inf,7]", [5, 10], None])
+def test_intervals_that_recbole_reads(value):
+    assert config_check.value_problems({"user_inter_num_interval": value, "val_interval": {"rating": value or "[3,5]", "genre": ["war"]}}) == []
 
 
 GOOD = {

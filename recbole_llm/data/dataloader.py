@@ -56,6 +56,7 @@ class Key:
     candidates: tuple[int, ...]
     target_position: int
     template: int = 0
+    _: KW_ONLY  # a subclass adds fields of its own behind these
     hybrid: bool = True
     _: KW_ONLY
     history: bool = True

@@ -31,18 +31,24 @@ def check_left(dataset) -> None:
         frame = getattr(dataset, f"{feat}_feat", None)
         if frame is None or not frame.empty:
             continue
-        steps = [entry for entry in vars(dataset).get("_counts", ()) if entry[0] == feat and entry[2] != entry[3]]
-        told = []
-        for _, name, before, after, example in steps:
-            values = {key: dataset.config[key] for key in STEPS[name]}
-            keys = [f"{key}: {value}" for key, value in values.items() if value not in (None, False, "[0,inf)")]
-            told.append(f"{' and '.join(keys) or 'rows without ids'} left {after} of {before} rows")
-            if name == "_filter_inter_by_user_or_item":
-                told[-1] += _differing_ids(dataset, example)
         raise ValueError(
-            f"{dataset.dataset_name}: no row of .{feat} is left: {'; '.join(told)}. Loosen what drops the rows, or set "
+            f"{dataset.dataset_name}: no row of .{feat} is left: {'; '.join(rows_dropped(dataset, feat))}. Loosen what drops the rows, or set "
             f"it to null"
         )
+
+
+def rows_dropped(dataset, feat: str) -> list[str]:
+    """What each filter left of the rows of "inter", "user" or "item", of those that dropped some."""
+    told = []
+    for which, name, before, after, example in vars(dataset).get("_counts", ()):
+        if which != feat or before == after:
+            continue
+        values = {key: dataset.config[key] for key in STEPS[name]}
+        keys = [f"{key}: {value}" for key, value in values.items() if value not in (None, False, "[0,inf)")]
+        told.append(f"{' and '.join(keys) or 'rows without ids'} left {after} of {before} rows")
+        if name == "_filter_inter_by_user_or_item":
+            told[-1] += _differing_ids(dataset, example)
+    return told
 
 
 def _differing_ids(dataset, example) -> str:

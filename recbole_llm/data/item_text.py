@@ -110,6 +110,24 @@ def _strangers(path: Path, text_field: str, item: str, written: dict[str, str]) 
     )
 
 
+def titles_and_unnamed(config, dataset) -> tuple[list[str], list[str]]:
+    """(titles as `load_titles` returns them, external ids of the items that have none). Raises as `load_titles`."""
+    path = _item_file(config)
+    written = read_titles(
+        path, dataset.iid_field, config["item_text_field"], config["field_separator"], config["encoding"] or "utf-8"
+    )
+    titles, unnamed = [""], []
+    for token in dataset.field2id_token[dataset.iid_field][1:]:
+        title = clean_title(written.get(str(token), ""))
+        if not title:
+            unnamed.append(str(token))
+            title = clean_title(f"item {token}")
+        titles.append(_ARTICLE_RULES[config["move_article"] or False](title))
+    if len(unnamed) == len(titles) - 1:
+        raise ValueError(_strangers(path, config["item_text_field"], unnamed[0], written))
+    return titles, unnamed
+
+
 def load_titles(config, dataset) -> list[str]:
     """Return the titles of a dataset's items.
 
@@ -128,23 +146,11 @@ def load_titles(config, dataset) -> list[str]:
     FileNotFoundError, ValueError
         If there is no .item file, no `item_text_field`, no such column, or no item of the interactions has a text.
     """
-    path = _item_file(config)
-    written = read_titles(
-        path, dataset.iid_field, config["item_text_field"], config["field_separator"], config["encoding"] or "utf-8"
-    )
-    titles, unnamed = [""], []
-    for token in dataset.field2id_token[dataset.iid_field][1:]:
-        title = clean_title(written.get(str(token), ""))
-        if not title:
-            unnamed.append(str(token))
-            title = clean_title(f"item {token}")
-        titles.append(_ARTICLE_RULES[config["move_article"] or False](title))
-    if len(unnamed) == len(titles) - 1:
-        raise ValueError(_strangers(path, config["item_text_field"], unnamed[0], written))
+    titles, unnamed = titles_and_unnamed(config, dataset)
     if unnamed:
         shown = ", ".join(unnamed[:_NAMED]) + (", ..." if len(unnamed) > _NAMED else "")
         logging.getLogger().warning(
-            f"{len(unnamed)} of {len(titles) - 1} items have no {config['item_text_field']} in {path} and are named by "
+            f"{len(unnamed)} of {len(titles) - 1} items have no {config['item_text_field']} in {_item_file(config)} and are named by "
             f"their id: {shown}"
         )
     return titles

@@ -27,7 +27,7 @@ class ClickExample(Example):
     notes: list[str] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Question(Key):
     """One prompt: `candidates` are the items asked about after the history at the places `text` of the timelines.
 

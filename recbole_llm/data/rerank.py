@@ -96,9 +96,9 @@ def retrieve(crm, lines, item_features, rows: FullRows, internal: np.ndarray, n:
         scores = scores.float().cpu().numpy()[:, internal]
         strict, _, length = catalogue_ranks(scores, rows, row)
         if length.min() < max(n, k):
-            user, key = rows.users[row[length.argmin()]], "rerank_n" if n >= k else "topk"
+            user, key = str(rows.users[row[length.argmin()]]), "rerank_n" if n >= k else "topk"
             raise ValueError(
-                f"{key}: {max(n, k)} items cannot be retrieved for user {user!r}, who has {length.min()} left; lower it"
+                f"{key}: {max(n, k)} items cannot be retrieved for user {user!r}, who has {length.min()} left; lower {key}"
             )
         best = top_items(scores, rows.allowed(row), rows.tie_keys(row), max(n, k))
         parts.append((best[:, :n], strict, length, best[:, n:]))

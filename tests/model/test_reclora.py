@@ -218,12 +218,16 @@ def test_the_answer_is_the_label_and_the_prompt_does_not_hold_it(tiny_data, tiny
     config, (_, train, _, _) = prepared(tiny_data, tiny_llm, tmp_path, train_sample_size=None)
     train.set_epoch(0)
     yes, no = train.dataset.answers
-    seen = set()
+    seen, empty = set(), 0
     for batch in train:
+        texts = train.dataset.tokens.tokenizer.batch_decode(batch["prompt_ids"])
+        empty += sum("nothing yet" in text for text in texts)
+        assert ["nothing yet" in text for text in texts] == (batch["item_id_list"] == 0).all(1).tolist()
         assert batch["answer_ids"].shape == (len(batch), 1)
         assert torch.equal(batch["answer_ids"][:, 0] == yes, batch["label"] == 1)
         seen |= set(batch["answer_ids"].flatten().tolist())
     assert seen == {yes, no}
+    assert empty == 0  # a row has an earlier interaction, which the prompt and the recommender read
 
 
 def test_labelled_rows_of_one_moment_share_a_prompt_and_score_as_alone(tied_lines, tiny_llm, tmp_path):
