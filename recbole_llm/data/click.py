@@ -54,7 +54,7 @@ class ClickBatches(TrainBatches):
                 np.array([key.row for key in keys]), np.array([key.candidates[0] for key in keys])
             )
             yield [
-                Question(key.row, key.candidates, 0, key.template, key.hybrid, label=key.target_position + 1, text=(t,), long=(c,))
+                Question(key.row, key.candidates, 0, template=key.template, hybrid=key.hybrid, label=key.target_position + 1, text=(t,), long=(c,))
                 for key, t, c in zip(keys, text, long, strict=True)
             ]
 
