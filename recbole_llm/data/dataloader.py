@@ -58,7 +58,6 @@ class Key:
     template: int = 0
     _: KW_ONLY  # a subclass adds fields of its own behind these
     hybrid: bool = True
-    _: KW_ONLY
     history: bool = True
     group: int = 0
     unseen: tuple[bool, ...] | None = None
