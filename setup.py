@@ -67,7 +67,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     python_requires=">=3.11",
-    install_requires=[*LLM, *RECBOLE, "statsmodels", "filelock"],
+    install_requires=[*LLM, *RECBOLE, "statsmodels"],
     extras_require=EXTRAS,
     packages=find_namespace_packages(str(ROOT), include=["recbole_llm", "recbole_llm.*"]) + PROPERTIES,
     package_dir={"recbole_llm.properties": "properties"},
