@@ -188,7 +188,8 @@ def read_yaml(file):
 def known_keys(model, dataset, model_class=None):
     """The keys that a run of `model` on `dataset` may set; see config_check."""
     root = properties_dir()
-    files = {root / "overall.yaml", root / "llm.yaml", *root.glob("model/*.yaml"), *property_files(model, dataset).values()}
+    own = {file for file in (root / "overall.yaml", root / "llm.yaml") if file.is_file()}
+    files = {*own, *root.glob("model/*.yaml"), *property_files(model, dataset).values()}
     return config_check.known_keys(model, model_class or get_model(model), sorted(files | set(root.glob("dataset/*"))))
 
 

@@ -187,11 +187,12 @@ def test_settings_named_in_the_text_exist():
 
 
 def _help_texts():
-    from recbole_llm import command_line, recommend_command
+    from recbole_llm import command_line, recommend_command, reproduce
     from recbole_llm.leaderboard.__main__ import _parser
 
     parsers = (command_line._parser(), recommend_command._parser(), _parser())
     yield "nproc_per_node"  # torchrun's
+    yield reproduce.__doc__
     yield from (parser.format_help() for parser in parsers)
 
 

@@ -223,6 +223,7 @@ def test_a_hub_name_offline_says_what_to_download_and_where_to_put_it(monkeypatc
 HUB = {
     "smollm2-360m": "HuggingFaceTB/SmolLM2-360M-Instruct", "qwen2.5-0.5b": "Qwen/Qwen2.5-0.5B-Instruct", "qwen3-0.6b": "Qwen/Qwen3-0.6B",
     "gemma-3-270m": "google/gemma-3-270m-it", "llama-3.2-1b": "meta-llama/Llama-3.2-1B-Instruct", "llama-2-7b": "meta-llama/Llama-2-7b-hf",
+    "vicuna-7b": "lmsys/vicuna-7b-v1.5",
 }  # fmt: skip
 
 

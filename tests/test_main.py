@@ -52,7 +52,7 @@ def script(tmp_path_factory):
 @pytest.mark.parametrize(
     "words, found",
     [
-        (["re"], ["recommend", "report"]),
+        (["re"], ["recommend", "report", "reproduce"]),
         (["recommend", "run.json", "--us"], ["--user=", "--users="]),
         (["run", "--model", "=", "iL"], ["iLoRA"]),
         (["run", "--model", "="], {"SASRec", "LLaRA", "BPR"}),

@@ -303,8 +303,8 @@ def test_the_command_line(made, tmp_path, capsys):
 def test_the_dispatcher(made, capsys, tmp_path):
     run = made()
     assert main([]) == 2 and main(["--help"]) == 0
-    assert capsys.readouterr().out.count("recommend  RUN") == 2
-    assert main(["recomend"]) == 2 and "choose run, recommend, compare, report" in capsys.readouterr().err
+    assert capsys.readouterr().out.count("  recommend ") == 2
+    assert main(["recomend"]) == 2 and "choose run, compare, recommend" in capsys.readouterr().err
     assert main(["compare", str(run.file), str(run.file), "--resamples=100"]) == 0
     assert "iLoRA" in capsys.readouterr().out
     assert main(["--model=Nothing", "--dataset=tiny"]) == 2 == main(["run", "--model=Nothing", "--dataset=tiny"])

@@ -97,7 +97,7 @@ def gradient(model, train, config, rows: np.ndarray) -> np.ndarray:
     """Gradient ``[P]`` float32 of the loss per answer token of ``rows`` in the adapter's weights; hybrid prompts, first template."""
     weights = [weight for name, weight in model.named_parameters() if weight.requires_grad and "lora_" in name]
     candidates, places = train.dataset.training_candidates(rows, candidate_sets(config), epoch=0)
-    keys = [Key(int(row), tuple(c.tolist()), int(place), 0, True, group=i)
+    keys = [Key(int(row), tuple(c.tolist()), int(place), group=i)
             for i, (row, c, place) in enumerate(zip(rows, candidates, places, strict=True))]  # fmt: skip
     model.eval()
     model.zero_grad(set_to_none=True)

@@ -39,7 +39,7 @@ def test_shots_gives_a_table_a_plot_and_the_recommenders_line(settings, monkeypa
     assert main(arguments) == 0
     assert "DIN, alone: auc" in capsys.readouterr().out
     report, rows, page = written(settings.folder, "tiny.ctr.shots.RecLoRA")
-    assert [int(row["x"]) for row in rows] == [16, 32, 64] and trained == ["DIN"] + ["RecLoRA"] * 3
+    assert [int(row["x"]) for row in rows] == [16, 32, 64] and trained.count("RecLoRA") == 3 and trained.count("DIN") <= 1
     found = records(settings.folder, report)
     assert [record["train_sample"]["count"] for record in found] == [16, 32, 64]
     assert [float(row["auc"]) for row in rows] == pytest.approx([record["metrics"]["auc"] for record in found], abs=1e-4)

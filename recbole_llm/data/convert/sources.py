@@ -61,12 +61,18 @@ def _recbole_table() -> dict[str, str]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-@cache
 def _own() -> dict[str, dict]:
     """Dataset -> `source` of the plugin's YAML files."""
-    from recbole_llm.config import properties_dir, read_yaml
+    from recbole_llm.config import properties_dir
 
-    files = sorted(properties_dir().glob("dataset/*.yaml"))
+    return _sources_in(properties_dir())
+
+
+@cache
+def _sources_in(folder: Path) -> dict[str, dict]:
+    from recbole_llm.config import read_yaml
+
+    files = sorted(folder.glob("dataset/*.yaml"))
     return {file.stem: source for file in files if (source := read_yaml(file).get("source"))}
 
 
