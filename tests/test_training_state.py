@@ -174,7 +174,7 @@ def test_resume_finds_the_newest_run_of_the_same_settings(run, trained):
     before, config["learning_rate"] = config["learning_rate"], 0.5
     try:
         assert find_run(config, "auto") == (None, None)
-        with pytest.raises(ValueError, match="learning_rate: run 0.01, here 0.5"):
+        with pytest.raises(ValueError, match="learning_rate: run 2.0, here 0.5"):
             find_run(config, str(run))
     finally:
         config["learning_rate"] = before

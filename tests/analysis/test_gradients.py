@@ -77,7 +77,7 @@ def test_a_gradient_is_that_of_the_models_own_loss(settings):
     found = gradients.gradient(model, train, config, rows)
     weights = {name: weight for name, weight in model.named_parameters() if "lora_" in name and weight.requires_grad}
     candidates, places = train.dataset.training_candidates(rows, gradients.candidate_sets(config), epoch=0)
-    keys = [gradients.Key(int(r), tuple(c.tolist()), int(p), 0, True) for r, c, p in zip(rows, candidates, places, strict=True)]
+    keys = [gradients.Key(int(r), tuple(c.tolist()), int(p)) for r, c, p in zip(rows, candidates, places, strict=True)]
     expected = torch.autograd.grad(model.calculate_loss(train.batch(keys)), list(weights.values()))
     np.testing.assert_allclose(found, torch.cat([g.flatten() for g in expected]).numpy(), rtol=1e-3, atol=1e-6)
     assert np.abs(found).max() > 1e-3 and all(weight.grad is None for weight in model.parameters())

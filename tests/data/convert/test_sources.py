@@ -86,7 +86,7 @@ def test_the_command_line_of_the_issue(server, tmp_path, ml_1m_served):
 def test_offline_names_address_file_and_command(tmp_path, monkeypatch, how):
     if how != "key":
         monkeypatch.setenv(how, "1")
-    config = LLMConfig("iLoRA", "lastfm", config_dict=settings(tmp_path, offline=how == "key"))
+    config = LLMConfig("iLoRA", "lastfm", config_dict=settings(tmp_path, offline=how == "key", users_per_list=1))
     with pytest.raises(FileNotFoundError) as raised:
         ensure_dataset(config)
     text = str(raised.value)
