@@ -39,6 +39,7 @@ RECBOLE = [
 ROOT = Path(__file__).parent
 PROPERTIES = [ROOT / "properties", *sorted(path for path in (ROOT / "properties").rglob("*") if path.is_dir())]
 PROPERTIES = [".".join(("recbole_llm", *path.relative_to(ROOT).parts)) for path in PROPERTIES]
+VERSION = (ROOT / "recbole_llm/version.py").read_text(encoding="utf-8").rpartition("= ")[2].strip().strip('"')
 EXTRAS = {
     "test": ["pytest", "pytest-timeout", "hypothesis", "ruff", "setuptools", "sentence-transformers", "hyperopt"],
     "quantized": ["bitsandbytes"],
@@ -49,7 +50,7 @@ EXTRAS = {
 
 setup(
     name="recbole_llm",
-    version="0.1.0",
+    version=VERSION,
     description="LLM-based sequential recommenders (LLaRA, iLoRA, RecLoRA) as a plugin for RecBole 1.2.1",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -73,7 +74,7 @@ setup(
     package_dir={"recbole_llm.properties": "properties"},
     package_data={
         **{package: ["*.yaml"] for package in PROPERTIES},
-        "recbole_llm.leaderboard.template": ["*.html", "*.css", "*.js"],
+        "recbole_llm.leaderboard.render.template": ["*.html", "*.css", "*.js"],
     },
     entry_points={"console_scripts": ["recbole-llm=recbole_llm.__main__:main"]},
 )

@@ -21,12 +21,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from recbole_llm import result
 from recbole_llm.adapter import GatedLoraConfig, cast_weights, drop_by_row, use_gate
-from recbole_llm.config import properties_dir, read_yaml
-from recbole_llm.forward import forward, positions_of
-from recbole_llm.llm import load_llm
-from recbole_llm.scoring import score_candidates
+from recbole_llm.config.properties import properties_dir
+from recbole_llm.config.values import read_yaml
+from recbole_llm.llm.branch_forward import forward, positions_of
+from recbole_llm.llm.loading import load_llm
+from recbole_llm.llm.title_likelihood import score_candidates
+from recbole_llm.results import result_file
 
 ANSWER, CANDIDATES, TITLE = 9, 20, 8  # tokens of an answer, candidates, tokens of each, end token included
 RATIO, PEAK = 0.9, 3.0  # aims; GB
@@ -162,9 +163,9 @@ def main(arguments=None) -> int:
         ours, _ = works[options.measure](options)
         for _ in range(3):
             ours()
-        print(result.peak_memory_mb() / 1024)
+        print(result_file.peak_memory_mb() / 1024)
         return 0
-    print(f"{result.device_name('cpu')}; batch {options.batch} in forward passes of {options.micro_batch}, length {options.length}")
+    print(f"{result_file.device_name('cpu')}; batch {options.batch} in forward passes of {options.micro_batch}, length {options.length}")
     tokens = {"training": options.length, "scoring": options.length + CANDIDATES * (TITLE - 1)}
     met = True
     for work, make in works.items():

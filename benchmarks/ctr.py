@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from benchmarks.scoring import _now, random_llm
-from recbole_llm.data.retriever import most_relevant, unit
-from recbole_llm.yes_no import branch_scores
+from recbole_llm.data.click.retriever import most_relevant, unit
+from recbole_llm.llm.yes_no import branch_scores
 
 SPEED_UP, SECONDS, GIGABYTES, TOLERANCE = 5.0, 5.0, 1.0, 1e-4
 

@@ -39,9 +39,9 @@ def recbole(dataset: str, data_path: str) -> Iterator:
     package = types.ModuleType("recbole_llm")  # in place of the package, whose import replaces the reader
     package.__path__ = [str(ROOT / "recbole_llm")]
     sys.modules["recbole_llm"] = package
-    from recbole_llm import compat
+    from recbole_llm.compat import shims
 
-    compat.apply(skip=READERS | OTHERS)
+    shims.apply(skip=READERS | OTHERS)
     from recbole.config import Config
     from recbole.data import create_dataset
 

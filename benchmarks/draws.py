@@ -13,17 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_llm import recommender, result
-from recbole_llm.command_line import parse_command_line
-from recbole_llm.config import LLMConfig
-from recbole_llm.crm import crm_config
-from recbole_llm.data.collector import CandidateCollector
-from recbole_llm.data.preparation import prepare_data
+from recbole_llm import fit
+from recbole_llm.cli.arguments import parse_command_line
+from recbole_llm.config.loader import LLMConfig
+from recbole_llm.crm.store import crm_config
 from recbole_llm.data.rows import candidate_sets
+from recbole_llm.evaluation.candidate_collector import CandidateCollector
+from recbole_llm.evaluation.preparation import prepare_data
 from recbole_llm.leaderboard.plan import seed_list
+from recbole_llm.leaderboard.render.markdown import p_text
 from recbole_llm.leaderboard.statistics import bootstrap_p, percentile_interval, ranking_values, resampled_means
-from recbole_llm.leaderboard.text import p_text
 from recbole_llm.registry import is_plugin_model
+from recbole_llm.results import result_file
 
 METRICS = ("hit@1", "ndcg@10")
 
@@ -37,9 +38,9 @@ def ranks(trainer, config, load_best: bool) -> np.ndarray:
 
 def one_seed(make_config, seed: int, draws: range) -> tuple[np.ndarray, np.ndarray]:
     """Ranks of the LLM recommender and of its CRM, [draws, n] each."""
-    fitted = recommender.fit(make_config(seed=seed))
+    fitted = fit.fit(make_config(seed=seed))
     crm = fitted.trainer.model.crm
-    crm_trainer, _ = recommender.build(crm_config(make_config(seed=seed)))
+    crm_trainer, _ = fit.build(crm_config(make_config(seed=seed)))
     crm_trainer.model.load_state_dict(crm.model.state_dict())
     both = []
     for draw in draws:
@@ -92,7 +93,7 @@ def main(arguments: list[str]) -> dict:
     model, reference = (np.stack(part) for part in zip(*pairs, strict=True))  # [seeds, draws, n] each
     user = candidate_sets(config).test.user_ids
     record = {"model": given.model, "dataset": given.dataset, "settings": given.options, "seeds": seeds, "draws": own.draws}
-    record |= {"n_rows": len(user), "n_users": len(set(user.tolist())), "commit": result.commit()}
+    record |= {"n_rows": len(user), "n_users": len(set(user.tolist())), "commit": result_file.commit()}
     record["metrics"] = {metric: compared(model, reference, user, metric) for metric in METRICS}
     for metric, found in record["metrics"].items():
         low, high = found["interval"]

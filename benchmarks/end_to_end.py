@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from recbole_llm.result import read_result
+from recbole_llm.results.result_file import read_result
 
 
 def main(arguments: list[str]) -> dict:

@@ -24,11 +24,11 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from recbole_llm import result
 from recbole_llm.adapter import GatedLoraConfig, Router, use_gate
-from recbole_llm.forward import generate
-from recbole_llm.meter import ModelFlops
-from recbole_llm.scoring import score_candidates
+from recbole_llm.llm.branch_forward import generate
+from recbole_llm.llm.title_likelihood import score_candidates
+from recbole_llm.results import result_file
+from recbole_llm.training.throughput import ModelFlops
 
 SHAPES = {
     "7b": {"hidden": 4096, "inner": 11008, "layers": 32, "heads": 32, "vocabulary": 32000, "rows": 8, "prompt": 590},
@@ -163,7 +163,7 @@ def training(shape, device, dtype, repeats, peak):
         found[name] = {
             "tokens_per_second": method.tokens / middle,
             "utilisation": method.flops / middle / peak,
-            "peak_memory_gb": result.peak_memory_mb() / 1024,
+            "peak_memory_gb": result_file.peak_memory_mb() / 1024,
             "seconds_per_step": middle,
         }
         del method
@@ -217,8 +217,8 @@ def main(arguments=None) -> int:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     peak = matrix_peak(device, 8192 if device.type == "cuda" else 512)
     record = {
-        "device": result.device_name(device), "shape": {"name": name, **SHAPES[name]}, "dtype": str(dtype),
-        "matrix_peak_tflops": peak / 1e12, "versions": result.versions(), "commit": result.commit(),
+        "device": result_file.device_name(device), "shape": {"name": name, **SHAPES[name]}, "dtype": str(dtype),
+        "matrix_peak_tflops": peak / 1e12, "versions": result_file.versions(), "commit": result_file.commit(),
         "training": training(SHAPES[name], device, dtype, options.repeats, peak),
         "prompts_per_second": scoring(SHAPES[name], device, dtype, options.repeats),
     }  # fmt: skip

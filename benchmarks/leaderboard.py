@@ -23,7 +23,7 @@ from recbole_llm.leaderboard import statistics as st
 from recbole_llm.leaderboard.files import Stored
 from recbole_llm.leaderboard.report import write_report
 from recbole_llm.leaderboard.table import all_pairs, build_column
-from recbole_llm.result import peak_memory_mb, reset_peak_memory, write_result
+from recbole_llm.results.result_file import peak_memory_mb, reset_peak_memory, write_result
 
 NAMES = "Random Pop ItemKNN BPR FPMC GRU4Rec SASRec LLaRA iLoRA RecLoRA".split()
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from recbole_llm.leaderboard.board import build_board, stored_options
 from recbole_llm.leaderboard.files import boards
-from recbole_llm.leaderboard.text import amount, cell_text, escaped, markdown, p_text, shown_name
-from recbole_llm.result import count_of_rows, read_result
+from recbole_llm.leaderboard.render.markdown import amount, cell_text, escaped, markdown, p_text, shown_name
+from recbole_llm.results.result_file import count_of_rows, read_result
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "leaderboards"

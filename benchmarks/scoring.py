@@ -15,8 +15,8 @@ import time
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from recbole_llm.forward import METHODS
-from recbole_llm.scoring import score_candidates
+from recbole_llm.llm.branch_forward import METHODS
+from recbole_llm.llm.title_likelihood import score_candidates
 
 TARGET = 8.0
 TOLERANCE = 1e-4

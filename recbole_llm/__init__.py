@@ -4,23 +4,21 @@
     from recbole.quick_start import run_recbole
     run_recbole(model="iLoRA", dataset="ml-100k")
 
-Import it before RecBole: RecBole 1.2.1 does not import on current libraries without the shims of `recbole_llm.compat`.
+Import it before RecBole: RecBole 1.2.1 does not import on current libraries without the shims of `recbole_llm.compat.shims`.
 """
 
-from recbole_llm import compat
+from recbole_llm.compat import shims
+from recbole_llm.version import __version__ as __version__
 
-__version__ = "0.1.0"
+shims.apply()
 
-compat.apply()
+from recbole_llm.compat import config_hook, hooks  # noqa: E402  (RecBole imports only after the shims)
+from recbole_llm.config.loader import LLMConfig  # noqa: E402
+from recbole_llm.config.values import ConfigError  # noqa: E402
+from recbole_llm.registry import register  # noqa: E402
 
-from recbole_llm import config, registry  # noqa: E402  (RecBole imports only after the shims)
-
-registry.install()
-config.install()
-
-ConfigError = config.ConfigError
-LLMConfig = config.LLMConfig
-register = registry.register
+hooks.install()
+config_hook.install()
 
 __all__ = ["ConfigError", "LLMConfig", "load", "register", "run_recbole_llm"]
 

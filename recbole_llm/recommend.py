@@ -23,15 +23,16 @@ import torch
 from recbole.data.interaction import Interaction
 from tqdm import tqdm
 
-from recbole_llm.checkpoint import load_data_and_model
-from recbole_llm.data.full import BLOCK
+from recbole_llm import registry
 from recbole_llm.data.requests import Request, Requests
-from recbole_llm.data.steps import Prefetch
 from recbole_llm.data.tokens import PromptTokenizer
-from recbole_llm.model.saving import checkpoint_folder
+from recbole_llm.evaluation.full_ranking import BLOCK
 from recbole_llm.registry import is_plugin_model
-from recbole_llm.result import read_result
-from recbole_llm.training_step import precision
+from recbole_llm.results.result_file import read_result
+from recbole_llm.training.checkpoint import checkpoint_folder
+from recbole_llm.training.optimizer_step import precision
+from recbole_llm.training.recbole_checkpoints import load_data_and_model
+from recbole_llm.training.step_batches import Prefetch
 
 COLUMNS = ("user", "rank", "item_id", "title", "score", "crm_rank", "llm_rank")
 K = 10
@@ -102,8 +103,8 @@ class Recommender:
     """
 
     def __init__(self, config, model, splits):
-        if config["protocol"] == "ctr" or config["history_notes"] in ("likes", "ratings"):
-            key = "protocol" if config["protocol"] == "ctr" else "history_notes"
+        if registry.protocol(config["protocol"]).labelled or config["history_notes"] in ("likes", "ratings"):
+            key = "protocol" if registry.protocol(config["protocol"]).labelled else "history_notes"
             raise ValueError(f"{key}: {config[key]}: this run's prompts say behind each item whether it was liked, which a history does "
                              "not; recommend needs a run of protocol candidates or full with history_notes: none")  # fmt: skip
         self.config, self.model, self.hand = config, model.eval(), model.by_hand
@@ -139,7 +140,7 @@ class Recommender:
 
     def explain(self, users=None, history=None, k: int | None = None, candidates=None, exclude=(), until=None) -> str:
         """How lists come about: prompts with their slots, the gate's weights, the scores. Arguments as of `recommend`."""
-        from recbole_llm.explain import explanation
+        from recbole_llm.model.explain import explanation
 
         requests = self.requests.make(users, history, candidates, exclude, until)
         return "\n\n".join(explanation(self, request, _count(request, k)) for request in requests)

@@ -2,7 +2,7 @@
 
 RecBole looks a model up as module `recbole.model.<kind>.<lower case name>`, its trainer and dataset as attributes
 `<Name>Trainer` of `recbole.trainer` and `<Name>Dataset` of `recbole.data.dataset`, and its dataloader in a table inside
-`recbole.data.utils.get_dataloader`. `install` serves all of them from `register`'s entries, and imports what an entry
+`recbole.data.utils.get_dataloader`. `compat.hooks` serves all of them from `register`'s entries, and imports what an entry
 names only when it is asked for: `import recbole_llm` loads neither transformers nor peft.
 """
 
@@ -20,15 +20,20 @@ PLUGIN_MODELS = {
     "iLoRA": "recbole_llm.model.ilora:iLoRA",
     "RecLoRA": "recbole_llm.model.reclora:RecLoRA",
 }
-TRAINER = "recbole_llm.trainer:LLMTrainer"
+TRAINER = "recbole_llm.training.trainer:LLMTrainer"
 DATASET = "recbole_llm.data.dataset:PromptDataset"
 DATALOADER = "recbole_llm.data.dataloader:prompt_dataloader"
 CLICK = {  # of models that answer Yes or No
-    "trainer": "recbole_llm.click_trainer:ClickTrainer",
-    "dataset": "recbole_llm.data.click_dataset:ClickDataset",
-    "dataloader": "recbole_llm.data.click:click_dataloader",
+    "dataset": "recbole_llm.data.click.dataset:ClickDataset",
+    "dataloader": "recbole_llm.data.click.dataloader:click_dataloader",
 }
 OPTIONS = {"RecLoRA": CLICK}
+PROTOCOLS = {
+    None: "recbole_llm.protocols.unset:Unset",
+    "candidates": "recbole_llm.protocols.candidates:Candidates",
+    "full": "recbole_llm.protocols.full:Full",
+    "ctr": "recbole_llm.protocols.ctr:Clicks",
+}
 PACKAGE = "recbole.model.sequential_recommender"
 KINDS = ("general", "context_aware", "sequential", "knowledge_aware", "exlib")
 _entries = {}
@@ -81,6 +86,23 @@ def entry(name):
     return _entries[name]
 
 
+def register_protocol(protocol, name=None):
+    """Make a protocol known by its name: a subclass of `protocols.base.Protocol`, or "module:Class" with `name`."""
+    PROTOCOLS[name or protocol.name] = protocol
+
+
+def protocols():
+    """Names of all protocols."""
+    return [name for name in PROTOCOLS if name is not None]
+
+
+def protocol(name):
+    """The object of a protocol (None: RecBole's own evaluation); ValueError for an unknown name."""
+    if name not in PROTOCOLS:
+        raise ValueError(f"protocol {name!r} is unknown; known are {', '.join(protocols())}")
+    return resolve(PROTOCOLS[name])()
+
+
 def resolve(target):
     """Import "module:name"; anything but a string is returned as it is."""
     if not isinstance(target, str):
@@ -119,36 +141,10 @@ def check_model(name):
     raise ValueError(f"Unknown model {name!r}.{hint} Available: {', '.join(plugin)}; RecBole's {', '.join(recbole)}")
 
 
-def install():
-    """Register the plugin's models and hook RecBole's look-ups; called once by `import recbole_llm`."""
+def register_own():
+    """Register the plugin's own models."""
     for name, target in PLUGIN_MODELS.items():
         register(target, **OPTIONS.get(name, {}))
-    _serve("recbole.trainer", "Trainer", "trainer")
-    _serve("recbole.data.dataset", "Dataset", "dataset")
-    from recbole_llm.compat import rebind
-
-    original = importlib.import_module("recbole.data.utils").get_dataloader
-
-    def get_dataloader(config, phase):
-        if is_plugin_model(config["model"]):
-            return resolve(entry(config["model"]).dataloader)(config, "test" if phase == "evaluation" else phase)
-        return original(config, phase)
-
-    get_dataloader.__doc__ = original.__doc__
-    rebind(original, get_dataloader)
-
-
-def _serve(module_name, suffix, field):
-    """Let `module.<Name><suffix>` import the `field` of the registered model <Name>, on first use."""
-    module = importlib.import_module(module_name)
-
-    def __getattr__(attribute):
-        name = attribute.removesuffix(suffix)
-        if name != attribute and name in _entries:
-            return resolve(getattr(_entries[name], field))
-        raise AttributeError(f"module {module_name!r} has no attribute {attribute!r}")
-
-    module.__getattr__ = __getattr__
 
 
 class _ModelModule(types.ModuleType):

@@ -23,8 +23,9 @@ from collections import ChainMap
 from recbole_llm.analysis import figures
 from recbole_llm.analysis.common import digest
 from recbole_llm.analysis.report import Report
-from recbole_llm.command_line import parse_command_line
-from recbole_llm.config import ConfigError, properties_dir, read_yaml
+from recbole_llm.cli.arguments import parse_command_line
+from recbole_llm.config.properties import properties_dir
+from recbole_llm.config.values import ConfigError, read_yaml
 from recbole_llm.leaderboard.plan import DEFAULT_SEED, seed_list
 from recbole_llm.leaderboard.published import contents, of_dataset
 from recbole_llm.leaderboard.run import run_leaderboard

@@ -14,15 +14,16 @@ from pathlib import Path
 
 import yaml
 
-from recbole_llm import recommend_command
 from recbole_llm.__main__ import COMMANDS
 from recbole_llm.analysis import __main__ as analysis
-from recbole_llm.command_line import parse_command_line, parse_settings
-from recbole_llm.config import LLMConfig, properties_dir
+from recbole_llm.cli import recommend
+from recbole_llm.cli.arguments import parse_command_line, parse_settings
+from recbole_llm.cli.leaderboard import is_leaderboard
+from recbole_llm.config.loader import LLMConfig
+from recbole_llm.config.properties import properties_dir
 from recbole_llm.data.convert.__main__ import _parser as convert_parser
 from recbole_llm.data.convert.sources import source_of
 from recbole_llm.leaderboard.__main__ import _parser as leaderboard_parser
-from recbole_llm.leaderboard.command import is_leaderboard
 from recbole_llm.leaderboard.plan import make_plan, pick_models, read_spec
 from recbole_llm.leaderboard.published import of_dataset
 
@@ -143,7 +144,7 @@ def _check_ours(words: list[str]) -> None:
     if words[0] == "run":
         check_run(words[1:])
     elif words[0] == "recommend":
-        _, rest = recommend_command._parser().parse_known_args(words[1:])
+        _, rest = recommend._parser().parse_known_args(words[1:])
         parse_settings(rest)
         if unknown := [word for word in rest if word.partition("=")[0].removeprefix("--") not in _settable()]:
             raise ValueError(f"recbole-llm recommend: {unknown[0]} is no option and no setting")
@@ -152,7 +153,7 @@ def _check_ours(words: list[str]) -> None:
 
 
 def _settable() -> frozenset[str]:
-    from recbole_llm.config import known_keys
+    from recbole_llm.config.known_keys import known_keys
 
     return frozenset(known_keys("iLoRA", "ml-100k"))
 

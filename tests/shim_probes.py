@@ -1,4 +1,4 @@
-"""Shows, in one fresh process, what each shim of recbole_llm.compat repairs: `python -m tests.shim_probes FOLDER`.
+"""Shows, in one fresh process, what each shim of recbole_llm.compat.shims repairs: `python -m tests.shim_probes FOLDER`.
 
 Every probe runs in a forked child twice, with all shims and with all but its own, and must succeed and fail. The
 package's `__init__` applies all shims, so a bare module of that name stands in for it here. Prints JSON:
@@ -358,13 +358,13 @@ def ray_kinds():
     return ("absent", "broken", "works")
 
 
-def with_ray(kind, compat, skip):
+def with_ray(kind, shims, skip):
     def run():
         if kind == "absent":
             sys.modules["ray"] = None
         else:
             sys.path.insert(0, str(FOLDER / kind))
-        compat.apply(skip)
+        shims.apply(skip)
         ray_stand_in(kind)
 
     return run
@@ -379,22 +379,22 @@ def main():
     import sklearn.metrics  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
 
-    from recbole_llm import compat
+    from recbole_llm.compat import shims
 
     os.chdir(FOLDER)
     write_data()
     report = {}
     for kind in ray_kinds():
         report[f"ray_stand_in, ray {kind}"] = {
-            "with": forked(with_ray(kind, compat, ())),
-            "without": forked(with_ray(kind, compat, ("ray_stand_in",))),
+            "with": forked(with_ray(kind, shims, ())),
+            "without": forked(with_ray(kind, shims, ("ray_stand_in",))),
         }
-    compat.apply(skip=set(compat.SHIMS) - {"ray_stand_in"})  # imports RecBole once for all children
+    shims.apply(skip=set(shims.SHIMS) - {"ray_stand_in"})  # imports RecBole once for all children
     for name, function in PROBES.items():
-        own = next(shim for shim in compat.SHIMS if name.startswith(shim))
+        own = next(shim for shim in shims.SHIMS if name.startswith(shim))
         report[name] = {
-            "with": forked(lambda f=function: (compat.apply(), f())),
-            "without": forked(lambda f=function, s=own: (compat.apply(skip=(s,)), f())),
+            "with": forked(lambda f=function: (shims.apply(), f())),
+            "without": forked(lambda f=function, s=own: (shims.apply(skip=(s,)), f())),
         }
     print(json.dumps(report))
 

@@ -9,7 +9,8 @@ import yaml
 
 import recbole_llm
 from recbole_llm import registry
-from recbole_llm.config import LLMConfig, known_keys
+from recbole_llm.config.known_keys import known_keys
+from recbole_llm.config.loader import LLMConfig
 from tests import doc_blocks, tiny
 from tests.doc_blocks import ROOT, Block
 
@@ -187,10 +188,11 @@ def test_settings_named_in_the_text_exist():
 
 
 def _help_texts():
-    from recbole_llm import command_line, recommend_command, reproduce
+    from recbole_llm import reproduce
+    from recbole_llm.cli import arguments, recommend
     from recbole_llm.leaderboard.__main__ import _parser
 
-    parsers = (command_line._parser(), recommend_command._parser(), _parser())
+    parsers = (arguments._parser(), recommend._parser(), _parser())
     yield "nproc_per_node"  # torchrun's
     yield reproduce.__doc__
     yield from (parser.format_help() for parser in parsers)

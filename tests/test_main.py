@@ -6,7 +6,8 @@ from contextlib import redirect_stdout, suppress
 
 import pytest
 
-from recbole_llm import __main__, completion
+from recbole_llm import __main__
+from recbole_llm.cli import completion
 from recbole_llm.data import __main__ as data
 
 SCREEN = (40, 100)  # lines, columns

@@ -56,7 +56,7 @@ def test_properties_and_sources_are_inside(installed):
 
 def test_installed_copy_works_from_another_directory(installed, tmp_path):
     code = (
-        "import recbole_llm; from recbole_llm.config import properties_dir;"
+        "import recbole_llm; from recbole_llm.config.loader import properties_dir;"
         "c = recbole_llm.LLMConfig('iLoRA', 'ml-100k');"
         "print(recbole_llm.__file__, properties_dir(), c['n_candidates'], c['item_text_field'], sep='|')"
     )
@@ -69,11 +69,11 @@ def test_installed_copy_works_from_another_directory(installed, tmp_path):
 
 
 def test_missing_properties_are_an_error(monkeypatch, tmp_path):
-    from recbole_llm import config
+    from recbole_llm.config import loader as config_loader
 
-    monkeypatch.setattr(config, "__file__", str(tmp_path / "recbole_llm/config.py"))
+    monkeypatch.setattr(config_loader, "__file__", str(tmp_path / "recbole_llm/config.py"))
     with pytest.raises(FileNotFoundError, match="no properties/overall.yaml"):
-        config.properties_dir.__wrapped__()
+        config_loader.properties_dir.__wrapped__()
 
 
 def test_recbole_is_left_out_where_pip_cannot_resolve_it(requirements):

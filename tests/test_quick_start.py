@@ -11,9 +11,9 @@ import torch
 from recbole.utils import get_model
 
 from recbole_llm import ConfigError, LLMConfig, quick_start, run_recbole_llm
-from recbole_llm.config import properties_dir
-from recbole_llm.data.preparation import prepare_data
-from recbole_llm.model.saving import read_state
+from recbole_llm.config.properties import properties_dir
+from recbole_llm.evaluation.preparation import prepare_data
+from recbole_llm.training.checkpoint import read_state
 from tests import gguf_files, tiny
 
 MODELS = ["LLaRA", "iLoRA", "SASRec", "BPR", "Pop"]
@@ -114,7 +114,7 @@ def test_plain_recbole_runs_and_reloads_a_plugin_model(tiny_data, tiny_llm, tmp_
     outcome = run_recbole(model="iLoRA", dataset="tiny", config_dict=settings)
     (folder,) = (p for p in Path(settings["checkpoint_dir"]).iterdir() if p.name.startswith("iLoRA"))
     config, model, dataset, train, valid, test = load_data_and_model(str(folder))
-    from recbole_llm.trainer import LLMTrainer
+    from recbole_llm.training.trainer import LLMTrainer
 
     trainer = LLMTrainer(config, model)
     assert trainer.evaluate(test, load_best_model=False) == outcome["test_result"]
@@ -202,7 +202,7 @@ def test_a_gguf_file_is_known_by_its_sha256_in_results_and_checkpoints(tiny_data
 def test_what_an_llm_s_yaml_sets_is_said_once(tiny_data, tiny_llm, tmp_path, monkeypatch, caplog):
     root = shutil.copytree(properties_dir(), tmp_path / "properties")
     (root / "llm/small.yaml").write_text(f"llm_source: {{hub: {tiny_llm}}}\nlora_r: 4\nmodels: {{LLaRA: {{lora_alpha: 12}}}}\nepochs: 7\n")
-    monkeypatch.setattr("recbole_llm.config.properties_dir", lambda: root)
+    monkeypatch.setattr("recbole_llm.config.loader.properties_dir", lambda: root)
     with caplog.at_level(logging.INFO):
         outcome = run_recbole_llm("LLaRA", "tiny", config_dict=tiny.settings(tiny_data, "small", tmp_path, epochs=0))
     lines = [line for line in caplog.messages if "small sets" in line]

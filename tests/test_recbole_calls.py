@@ -16,7 +16,7 @@ from recbole.trainer import HyperTuning
 from recbole.utils import get_trainer
 from recbole.utils.case_study import full_sort_scores, full_sort_topk
 
-from recbole_llm import ConfigError, LLMConfig, recommender, run_recbole_llm
+from recbole_llm import ConfigError, LLMConfig, fit, run_recbole_llm
 from tests import tiny
 
 NOT_SASREC = ("crm", "llm", "train_sample", "item_text")
@@ -122,7 +122,7 @@ def test_hand_made_rows_score_as_evaluation_does(trained, name):
 def test_general_models_under_full_are_case_studies_too(tiny_data, tmp_path):
     given = {"data_path": str(tiny_data), "checkpoint_dir": str(tmp_path), "protocol": "full", "epochs": 1, "show_progress": False}
     given |= {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "state": "WARNING"}
-    fitted = recommender.fit(LLMConfig("BPR", "tiny", config_dict=given))
+    fitted = fit.fit(LLMConfig("BPR", "tiny", config_dict=given))
     dataset, test = fitted.data[0], fitted.data[3]
     fitted.trainer.evaluate(test)
     ranked = fitted.trainer.eval_collector.rows()
@@ -195,9 +195,9 @@ def test_metrics_over_items_are_those_of_the_crm_where_the_llm_ranks_as_the_crm(
 ):
     given = settings(tiny_data, tiny_llm, tmp_path, protocol=protocol, rerank_n=rerank_n, metrics=BEYOND, topk=topk)
     given |= {"valid_metric": "Hit@1", "crm_config": {"hidden_size": 16, "inner_size": 16, "train_batch_size": 64}}
-    baseline = recommender.fit(LLMConfig("SASRec", "tiny", config_dict=sasrec(given)))
+    baseline = fit.fit(LLMConfig("SASRec", "tiny", config_dict=sasrec(given)))
     wanted = baseline.trainer.evaluate(baseline.data[3])
-    trainer, data = recommender.build(LLMConfig("LLaRA", "tiny", config_dict=given))
+    trainer, data = fit.build(LLMConfig("LLaRA", "tiny", config_dict=given))
     scores = _crm_scores(trainer.model)
     monkeypatch.setattr(trainer.model, "score_candidates", scores)
     trainer.eval_collector.data_collect(data[1])
@@ -240,7 +240,7 @@ def test_visible_devices_are_the_users(kind, visible, tiny_data, tiny_llm, tmp_p
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "") if visible is None else monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     if visible is None:
         del os.environ["CUDA_VISIBLE_DEVICES"]
-    from recbole_llm.crm import crm_config
+    from recbole_llm.crm.store import crm_config
 
     config = kind("LLaRA", "tiny", config_dict=settings(tiny_data, tiny_llm, tmp_path))
     crm_config(config)
@@ -251,8 +251,9 @@ def test_visible_devices_are_the_users(kind, visible, tiny_data, tiny_llm, tmp_p
 
 @pytest.mark.parametrize("more, device", [({}, "cuda"), ({"use_gpu": False}, "cpu"), ({"gpu_id": ""}, "cpu"), ({"gpu_id": 1}, "cuda")])
 def test_use_gpu_and_gpu_id_choose_the_device(more, device, tiny_data, tiny_llm, tmp_path, monkeypatch):
-    from recbole_llm.config import config_from_values, plain_values
-    from recbole_llm.crm import crm_config
+    from recbole_llm.config.loader import config_from_values
+    from recbole_llm.config.values import plain_values
+    from recbole_llm.crm.store import crm_config
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

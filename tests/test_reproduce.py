@@ -7,7 +7,7 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from recbole_llm import reproduce
-from recbole_llm.config import ConfigError, read_yaml
+from recbole_llm.config.values import ConfigError, read_yaml
 from recbole_llm.leaderboard import published
 from recbole_llm.leaderboard.plan import parse_entries
 from tests import tiny
@@ -100,7 +100,7 @@ def test_the_whole_at_small_scale(tiny_data, tiny_llm, tmp_path, monkeypatch, ca
 
 
 def reproduce_name(name):
-    from recbole_llm.result import file_name
+    from recbole_llm.results.result_file import file_name
 
     return file_name(name).replace("[", "[[]")
 

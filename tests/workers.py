@@ -16,8 +16,10 @@ from pathlib import Path
 import torch
 
 import recbole_llm  # noqa: F401  (registers)
-from recbole_llm import LLMConfig, distributed, quick_start, trainer  # noqa: F401  (imported once, by the server)
-from recbole_llm.training_log import NoWriter
+from recbole_llm import LLMConfig
+from recbole_llm.runtime import distributed
+from recbole_llm.training import trainer  # noqa: F401  (imported once, by the server)
+from recbole_llm.training.log import NoWriter
 
 
 def server():
@@ -111,7 +113,7 @@ def build(model, settings):
     """(config, loaders, untrained model) as the recipe makes them."""
     from recbole.utils import get_model, init_seed
 
-    from recbole_llm.data.preparation import prepare_data
+    from recbole_llm.evaluation.preparation import prepare_data
 
     config = LLMConfig(model, "tiny", config_dict=settings)
     init_seed(config["seed"], True)

@@ -73,7 +73,7 @@ def _cell(text: str) -> str:
 
 def settings_tables() -> str:
     """Markdown: a table for each file of ``FILES``, with the rule that a value is checked by."""
-    from recbole_llm.config_check import RULES
+    from recbole_llm.config.rules import RULES
 
     parts = []
     for name, title in FILES.items():
@@ -92,14 +92,14 @@ def _anchor(file: str, key: str) -> str:
 
 def commands() -> str:
     """Markdown: the usage text of each command."""
-    from recbole_llm import recommend_command
-    from recbole_llm.command_line import _parser as run_parser
+    from recbole_llm.cli import recommend
+    from recbole_llm.cli.arguments import _parser as run_parser
     from recbole_llm.data.convert.__main__ import _parser as convert_parser
     from recbole_llm.leaderboard.__main__ import _parser as leaderboard_parser
 
     found = {
         "run": ("`python run_recbole_llm.py`, or `recbole-llm run`", run_parser()),
-        "recommend": ("`recbole-llm recommend`", recommend_command._parser()),
+        "recommend": ("`recbole-llm recommend`", recommend._parser()),
         "leaderboards": ("`recbole-llm report` and `recbole-llm compare`", leaderboard_parser()),
         "convert": ("`python -m recbole_llm.data.convert`", convert_parser()),
     }

@@ -21,8 +21,8 @@ from importlib import import_module
 from recbole.utils import get_model
 
 from recbole_llm.analysis.common import Request
-from recbole_llm.command_line import parse_command_line
-from recbole_llm.config import ConfigError
+from recbole_llm.cli.arguments import parse_command_line
+from recbole_llm.config.values import ConfigError
 from recbole_llm.leaderboard.plan import DEFAULT_SEED, as_list, seed_list
 from recbole_llm.registry import check_model, is_plugin_model
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from recbole_llm import registry
-from recbole_llm.checkpoint import load_data_and_model
-from recbole_llm.command_line import parse_value
-from recbole_llm.config import ConfigError, LLMConfig, plain_values, read_yaml
+from recbole_llm.config.loader import LLMConfig
+from recbole_llm.config.values import ConfigError, parse_value, plain_values, read_yaml
 from recbole_llm.leaderboard import reuse
 from recbole_llm.leaderboard.files import read_stored
-from recbole_llm.leaderboard.table import MAIN, build_column
+from recbole_llm.leaderboard.table import build_column
 from recbole_llm.quick_start import run_recbole_llm
-from recbole_llm.result import read_result, result_path
+from recbole_llm.results.result_file import read_result, result_path
+from recbole_llm.training.recbole_checkpoints import load_data_and_model
 
 RESAMPLES = 10_000  # of intervals
 
@@ -157,7 +157,7 @@ def run_all(request: Request, cases: list[Case], metric: str | None = None, agai
     files = [[request.result(case, seed) for seed in request.seeds] for case in cases]
     groups = [[read_stored(path) for path in paths] for paths in files]
     protocol = configs[0]["protocol"]
-    metric = metric or MAIN[protocol]
+    metric = metric or registry.protocol(protocol).main_metric
     column = build_column(metric, protocol, groups, RESAMPLES, seed=0)
     rows = []
     for i, (case, group) in enumerate(zip(cases, groups, strict=True)):

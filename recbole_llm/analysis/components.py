@@ -11,7 +11,7 @@ from __future__ import annotations
 from recbole_llm.analysis.common import Case, Request
 from recbole_llm.analysis.report import Report
 from recbole_llm.analysis.sweep import beside
-from recbole_llm.config import ConfigError
+from recbole_llm.config.values import ConfigError
 
 MODELS = ["RecLoRA"]
 OPTIONS: dict = {}

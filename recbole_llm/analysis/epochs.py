@@ -15,7 +15,7 @@ from recbole.utils import get_model
 from recbole_llm.analysis import figures
 from recbole_llm.analysis.common import Case, Request
 from recbole_llm.analysis.report import Report
-from recbole_llm.result import read_result
+from recbole_llm.results.result_file import read_result
 
 MODELS = ["LLaRA", "iLoRA"]
 OPTIONS: dict = {}

@@ -17,8 +17,8 @@ from recbole_llm.adapter import Gate, gated_modules
 from recbole_llm.analysis import figures
 from recbole_llm.analysis.common import Case, Request
 from recbole_llm.analysis.report import Report
-from recbole_llm.config import ConfigError
-from recbole_llm.data.steps import to_device
+from recbole_llm.config.values import ConfigError
+from recbole_llm.training.step_batches import to_device
 
 MODELS = ["iLoRA"]
 OPTIONS = {"rows": 1000, "shown": 10}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recbole_llm.leaderboard.plots import COLOURS, DASHES, SYMBOLS
+from recbole_llm.leaderboard.render.plots import COLOURS, DASHES, SYMBOLS
 
 LEGEND = {"orientation": "h", "y": -0.25, "yanchor": "top", "x": 0}
 

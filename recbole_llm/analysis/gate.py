@@ -12,7 +12,7 @@ from __future__ import annotations
 from recbole_llm.analysis.common import Case, Request
 from recbole_llm.analysis.report import Report
 from recbole_llm.analysis.sweep import beside
-from recbole_llm.config_check import GATE_INPUTS
+from recbole_llm.config.rules import GATE_INPUTS
 
 MODELS = ["iLoRA"]
 OPTIONS: dict = {}

@@ -15,7 +15,7 @@ from recbole_llm.analysis import figures
 from recbole_llm.analysis.common import Case, Outcome, Request, as_values
 from recbole_llm.analysis.report import Report
 from recbole_llm.analysis.sweep import by_model, swept
-from recbole_llm.config import ConfigError
+from recbole_llm.config.values import ConfigError
 
 MODELS = ["RecLoRA"]
 OPTIONS = {"values": (5, 10, 20), "key": None}

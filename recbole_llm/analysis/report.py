@@ -12,9 +12,9 @@ from pathlib import Path
 from tabulate import tabulate
 
 from recbole_llm.analysis.common import digest
-from recbole_llm.leaderboard.page import document, plot_places
+from recbole_llm.leaderboard.render.html import document, plot_places
 from recbole_llm.leaderboard.report import write_text
-from recbole_llm.result import file_name
+from recbole_llm.results.result_file import file_name
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Report:
     Attributes:
         head: sentences over the table: what was measured, and what it says in numbers.
         rows: the table, mappings of the same keys.
-        figures: as :mod:`recbole_llm.leaderboard.plots` makes them, without their ids.
+        figures: as :mod:`recbole_llm.leaderboard.render.plots` makes them, without their ids.
         runs: names of the result files that it was made from.
         data: further plain values for the JSON.
         long_table: a larger table for the CSV in place of ``rows`` (a line for each sequence, say).

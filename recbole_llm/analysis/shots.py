@@ -9,15 +9,15 @@ long as their samples.
 
 from __future__ import annotations
 
-from recbole_llm import recommender
+from recbole_llm import fit, registry
 from recbole_llm.analysis.common import Case, Outcome, Request, as_values
 from recbole_llm.analysis.report import Report
 from recbole_llm.analysis.sweep import swept
-from recbole_llm.config import ConfigError
-from recbole_llm.crm import crm_config, load_or_train
-from recbole_llm.data.ctr import labelled_rows
-from recbole_llm.data.labelled import calibrate
-from recbole_llm.data.preparation import prepare_data
+from recbole_llm.config.values import ConfigError
+from recbole_llm.crm.store import crm_config, load_or_train
+from recbole_llm.data.click.rows import labelled_rows
+from recbole_llm.evaluation.labelled_rows import calibrate
+from recbole_llm.evaluation.preparation import prepare_data
 
 MODELS = ["RecLoRA"]
 OPTIONS = {"values": None}
@@ -53,7 +53,7 @@ def count(size, total: int) -> int:
 
 def train_rows(config) -> int:
     """How many training rows a dataset has."""
-    return len(labelled_rows(config).numbers["train"]) if config["protocol"] == "ctr" else len(prepare_data(config)[1].dataset)
+    return len(labelled_rows(config).numbers["train"]) if registry.protocol(config["protocol"]).labelled else len(prepare_data(config)[1].dataset)
 
 
 def alone(request: Request, outcome: Outcome) -> dict[str, float]:
@@ -62,9 +62,9 @@ def alone(request: Request, outcome: Outcome) -> dict[str, float]:
     for model in request.models:
         config = request.config(Case(model, model), request.seeds[0])
         own = crm_config(config)
-        trainer, data = recommender.build(own)
+        trainer, data = fit.build(own)
         trainer.model.load_state_dict(load_or_train(config, data[0]).model.state_dict())
-        if own["protocol"] == "ctr":
+        if registry.protocol(own["protocol"]).labelled:
             calibrate(trainer, data[2], own, False)
         result = trainer.evaluate(data[3], load_best_model=False)
         found[own["model"]] = {name.lower(): float(value) for name, value in result.items()}[outcome.metric]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-COMMANDS = {"check": "recbole_llm.data.check", "convert": "recbole_llm.data.convert.__main__"}
+COMMANDS = {"check": "recbole_llm.cli.check_data", "convert": "recbole_llm.data.convert.__main__"}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -21,13 +20,12 @@ from recbole.data.interaction import Interaction
 from recbole.utils import get_model
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from recbole_llm.data.collector import ROW_FIELD
-from recbole_llm.data.evaluation import match_rows
+from recbole_llm import registry
 from recbole_llm.data.prompt import parse_template, with_words
-from recbole_llm.data.rows import CandidateSets, candidate_sets
+from recbole_llm.data.rows import ROW_FIELD, CandidateSets, candidate_sets, match_rows
 from recbole_llm.data.sample import sample_evaluation_rows, sample_rows
-from recbole_llm.packing import LIST_FIELD, SHARED_FIELD, shared_tokens
-from recbole_llm.rivals import rivals
+from recbole_llm.llm.constrained_vocabulary import rivals
+from recbole_llm.llm.packing import LIST_FIELD, SHARED_FIELD, shared_tokens
 
 BUCKET_BATCHES = 32  # rows are sorted by length within windows of this many batches: little padding, much shuffling
 
@@ -162,7 +160,7 @@ class Collate:
 
     Adds to the split's own columns: ``prompt_ids, prompt_mask, prompt_items`` [B, P] (left-padded), ``candidates``
     [B, C], ``target_position`` [B]; in training ``answer_ids, answer_mask`` [B, A] (right-padded) and, where
-    ``constrained``, ``rival_ids, rival_mask`` [B, A, C] (:mod:`recbole_llm.rivals`); in evaluation
+    ``constrained``, ``rival_ids, rival_mask`` [B, A, C] (:mod:`recbole_llm.llm.constrained_vocabulary`); in evaluation
     ``branch_ids, branch_mask`` [B, C, T], every candidate's answer tokens, and ``candidate_row`` [B], the row's number in
     the candidate set.
     """
@@ -395,8 +393,5 @@ class TestPromptDataLoader(EvalPromptDataLoader):
 
 def prompt_dataloader(config, phase: str) -> type[DataLoader]:
     """The dataloader class of a plugin model, for RecBole's ``get_dataloader(config, phase)``."""
-    if config["protocol"] == "full" and phase != "train":
-        from recbole_llm.data.rerank import RerankDataLoader  # which renders with the classes above
-
-        return partial(RerankDataLoader, phase=phase)
-    return {"train": TrainPromptDataLoader, "valid": ValidPromptDataLoader, "test": TestPromptDataLoader}[phase]
+    loaders = {"train": TrainPromptDataLoader, "valid": ValidPromptDataLoader, "test": TestPromptDataLoader}
+    return registry.protocol(config["protocol"]).prompt_loader(phase) or loaders[phase]

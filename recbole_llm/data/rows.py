@@ -46,6 +46,10 @@ DATA_KEYS = (
 ROWS = 3  # goes up when the same files and settings give other rows, so that older caches and results are left alone
 _SET_KEYS = ("candidate_seed", "n_candidates")
 _memory: dict[tuple, "CandidateSets"] = {}  # by file, fingerprint and the file's stamp; of a sample also by its size
+ROW_FIELD = "candidate_row"  # row number in the candidate set
+PHASE_FIELD = "candidate_phase"  # index into PHASES
+ITEMS_FIELD = "candidate_items"  # [B, C] internal ids, where an interaction holds one line per row
+PHASES = ("valid", "test")
 
 
 @dataclass(frozen=True)
@@ -263,3 +267,38 @@ def _build_and_store(config, path: Path) -> CandidateSets:
         f"{len(sets.test)} test rows (sha256 {sets.test.sha256[:12]}), stored in {path}"
     )
     return sets
+
+
+def match_rows(dataset, candidates: CandidateSet) -> np.ndarray:
+    """Find each row of a candidate set among the rows of a model's own split.
+
+    A pair (user, target) that occurs several times is matched in order of occurrence.
+
+    Returns
+    -------
+    index : row of `dataset.inter_feat` for each row of the set. int64 [n]
+
+    Raises
+    ------
+    ValueError
+        If the split lacks rows of the set, naming the first.
+    """
+    places: dict[tuple[str, str], list[int]] = {}
+    columns = (
+        np.asarray(dataset.field2id_token[field])[dataset.inter_feat[field].numpy()].tolist()
+        for field in (dataset.uid_field, dataset.iid_field)
+    )
+    for i, pair in enumerate(zip(*columns, strict=True)):
+        places.setdefault(pair, []).append(i)
+    pairs = list(zip(candidates.user_ids.tolist(), candidates.item_ids.tolist(), strict=True))
+    remaining = {pair: iter(rows) for pair, rows in places.items()}
+    index = [next(remaining.get(pair, iter(())), -1) for pair in pairs]
+    missing = [pair for pair, row in zip(pairs, index, strict=True) if row < 0]
+    if missing:
+        phase, (user, target) = candidates.phase, missing[0]
+        raise ValueError(
+            f"{len(missing)} of the {len(pairs)} {phase} rows are not in this model's own {phase} split, first user "
+            f"{user!r} with target {target!r}. The model's data are filtered or ordered otherwise: check eval_args, "
+            f"val_interval, filter_inter_by_user_or_item (an incomplete .item file), normalize_all and normalize_field"
+        )
+    return np.array(index, dtype=np.int64)

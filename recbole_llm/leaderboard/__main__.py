@@ -10,8 +10,8 @@ import sys
 from recbole_llm.leaderboard.board import stored_options
 from recbole_llm.leaderboard.compare import compare_files
 from recbole_llm.leaderboard.files import boards
+from recbole_llm.leaderboard.render.markdown import markdown
 from recbole_llm.leaderboard.report import write_report
-from recbole_llm.leaderboard.text import markdown
 
 
 def main(arguments: list[str] | None = None) -> int:

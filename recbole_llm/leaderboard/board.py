@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_llm import registry
 from recbole_llm.leaderboard import statistics as st
 from recbole_llm.leaderboard import summary
 from recbole_llm.leaderboard.contents import Contents, load_board
@@ -21,8 +22,6 @@ from recbole_llm.leaderboard.published import published
 from recbole_llm.leaderboard.table import (
     ALPHA,
     CONFIDENCE,
-    DEFAULT_METRICS,
-    MAIN,
     Column,
     Pairs,
     all_pairs,
@@ -111,7 +110,8 @@ def _measured(contents: Contents, protocol: str, options: Options) -> dict:
     names = list(contents.kept)
     groups = list(contents.kept.values())
     metrics = _metrics(protocol, groups, options)
-    main = options.metric or (MAIN[protocol] if MAIN[protocol] in metrics else metrics[0])
+    usual = registry.protocol(protocol).main_metric
+    main = options.metric or (usual if usual in metrics else metrics[0])
     columns = {name: build_column(name, protocol, groups, options.resamples, options.seed) for name in metrics}
     value = np.nan_to_num(columns[main].values * columns[main].sign, nan=-np.inf)
     order = sorted(range(len(names)), key=lambda i: (-value[i], names[i]))
@@ -144,13 +144,13 @@ def _measured(contents: Contents, protocol: str, options: Options) -> dict:
 
 def _metrics(protocol: str, groups: list[list[Stored]], options: Options) -> list[str]:
     count = (groups[0][0].record.get("candidates") or {}).get("count") or math.inf
-    known = list(DEFAULT_METRICS[protocol])
-    if protocol != "ctr":
+    labelled, known = registry.protocol(protocol).labelled, list(registry.protocol(protocol).metrics)
+    if not labelled:
         known = [name for name in known if int(name.split("@")[1]) < count or name == "hit@1"]
     else:
         known = [name for name in known if any(name in entry.record["metrics"] for group in groups for entry in group)]
     if options.metric and options.metric not in known:
-        if protocol == "ctr":
+        if labelled:
             raise ValueError(f"metric {options.metric!r} is in no result file; there are {', '.join(known)}")
         st.ranking_values(np.array([1]), options.metric)  # raises where it is no ranking metric
         known.insert(0, options.metric)

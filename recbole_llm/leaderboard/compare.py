@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
+from recbole_llm import registry
 from recbole_llm.leaderboard import statistics as st
 from recbole_llm.leaderboard.files import Stored, read_stored
-from recbole_llm.leaderboard.table import DEFAULT_METRICS, build_column
+from recbole_llm.leaderboard.table import build_column
 
 
 def compare_files(a: str | Path, b: str | Path, resamples: int | None = None) -> str:
@@ -37,8 +38,8 @@ def compare_files(a: str | Path, b: str | Path, resamples: int | None = None) ->
     ]
     protocol = one.record["protocol"]
     table = []
-    for metric in DEFAULT_METRICS[protocol]:
-        if protocol == "ctr" and not all(metric in run.record["metrics"] for run in (one, other)):
+    for metric in registry.protocol(protocol).metrics:
+        if registry.protocol(protocol).labelled and not all(metric in run.record["metrics"] for run in (one, other)):
             continue
         column = build_column(metric, protocol, [[one], [other]], resamples or st.RESAMPLES, 0)
         test = column.compare(0, 1)

@@ -9,16 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from recbole_llm import registry
 from recbole_llm.data.rows import ROWS
 from recbole_llm.leaderboard.reuse import comparable
 from recbole_llm.leaderboard.statistics import labelled_value, ranking_values
-from recbole_llm.result import read_result
+from recbole_llm.results.result_file import read_result
 
-COLUMNS = {
-    "candidates": ("user_id", "item_id", "rank"),
-    "full": ("user_id", "item_id", "rank"),
-    "ctr": ("user_id", "item_id", "label", "score"),
-}
 NOT_RESULTS = (".leaderboard.json", ".failed.json", ".tuning.json")
 ROUNDING = 1.01e-4  # RecBole rounds metrics to four places
 
@@ -97,9 +93,9 @@ def read_stored(path: str | Path) -> Stored:
     if not file.is_file():
         raise ValueError(f"{path}: its rows {file.name} are not beside it; run the model again")
     rows = pd.read_csv(file, dtype={"user_id": str, "item_id": str}, keep_default_na=False, encoding="utf-8")
-    needed = COLUMNS.get(record["protocol"])
-    if needed is None:
-        raise ValueError(f"{path}: protocol {record['protocol']!r} is unknown; known are {', '.join(COLUMNS)}")
+    if record["protocol"] not in registry.protocols():
+        raise ValueError(f"{path}: protocol {record['protocol']!r} is unknown; known are {', '.join(registry.protocols())}")
+    needed = [column for column in registry.protocol(record["protocol"]).columns if column != "target_position"]
     if absent := [column for column in needed if column not in rows.columns]:
         raise ValueError(f"{file} has no column {', '.join(absent)}; run the model again")
     if len(rows) != record["n_rows"]:
@@ -110,7 +106,7 @@ def read_stored(path: str | Path) -> Stored:
 
 def _check_metrics(path: Path, record: dict, rows: pd.DataFrame) -> None:
     """A file whose metrics do not follow from its rows was edited, or mixed from two runs."""
-    ranks = record["protocol"] != "ctr"
+    ranks = not registry.protocol(record["protocol"]).labelled
     if ranks and len(rows) and rows["rank"].min() < 1:
         raise ValueError(f"{path}: ranks count from 1; run the model again")
     for name, value in record["metrics"].items() if len(rows) else ():

@@ -13,12 +13,13 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recbole_llm import registry, result
-from recbole_llm.command_line import parse_value
-from recbole_llm.config import LLMConfig, known_keys, read_yaml
-from recbole_llm.config_check import ConfigError
-from recbole_llm.crm import check_crm
+from recbole_llm import registry
+from recbole_llm.config.known_keys import known_keys
+from recbole_llm.config.loader import LLMConfig
+from recbole_llm.config.values import ConfigError, parse_value, read_yaml
+from recbole_llm.crm.store import check_crm
 from recbole_llm.leaderboard.reuse import llm_keys
+from recbole_llm.results import result_file
 
 ALIASES = {"K": "num_experts", "r": "lora_r"}
 DEFAULT_SEED = 2020
@@ -59,7 +60,7 @@ class Run:
 
     @property
     def path(self) -> Path:
-        return result.result_path(self.config)
+        return result_file.result_path(self.config)
 
     @property
     def label(self) -> str:
@@ -118,7 +119,7 @@ def parse_entries(models) -> list[Entry]:
             problems += error.problems if isinstance(error, ConfigError) else [f"models: {error}"]
     seen: dict[str, Entry] = {}
     for entry in entries:
-        key = result.file_name(entry.name).lower()
+        key = result_file.file_name(entry.name).lower()
         if key in seen:
             problems.append(
                 f"models: {entry.name!r} is listed twice (as {seen[key].name!r}); give each variant its own name"
@@ -249,7 +250,7 @@ def _unknown_everywhere(entries: list[Entry], datasets: list[str], groups: dict[
         every = set().union(*those)
         for key in values:
             if key not in every:
-                from recbole_llm.config_check import unknown_problems
+                from recbole_llm.config.rules import unknown_problems
 
                 problems += unknown_problems({key: values[key]}, every)
     return problems

@@ -5,7 +5,8 @@ They are in `properties/published.yaml`, each with its source; `python -m recbol
 
 from __future__ import annotations
 
-from recbole_llm.config import properties_dir, read_yaml
+from recbole_llm.config.properties import properties_dir
+from recbole_llm.config.values import read_yaml
 
 _TABLES = {"candidates": "ranking", "ctr": "click"}
 

@@ -12,9 +12,9 @@ import pandas as pd
 
 from recbole_llm.leaderboard.board import Options, board_path, build_board, stored_options
 from recbole_llm.leaderboard.files import boards as boards_in
-from recbole_llm.leaderboard.latex import latex
-from recbole_llm.leaderboard.page import render_page
-from recbole_llm.leaderboard.text import markdown
+from recbole_llm.leaderboard.render.html import render_page
+from recbole_llm.leaderboard.render.latex import latex
+from recbole_llm.leaderboard.render.markdown import markdown
 
 FORMATS = ("md", "csv", "json", "tex", "html")
 

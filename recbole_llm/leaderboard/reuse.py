@@ -9,21 +9,23 @@ from functools import lru_cache
 
 import yaml
 
-from recbole_llm import crm, provenance, registry, result
-from recbole_llm.config import BESIDE, PLACES, plain_values, properties_dir
-from recbole_llm.config_check import recbole_keys
+from recbole_llm import registry
+from recbole_llm.config.known_keys import recbole_keys
+from recbole_llm.config.properties import properties_dir
+from recbole_llm.config.values import NON_RESULT_KEYS, REPORTING_KEYS, plain_values
+from recbole_llm.crm import store as crm_store
 from recbole_llm.data.rows import ROWS
-from recbole_llm.measured import measured_on
+from recbole_llm.results import provenance, result_file
 
 # What changes no number of a row, or is compared apart (crm_path by its file, permutations by how many there are)
-IGNORED = frozenset({*PLACES, *BESIDE, "crm_path"})
+IGNORED = frozenset({*NON_RESULT_KEYS, *REPORTING_KEYS, "crm_path"})
 
 
 def expected(config) -> dict:
     """What a result file of ``config`` would hold for the ingredients that :func:`differences` compares."""
     plugin = registry.is_plugin_model(config["model"])
     packages = provenance.LLM_PACKAGES if plugin else provenance.PACKAGES
-    versions = result.versions()
+    versions = result_file.versions()
     return {
         "config": comparable(plain_values(config), plugin),
         "versions": {name: versions[name] for name in packages},
@@ -31,8 +33,8 @@ def expected(config) -> dict:
         "data": provenance.data_hash(config),
         "candidates": rows_sha256(config),
         "llm": provenance.weights_hash(config["llm_path"]) if plugin else None,
-        "crm": crm.sha256_of(config["crm_path"]) if plugin and config["crm_path"] else None,
-        "permutations": config["permutations"] or 0 if plugin and config["protocol"] == "candidates" else 0,
+        "crm": crm_store.sha256_of(config["crm_path"]) if plugin and config["crm_path"] else None,
+        "permutations": config["permutations"] or 0 if plugin and registry.protocol(config["protocol"]).among_candidates else 0,
     }
 
 
@@ -90,4 +92,4 @@ def llm_keys() -> frozenset:
 
 def rows_sha256(config) -> str:
     """The sha256 that a run's result file gives for its test rows and candidates."""
-    return measured_on(config)["sha256"]
+    return registry.protocol(config["protocol"]).measured_on(config)["sha256"]

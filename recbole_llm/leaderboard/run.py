@@ -20,9 +20,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-import recbole_llm
-from recbole_llm import result
-from recbole_llm.config_check import ConfigError
+from recbole_llm import registry
+from recbole_llm.config.values import ConfigError
 from recbole_llm.leaderboard import reuse
 from recbole_llm.leaderboard import statistics as st
 from recbole_llm.leaderboard.board import Options
@@ -30,7 +29,8 @@ from recbole_llm.leaderboard.contents import load_board
 from recbole_llm.leaderboard.plan import Run, make_plan, pick_models, read_spec
 from recbole_llm.leaderboard.progress import Progress
 from recbole_llm.leaderboard.report import data_frame, write_pages, write_report, write_text, written_files
-from recbole_llm.leaderboard.table import DEFAULT_METRICS
+from recbole_llm.quick_start import run_recbole_llm
+from recbole_llm.results import result_file
 
 
 def run_leaderboard(
@@ -125,7 +125,7 @@ def _settings(chosen: dict, config_file_list, settings: dict | None) -> list[dic
 
     A row's own settings stay above it: they are what the row is named for.
     """
-    from recbole_llm.config import read_yaml
+    from recbole_llm.config.values import read_yaml
 
     given: dict = {}
     for file in config_file_list or []:
@@ -146,9 +146,11 @@ def _check_metric(metric: str | None, protocols: set[str]) -> None:
     """The metric that orders a table must be one that its rows give."""
     if metric is None:
         return
-    if "ctr" in protocols and metric not in DEFAULT_METRICS["ctr"]:
-        raise ConfigError([f"metric: {metric!r} is none of {', '.join(DEFAULT_METRICS['ctr'])}, which protocol 'ctr' has"])
-    if protocols - {"ctr"}:
+    for protocol in map(registry.protocol, sorted(protocols)):
+        if protocol.labelled:
+            if metric not in protocol.metrics:
+                raise ConfigError([f"metric: {metric!r} is none of {', '.join(protocol.metrics)}, which protocol {protocol.name!r} has"])
+            continue
         try:
             st.ranking_values(np.array([1]), metric)
         except ValueError as error:
@@ -198,10 +200,10 @@ def _run_all(runs: list[Run], wanted: dict, rerun: bool, tuned) -> tuple[list[di
 
 def _stored(run: Run, wanted: dict, rerun: bool) -> tuple[dict | None, list[str]]:
     """(the stored record if it can be reused, else None; why a stored one cannot)."""
-    if rerun or not run.path.is_file() or result.failure_path(run.path).is_file():
+    if rerun or not run.path.is_file() or result_file.failure_path(run.path).is_file():
         return None, []
     try:
-        record = result.read_result(run.path)
+        record = result_file.read_result(run.path)
     except ValueError as error:
         return None, [str(error)]
     if not run.path.with_name(str(record.get("rows"))).is_file():
@@ -211,7 +213,7 @@ def _stored(run: Run, wanted: dict, rerun: bool) -> tuple[dict | None, list[str]
 
 
 def _run_one(run: Run, tuning: dict | None) -> None:
-    outcome = recbole_llm.run_recbole_llm(run.entry.model, run.dataset, command_line=run.settings)
+    outcome = run_recbole_llm(run.entry.model, run.dataset, command_line=run.settings)
     if tuning:
         path = Path(outcome["result_file"])
         record = json.loads(path.read_text(encoding="utf-8")) | {"tuning": tuning}
@@ -221,7 +223,7 @@ def _run_one(run: Run, tuning: dict | None) -> None:
 def _write_failure(run: Run, error: Exception) -> dict:
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
     entry = {
-        "schema": result.SCHEMA,
+        "schema": result_file.SCHEMA,
         "name": run.entry.name,
         "model": run.entry.model,
         "dataset": run.dataset,
@@ -229,7 +231,7 @@ def _write_failure(run: Run, error: Exception) -> dict:
         "seed": run.seed,
         "reason": reason,
     }
-    path = result.failure_path(run.path)
+    path = result_file.failure_path(run.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(entry, indent=1, ensure_ascii=False) + "\n")
     return entry

@@ -7,16 +7,13 @@ from itertools import combinations
 
 import numpy as np
 
+from recbole_llm import registry
 from recbole_llm.leaderboard import statistics as st
 from recbole_llm.leaderboard.files import Stored
 
 CONFIDENCE, ALPHA = 0.95, 0.05
-DEFAULT_METRICS = {
-    "candidates": ("hit@1", "hit@5", "ndcg@5", "ndcg@10", "mrr@10"),
-    "full": ("hit@10", "ndcg@10", "mrr@10", "hit@1"),
-    "ctr": ("auc", "gauc", "logloss", "acc"),
-}
-MAIN = {"candidates": "hit@1", "full": "ndcg@10", "ctr": "auc"}
+
+
 LOWER_IS_BETTER = {"logloss"}
 
 
@@ -127,7 +124,8 @@ def build_column(name: str, protocol: str, groups: list[list[Stored]], resamples
 def _column(name: str, protocol: str, groups: list[list[Stored]], resamples: int, seed: int) -> Column:
     rows = groups[0][0].rows
     _, unit = np.unique(rows["user_id"].to_numpy(dtype=str), return_inverse=True)  # [n] user numbers
-    present = [all(name in entry.record["metrics"] or protocol != "ctr" for entry in group) for group in groups]
+    labelled = registry.protocol(protocol).labelled
+    present = [all(name in entry.record["metrics"] or not labelled for entry in group) for group in groups]
     if name == "auc":
         return _auc_column(name, groups, unit, present)
     n_users = int(unit.max()) + 1 if len(unit) else 0
@@ -153,7 +151,7 @@ def _unit_sums(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A user's summed values and the rows behind them, [U] each."""
     rows = entry.rows
-    if protocol != "ctr":
+    if not registry.protocol(protocol).labelled:
         value = st.ranking_values(rows["rank"].to_numpy(), name)
         return np.bincount(unit, value, n_users), np.bincount(unit, minlength=n_users).astype(float)
     return st.labelled_sums(name, rows["label"].to_numpy(float), rows["score"].to_numpy(float), unit, n_users)

@@ -24,9 +24,10 @@ from itertools import product
 from logging import getLogger
 from pathlib import Path
 
-from recbole_llm import LLMConfig, recommender, registry
-from recbole_llm.config import known_keys, read_yaml
-from recbole_llm.config_check import ConfigError
+from recbole_llm import fit, registry
+from recbole_llm.config.known_keys import known_keys
+from recbole_llm.config.loader import LLMConfig
+from recbole_llm.config.values import ConfigError, read_yaml
 from recbole_llm.leaderboard import reuse
 from recbole_llm.leaderboard.plan import Run
 from recbole_llm.leaderboard.report import write_text
@@ -197,7 +198,7 @@ class Trials:
     def _train(self, settings: dict) -> dict:
         try:
             config = LLMConfig(self.run.entry.model, self.run.dataset, command_line={**self.run.settings, **settings})
-            fitted = recommender.fit(config)
+            fitted = fit.fit(config)
             score, bigger = float(fitted.best_valid_score), bool(config["valid_metric_bigger"])
             return {
                 "settings": settings,

@@ -16,16 +16,17 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType, ModelType, init_seed
 from torch import nn
 
-from recbole_llm import crm, forward, scoring
 from recbole_llm.adapter import cast_weights, drop_by_row, enable_gradient_checkpointing, use_gate
+from recbole_llm.crm import store as crm_store
 from recbole_llm.data import prompt
-from recbole_llm.data.inference import HandMade, ranked_scores
-from recbole_llm.data.questions import click_templates
+from recbole_llm.data.click.questions import click_templates
 from recbole_llm.data.tokens import USER_SLOT
-from recbole_llm.llm import check_tokenizer, context_length, load_llm
+from recbole_llm.llm import branch_forward, title_likelihood
+from recbole_llm.llm.constrained_vocabulary import Among, until_last_choice
+from recbole_llm.llm.loading import check_tokenizer, context_length, load_llm
+from recbole_llm.llm.packing import LIST_FIELD, SHARED_FIELD, Packing
+from recbole_llm.model.by_hand import HandMade, ranked_scores
 from recbole_llm.model.projector import Projector
-from recbole_llm.packing import LIST_FIELD, SHARED_FIELD, Packing
-from recbole_llm.rivals import Among, until_last_choice
 
 
 class LLMRecommender(SequentialRecommender):
@@ -46,7 +47,7 @@ class LLMRecommender(SequentialRecommender):
         self.constrained = config["likelihood_over"] == "candidates"
         self.tokens = dataset.prompt_tokenizer
         self.by_hand = HandMade(self, dataset)
-        self.crm = crm.load_or_train(config, dataset)
+        self.crm = crm_store.load_or_train(config, dataset)
         init_seed(config["seed"], config["reproducibility"])  # the same start whether the CRM was trained now or read
         llm = load_llm(config)
         check_tokenizer(llm, self.tokens.tokenizer, self.tokens.used(self._templates()))
@@ -200,25 +201,25 @@ class LLMRecommender(SequentialRecommender):
     def _logits(self, interaction, embeds, mask, keep: int, tokens) -> torch.Tensor:
         """``[B, keep, V]`` at the last positions of ``embeds [B, W, d]``, of these tokens of the vocabulary or of all."""
         with self.gated(interaction):
-            out = forward.forward(
-                self.llm, embeds, mask.long(), forward.positions_of(mask), keep=keep, tokens=tokens, use_cache=False
+            out = branch_forward.forward(
+                self.llm, embeds, mask.long(), branch_forward.positions_of(mask), keep=keep, tokens=tokens, use_cache=False
             )
         return out.logits[:, -keep:]
 
     def _packed_logits(self, interaction, embeds, mask, keep: int, tokens) -> torch.Tensor:
-        """As :meth:`_logits`, in one sequence per candidate list (:mod:`recbole_llm.packing`)."""
+        """As :meth:`_logits`, in one sequence per candidate list (:mod:`recbole_llm.llm.packing`)."""
         packing = Packing.of(mask, interaction[LIST_FIELD], interaction[SHARED_FIELD])
         self._check_tree(packing.positions.shape[1])
-        embeds = forward.cast(self.llm, packing.embeddings(embeds))
+        embeds = branch_forward.cast(self.llm, packing.embeddings(embeds))
         gate = self.gate(interaction)
         with nullcontext() if gate is None else use_gate(self.llm, packing.gate(gate)):
-            out = forward.forward(
+            out = branch_forward.forward(
                 self.llm, embeds, packing.mask(embeds.dtype), packing.positions, keep=embeds.shape[1], tokens=tokens, use_cache=False
             )
         return packing.gather(out.logits, slice(-keep, None))
 
     def _check_tree(self, length: int) -> None:
-        method, reason = forward.choose_scorer(self.llm, length)
+        method, reason = branch_forward.choose_scorer(self.llm, length)
         if method != "tree":
             raise ValueError(f"users_per_list: rows cannot share this LLM's forward pass ({reason}); set users_per_list: 1")
 
@@ -232,7 +233,7 @@ class LLMRecommender(SequentialRecommender):
         """Log-likelihood of every candidate's answer, ``[B, C]`` float32, in candidate-set order."""
         self._check_length(interaction["prompt_ids"].shape[1], interaction["branch_ids"].shape[2] - 1)
         with self.gated(interaction):
-            return scoring.score_candidates(
+            return title_likelihood.score_candidates(
                 self.llm,
                 self.embed(interaction),
                 interaction["prompt_mask"],
@@ -247,7 +248,7 @@ class LLMRecommender(SequentialRecommender):
 
         Of prompts (this package's loaders): those of the candidates, minus infinity elsewhere. Of ids alone, a history and its
         length as RecBole's datasets hold them: the CRM's top ``rerank_n`` as the LLM ranks them, the rest below in the
-        CRM's order, minus infinity for padding and the history (:mod:`recbole_llm.data.inference`).
+        CRM's order, minus infinity for padding and the history (:mod:`recbole_llm.model.by_hand`).
         """
         if "prompt_ids" not in interaction:
             return self._rank_catalogue(interaction)
@@ -265,7 +266,7 @@ class LLMRecommender(SequentialRecommender):
         return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
 
     def score_rows(self, lines: Interaction, candidates: np.ndarray, hybrid: bool = True) -> np.ndarray:
-        """Scores ``[B, C]`` of candidates ``[B, C]`` for rows of :meth:`~recbole_llm.data.inference.HandMade.lines`."""
+        """Scores ``[B, C]`` of candidates ``[B, C]`` for rows of :meth:`~recbole_llm.model.by_hand.HandMade.lines`."""
         size, parts = self.config["eval_batch_size"], []
         for start in range(0, len(lines), size):
             batch = self.by_hand.prompts(lines[start : start + size], candidates[start : start + size], hybrid)
@@ -300,11 +301,11 @@ class LLMRecommender(SequentialRecommender):
 
     @torch.no_grad()
     def generate(self, interaction: Interaction) -> list[str]:
-        """Greedy answers as text, one per row, all their lines; :mod:`recbole_llm.metrics` reads the first."""
+        """Greedy answers as text, one per row, all their lines; :mod:`recbole_llm.evaluation.generation_metrics` reads the first."""
         longest = int(interaction["branch_mask"].sum(-1).max())
         self._check_length(interaction["prompt_ids"].shape[1], longest - 1)
         with self.gated(interaction):
-            ids = forward.generate(
+            ids = branch_forward.generate(
                 self.llm,
                 self.embed(interaction),
                 interaction["prompt_mask"],

@@ -16,13 +16,14 @@ from __future__ import annotations
 import torch
 from peft import LoraConfig
 
+from recbole_llm import registry
 from recbole_llm.adapter import Gate, GatedLoraConfig, PersonalisedRouter, gated_modules
 from recbole_llm.data import prompt
+from recbole_llm.data.click.questions import answer_ids, click_templates
 from recbole_llm.data.prompt import Field
-from recbole_llm.data.questions import answer_ids, click_templates
 from recbole_llm.data.tokens import USER_SLOT
+from recbole_llm.llm.yes_no import branch_scores
 from recbole_llm.model.base import LLMRecommender
-from recbole_llm.yes_no import branch_scores
 
 TARGET_AWARE = ("DIN", "DIEN")  # RecBole's sequential models whose representation depends on the item asked about
 
@@ -177,7 +178,7 @@ def gate_input(config) -> str:
     """``target`` or ``sequence``; ``auto`` is the first under protocol ctr with a target-aware CRM."""
     if config["gate_input"] != "auto":
         return config["gate_input"]
-    return "target" if config["protocol"] == "ctr" and config["crm_model"] in TARGET_AWARE else "sequence"
+    return "target" if registry.protocol(config["protocol"]).labelled and config["crm_model"] in TARGET_AWARE else "sequence"
 
 
 def _one_item_per_row(interaction, model):

@@ -6,13 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from recbole_llm import recommender
+from recbole_llm import fit
 from recbole_llm.analysis import common
 from recbole_llm.analysis.__main__ import NAMES, analyse, main
 from recbole_llm.analysis.common import Request
-from recbole_llm.config import ConfigError, LLMConfig
-from recbole_llm.crm import crm_config, crm_hash
-from recbole_llm.data.preparation import prepare_data
+from recbole_llm.config.loader import LLMConfig
+from recbole_llm.config.values import ConfigError
+from recbole_llm.crm.store import crm_config, crm_hash
+from recbole_llm.evaluation.preparation import prepare_data
 from tests.analysis.conftest import CLICK
 
 
@@ -32,8 +33,8 @@ def records(folder, report):
 
 
 def test_shots_gives_a_table_a_plot_and_the_recommenders_line(settings, monkeypatch, capsys):
-    trained, fit = [], recommender.fit
-    monkeypatch.setattr(recommender, "fit", lambda config, **more: trained.append(config["model"]) or fit(config, **more))
+    trained, original = [], fit.fit
+    monkeypatch.setattr(fit, "fit", lambda config, **more: trained.append(config["model"]) or original(config, **more))
     given = {key: value for key, value in settings(**CLICK).items() if key not in ("train_sample_size", "protocol")}
     arguments = command("shots", "--values=32,16,0.25", **given)
     assert main(arguments) == 0
@@ -54,7 +55,7 @@ def test_the_recommenders_line_is_what_it_gives_as_a_row_of_its_own(settings):
     given = settings(train_sample_size=32)
     report = analyse("shots", Request("tiny", ["LLaRA"], settings=given), values=[16, 32])
     own = crm_config(LLMConfig("LLaRA", "tiny", command_line=given))
-    fitted = recommender.fit(own)
+    fitted = fit.fit(own)
     expected = fitted.trainer.evaluate(fitted.data[3], load_best_model=True)
     assert report.data["lines"]["SASRec"] == pytest.approx(expected["hit@1"], abs=1e-4)
     assert report.protocol == "candidates" and [row["x"] for row in report.rows] == [16, 32]

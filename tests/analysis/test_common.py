@@ -6,7 +6,8 @@ import pytest
 
 from recbole_llm.analysis import common
 from recbole_llm.analysis.common import Case, Request, as_values, run_all, settings_key
-from recbole_llm.config import ConfigError, LLMConfig
+from recbole_llm.config.loader import LLMConfig
+from recbole_llm.config.values import ConfigError
 
 
 def request(settings, **more):

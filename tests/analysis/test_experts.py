@@ -11,7 +11,7 @@ from scipy import stats
 from recbole_llm.analysis.__main__ import analyse, main
 from recbole_llm.analysis.common import Case, Request
 from recbole_llm.analysis.experts import entropy, short, spaced
-from recbole_llm.config import ConfigError
+from recbole_llm.config.values import ConfigError
 from tests.analysis.conftest import CLICK
 
 

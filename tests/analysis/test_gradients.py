@@ -10,7 +10,7 @@ import torch
 from recbole_llm.analysis import gradients
 from recbole_llm.analysis.__main__ import analyse
 from recbole_llm.analysis.common import Case, Request
-from recbole_llm.config import ConfigError
+from recbole_llm.config.values import ConfigError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from recbole.utils import FeatureType
 
 from recbole_llm.data.interactions import evaluation_rows
 from recbole_llm.data.item_text import load_titles
-from recbole_llm.data.preparation import prepare_data
+from recbole_llm.evaluation.preparation import prepare_data
 
 HEADER = "user_id:token\titem_id:token\ttimestamp:float"
 USERS, STEPS, ITEMS = 12, 9, 40

@@ -8,8 +8,8 @@ import pytest
 from recbole.utils import get_model
 
 from recbole_llm.data import rows as rows_module
-from recbole_llm.data.preparation import prepare_data
 from recbole_llm.data.rows import candidate_sets, evaluation_rows
+from recbole_llm.evaluation.preparation import prepare_data
 
 TIMED = {"order": "TO", "group_by": "user", "mode": "uni7"}
 

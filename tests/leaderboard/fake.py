@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from recbole_llm.data.rows import ROWS
-from recbole_llm.leaderboard import bias
+from recbole_llm.evaluation import bias_checks
 from recbole_llm.leaderboard.statistics import ranking_values
-from recbole_llm.result import file_name, write_result
+from recbole_llm.results.result_file import file_name, write_result
 
 METRICS = [f"{name}@{k}" for name in ("hit", "ndcg", "mrr") for k in (1, 3, 5, 10)]
 SHA = hashlib.sha256(b"the candidates").hexdigest()
@@ -85,9 +85,9 @@ def write_run(
 def checks(rank, position, count: int, llm: bool) -> dict:
     third = np.arange(len(rank)) % 3
     return {
-        "position": bias.group_counts(rank, position, [str(i) for i in range(count)]),
-        "popularity": bias.group_counts(rank, third, ["head", "middle", "tail"]),
-        "history": bias.group_counts(rank, third, ["4-16", "17-40", "41-300"]),
+        "position": bias_checks.group_counts(rank, position, [str(i) for i in range(count)]),
+        "popularity": bias_checks.group_counts(rank, third, ["head", "middle", "tail"]),
+        "history": bias_checks.group_counts(rank, third, ["4-16", "17-40", "41-300"]),
         "leaks": {"rows": len(rank), "id_outside": 0, "title_outside": 0, "examples": []} if llm else None,
         "permutations": {"k": 3, "hit@1": [0.41, 0.42, 0.415], "sd": 0.005, "same_top": 0.93} if llm else None,
     }

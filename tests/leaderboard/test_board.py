@@ -14,9 +14,9 @@ from recbole_llm.leaderboard.board import Options, build_board
 from recbole_llm.leaderboard.compare import compare_files
 from recbole_llm.leaderboard.contents import load_board
 from recbole_llm.leaderboard.files import boards, read_stored
-from recbole_llm.leaderboard.latex import latex
+from recbole_llm.leaderboard.render.latex import latex
+from recbole_llm.leaderboard.render.markdown import markdown
 from recbole_llm.leaderboard.report import FORMATS, data_frame, write_report
-from recbole_llm.leaderboard.text import markdown
 from tests.leaderboard import fake
 
 QUICK = Options(resamples=500)
@@ -241,7 +241,7 @@ def click_metrics(users, label, score):
 
 
 def test_ctr_boards_rank_by_auc_with_delong(tmp_path):
-    from recbole_llm.result import write_result
+    from recbole_llm.results.result_file import write_result
 
     rng = np.random.default_rng(0)
     users = [f"u{i // 10}" for i in range(800)]

@@ -2,9 +2,9 @@
 
 import pytest
 
-from recbole_llm.command_line import parse_command_line
-from recbole_llm.config_check import ConfigError
-from recbole_llm.leaderboard import command
+from recbole_llm.cli import leaderboard
+from recbole_llm.cli.arguments import parse_command_line
+from recbole_llm.config.values import ConfigError
 from recbole_llm.leaderboard.plan import Entry, make_plan, parse_entries, read_spec, seed_list
 from tests import tiny
 
@@ -108,9 +108,9 @@ def test_the_protocol_may_come_with_the_settings(shared):
 
 def test_a_first_seed_of_zero_is_zero(monkeypatch):
     asked = []
-    monkeypatch.setattr(command, "run_leaderboard", lambda *given: asked.append(given[3]) or 1 / 0)
+    monkeypatch.setattr(leaderboard, "run_leaderboard", lambda *given: asked.append(given[3]) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        command.run_command_line(parse_command_line(["--model=Pop", "--dataset=tiny", "--seed=0", "--seeds=3"]))
+        leaderboard.run_command_line(parse_command_line(["--model=Pop", "--dataset=tiny", "--seed=0", "--seeds=3"]))
     assert asked == [[0, 1, 2]]
 
 
@@ -133,7 +133,7 @@ def test_a_spec_with_an_unknown_key_is_refused(tmp_path):
 
 
 def test_the_shipped_specs_are_plans(tmp_path):
-    from recbole_llm.config import properties_dir
+    from recbole_llm.config.properties import properties_dir
 
     for file in sorted((properties_dir() / "leaderboard").glob("*.yaml")):
         spec = read_spec(file)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import recbole_llm
-from recbole_llm import quick_start, result
-from recbole_llm.config_check import ConfigError
+from recbole_llm import quick_start
+from recbole_llm.config.values import ConfigError
 from recbole_llm.leaderboard import reuse, run
+from recbole_llm.results import result_file
 from tests import tiny
 from tests.leaderboard import fake
 
@@ -42,7 +43,7 @@ class Runs:
 
         test = candidate_sets(config).test
         rank = fake.ranks(np.random.default_rng(config["seed"]), len(test), 1.0, count=8)
-        from recbole_llm.config import plain_values
+        from recbole_llm.config.values import plain_values
 
         fake.write_run(
             config["result_dir"],
@@ -56,13 +57,13 @@ class Runs:
             items=test.item_ids.tolist(),
             code=wanted["code"],
             data=wanted["data"],
-            versions=result.versions(),
+            versions=result_file.versions(),
             config=plain_values(config),
             llm=False,
             checks=None,
         )
         self.seconds += time.perf_counter() - start
-        return {"result_file": str(result.result_path(config))}
+        return {"result_file": str(result_file.result_path(config))}
 
 
 def board(shared, runs, monkeypatch, models=NAMES, **more):
@@ -127,11 +128,11 @@ def test_a_good_run_of_its_own_ends_a_failure(shared, monkeypatch):
 
 
 def test_a_row_that_cannot_be_tuned_is_shown_as_failed(shared, monkeypatch, tmp_path):
-    from recbole_llm import recommender
+    from recbole_llm import fit
 
     space = tmp_path / "space.yaml"
     space.write_text("algorithm: exhaustive\nbudget: 1\nspaces: {Pop: {}, BPR: {choice: {embedding_size: [8]}}}\n")
-    monkeypatch.setattr(recommender, "fit", lambda config, saved=True: {}["no such key"])
+    monkeypatch.setattr(fit, "fit", lambda config, saved=True: {}["no such key"])
     runs = Runs()
     frame = board(shared, runs, monkeypatch, models="Pop,BPR", tune=space)
     assert runs.seen == [("Pop", 2020)] and len(frame) == 2

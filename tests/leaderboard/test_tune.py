@@ -6,8 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from recbole_llm import recommender
-from recbole_llm.config_check import ConfigError
+from recbole_llm.config.values import ConfigError
 from recbole_llm.leaderboard import tune
 from recbole_llm.leaderboard.plan import make_plan
 from tests import tiny
@@ -43,7 +42,7 @@ def trained(monkeypatch):
         seen.append((config["model"], config["embedding_size"], config["seed"]))
         return SimpleNamespace(best_valid_score=1 / (1 + abs(config["embedding_size"] - 16)))
 
-    monkeypatch.setattr(recommender, "fit", fit)
+    monkeypatch.setattr(fit, "fit", fit)
     return seen
 
 
@@ -83,7 +82,7 @@ def test_a_trial_that_fails_ends_alone(runs, space, monkeypatch):
             raise FloatingPointError("not finite")
         return SimpleNamespace(best_valid_score=float(config["embedding_size"]))
 
-    monkeypatch.setattr(recommender, "fit", fit)
+    monkeypatch.setattr(fit, "fit", fit)
     assert tune.tune_rows(runs, space).settings["BPR"] == {"embedding_size": 32}
 
 
@@ -126,7 +125,7 @@ def test_bad_spaces(tmp_path, text, complaint):
 
 
 def test_the_shipped_space_is_readable():
-    from recbole_llm.config import properties_dir
+    from recbole_llm.config.properties import properties_dir
 
     for file in (properties_dir() / "hyper").glob("*.yaml"):
         assert tune.read_space(file)["budget"] >= 1

@@ -14,14 +14,14 @@ import pytest
 from recbole.data.interaction import Interaction
 
 from recbole_llm.adapter import Gate, use_gate
-from recbole_llm.config import LLMConfig
-from recbole_llm.data.preparation import prepare_data
+from recbole_llm.config.loader import LLMConfig
+from recbole_llm.evaluation.preparation import prepare_data
+from recbole_llm.fit import build
 from recbole_llm.model import base
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.model.ilora import iLoRA
 from recbole_llm.model.llara import LLaRA
 from recbole_llm.model.reclora import RecLoRA
-from recbole_llm.recommender import build
 from tests.learning import worlds
 
 pytestmark = pytest.mark.learning

@@ -19,9 +19,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
-from recbole_llm import crm, llm_source
-from recbole_llm.config import LLMConfig
+from recbole_llm.config.loader import LLMConfig
+from recbole_llm.crm import store as crm_store
 from recbole_llm.data.dataset import PromptDataset
+from recbole_llm.llm import source as llm_source
 
 LLM = "smollm2-135m"
 CLUSTERS, PER_CLUSTER, USERS, LENGTH, SIGNAL, NOISE, LOUD = 60, 8, 300, 8, 24, 8, 2.9
@@ -100,7 +101,7 @@ def settings(data: Path, out: Path, **more) -> dict:
 def with_known_vectors(config: LLMConfig, vectors: np.ndarray, out: Path) -> str:
     """``crm_path`` of a SASRec whose item table holds the vectors; its other weights are as drawn."""
     dataset = PromptDataset(config)
-    crm.load_or_train(config, dataset)
+    crm_store.load_or_train(config, dataset)
     (file,) = (out / "saved" / "crm").glob("*.safetensors")
     with safe_open(file, framework="pt") as stored:
         meta, state = stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118

@@ -8,10 +8,10 @@ import torch
 from recbole.utils import get_model, init_seed
 
 from recbole_llm import LLMConfig
-from recbole_llm.data.preparation import prepare_data
-from recbole_llm.model.saving import load_checkpoint_into, save_checkpoint
-from recbole_llm.rivals import rivals
-from recbole_llm.trainer import LLMTrainer
+from recbole_llm.evaluation.preparation import prepare_data
+from recbole_llm.llm.constrained_vocabulary import rivals
+from recbole_llm.training.checkpoint import load_checkpoint_into, save_checkpoint
+from recbole_llm.training.trainer import LLMTrainer
 from tests import tiny
 
 

@@ -92,8 +92,8 @@ def test_slots_start_at_the_scale_of_the_tokens_that_gemma_multiplies(tiny_data,
 
 
 def test_training_feeds_an_answer_up_to_its_last_choice_and_counts_all_of_it(built, monkeypatch):
+    from recbole_llm.llm.constrained_vocabulary import rivals, until_last_choice
     from recbole_llm.model import base
-    from recbole_llm.rivals import rivals, until_last_choice
 
     _, data, model = built
     model.eval()  # no dropout

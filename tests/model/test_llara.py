@@ -3,8 +3,8 @@ import math
 
 import torch
 
-from recbole_llm.config import LLMConfig
-from recbole_llm.data.preparation import prepare_data
+from recbole_llm.config.loader import LLMConfig
+from recbole_llm.evaluation.preparation import prepare_data
 from recbole_llm.model.llara import LLaRA
 from tests import tiny
 from tests.model.contract import ModelContract

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recbole_llm.model.projector import Isometry, Projector
-from recbole_llm.model.saving import load_checkpoint_into, save_checkpoint
+from recbole_llm.training.checkpoint import load_checkpoint_into, save_checkpoint
 from tests.model.contract import ModelContract
 
 

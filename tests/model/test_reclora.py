@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from recbole_llm import ConfigError, LLMConfig, run_recbole_llm
-from recbole_llm.crm import load_or_train
-from recbole_llm.data.preparation import prepare_data
-from recbole_llm.data.questions import ClickRows, Question
+from recbole_llm.crm.store import load_or_train
+from recbole_llm.data.click.questions import ClickRows, Question
 from recbole_llm.data.tokens import USER_SLOT
+from recbole_llm.evaluation.preparation import prepare_data
 from recbole_llm.model.reclora import RecLoRA, _one_item_per_row
-from recbole_llm.model.saving import load_checkpoint_into, save_checkpoint
-from recbole_llm.result import read_result
+from recbole_llm.results.result_file import read_result
+from recbole_llm.training.checkpoint import load_checkpoint_into, save_checkpoint
 from tests import tiny
 from tests.model.contract import PointwiseContract
 

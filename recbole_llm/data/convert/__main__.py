@@ -9,7 +9,8 @@ import argparse
 import sys
 
 from recbole_llm.data.convert.convert import UnknownDataset, convert
-from recbole_llm.data.convert.sources import fetch, is_offline, source_of
+from recbole_llm.data.convert.fetch import fetch, is_offline
+from recbole_llm.data.convert.sources import source_of
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,18 +2,17 @@
 
 import difflib
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
-from recbole_llm.data.convert import amazon, goodreads, lastfm, llara, movielens, recbole, steam
+from recbole_llm.config.properties import family_of
+from recbole_llm.data.convert import sources
 from recbole_llm.data.convert.atomic import write_dataset
 from recbole_llm.data.convert.files import PublishedFiles
-from recbole_llm.data.convert.sources import COMMAND, dataset_names, family_of, source_of
+from recbole_llm.data.convert.sources import COMMAND, dataset_names, source_of
 
 # Name in a dataset's `source: {converter: ...}` -> module with needed(), recognise() and tables()
-CONVERTERS = {
-    "lastfm": lastfm, "movielens": movielens, "llara": llara, "steam": steam, "goodreads": goodreads,
-    "amazon": amazon, "recbole": recbole,
-}  # fmt: skip
+CONVERTERS = {name: import_module(f"recbole_llm.data.convert.{name}") for name in sources.CONVERTERS}
 
 
 class UnknownDataset(ValueError):
@@ -77,7 +76,7 @@ def _checked(found, module, files: PublishedFiles) -> str:
             f"{files.path} lacks {', '.join(missing)} (it holds {held}). They are published at {where}; then: "
             f"{COMMAND.format(dataset)}"
         )
-    if own is None and module is llara:
+    if own is None and found.converter == "llara":
         raise ValueError(f"{files.path}: no history is padded, so that it cannot be told which released split this is")
     return dataset
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from recbole.quick_start import run_recbole
 
-from recbole_llm.config import ConfigError, LLMConfig, properties_dir, read_yaml
+from recbole_llm.config.loader import LLMConfig
+from recbole_llm.config.properties import properties_dir
+from recbole_llm.config.values import ConfigError, read_yaml
 from recbole_llm.data.convert import ensure_dataset, sources
 from recbole_llm.data.convert.__main__ import main
 from recbole_llm.quick_start import run_recbole_llm

@@ -1,0 +1,86 @@
+"""recbole-llm recommend RUN --user=196 --k=10              the best items of a user
+recbole-llm recommend RUN --history="Heat (1995) | 50"     of a new user, items by title or id, oldest first
+recbole-llm recommend RUN --users=ids.txt --out=lists.csv  of many users, one id per line
+
+RUN is a result file (.json) or a folder under checkpoint_dir. Places and sizes are set as --key=value, e.g. --data_path=DIR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from tabulate import tabulate
+
+from recbole_llm.cli.arguments import parse_settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code: 0, or 2 for bad input."""
+    options, rest = _parser().parse_known_args(arguments)
+    try:
+        settings = {"show_progress": False, "state": "WARNING", **parse_settings(rest)}
+        users = [user for given in options.user for user in given.split(",")] + _read_users(options.users)
+        asked = {
+            "users": users, "history": _items(options.history), "k": options.k, "until": options.until,
+            "candidates": _items(options.candidates), "exclude": _items(options.exclude) or (),
+        }  # fmt: skip
+        _run(options, asked, settings)
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+        logging.getLogger().debug("", exc_info=True)
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(options, asked: dict, settings: dict) -> None:
+    from recbole_llm.recommend import load
+
+    recommender = load(options.run, options.trust_remote_code, **settings)
+    if options.explain:
+        print(recommender.explain(**asked))
+        return
+    frame = recommender.recommend(**asked)
+    if options.out:
+        aside = Path(options.out).with_name(f".{Path(options.out).name}.{os.getpid()}")
+        frame.to_csv(aside, index=False)
+        os.replace(aside, options.out)
+        print(f"{len(frame)} rows in {options.out}")
+        return
+    for user, rows in frame.groupby("user", sort=False):
+        shown = rows.drop(columns="user").astype(object).where(rows.drop(columns="user").notna(), "")
+        print(f"\n{user}\n{tabulate(shown, headers='keys', showindex=False, disable_numparse=False)}")
+
+
+def _items(given: list[str]) -> list[str] | None:
+    """Items of a repeatable option, separated by | since titles hold commas; None where it is not given."""
+    return [name.strip() for text in given for name in text.split("|") if name.strip()] if given else None
+
+
+def _read_users(file: str | None) -> list[str]:
+    if file is None:
+        return []
+    users = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not users:
+        raise ValueError(f"--users={file}: the file names no user; write one id per line")
+    return users
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="recbole-llm recommend", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--user", action="append", default=[], help="external id; several: repeat it, or separate by commas")
+    parser.add_argument("--users", metavar="FILE", help="a file with one id per line")
+    parser.add_argument("--history", action="append", default=[], metavar="ITEMS", help="a new user's items, separated by |")
+    parser.add_argument("--k", type=int, help="items for each (10)")
+    parser.add_argument("--candidates", action="append", default=[], metavar="ITEMS", help="rank these, separated by |")
+    parser.add_argument("--exclude", action="append", default=[], metavar="ITEMS", help="leave these out, separated by |")
+    parser.add_argument("--until", choices=["test"], help="read what came before each user's test row, as evaluation did")
+    parser.add_argument("--explain", action="store_true", help="show prompts with their slots, the gate's weights, the scores")
+    parser.add_argument("--out", metavar="FILE", help="write a CSV file instead of a table")
+    parser.add_argument("--trust_remote_code", action="store_true", help="let the LLM's repository run its code")
+    return parser

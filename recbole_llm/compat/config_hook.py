@@ -1,0 +1,46 @@
+"""Wraps the merging of RecBole's `Config`, so that plugin models have their layers and checks in plain RecBole too."""
+
+from recbole.config import Config
+
+from recbole_llm import registry
+from recbole_llm.config import rules
+from recbole_llm.config.loader import LLMConfig, check_and_complete, place_on_device
+from recbole_llm.config.properties import plugin_settings
+from recbole_llm.config.values import ConfigError
+from recbole_llm.runtime import distributed
+
+
+def install():
+    """Wrap `Config`; runs once."""
+    load, merge = Config._load_internal_config_dict, Config._get_final_config_dict
+    init_device = Config._init_device
+
+    def _load_internal_config_dict(self, model, model_class, dataset):
+        load(self, model, model_class, dataset)
+        self.plugin_config_dict, self.llm_config_dict = {}, {}
+        if isinstance(self, LLMConfig) or registry.is_plugin_model(model):
+            self.plugin_config_dict, self.llm_config_dict = plugin_settings(model, dataset, self.external_config_dict)
+        self.internal_config_dict.update(self.plugin_config_dict)
+
+    def _get_final_config_dict(self):
+        final = merge(self)
+        if isinstance(final.get("topk"), tuple):  # --topk=1,3, of which RecBole makes a tuple that it then refuses
+            final["topk"] = list(final["topk"])
+        if isinstance(self, LLMConfig) or registry.is_plugin_model(self.model):
+            check_and_complete(self, final)
+        elif problems := rules.pickle_problems(final):
+            raise ConfigError(problems)
+        return final
+
+    def _init_device(self):
+        final = self.final_config_dict
+        if distributed.place(final):
+            return
+        if "local_rank" in final:  # RecBole's own processes
+            init_device(self)
+        else:
+            place_on_device(final, "gpu_id" in self.external_config_dict)
+
+    Config._init_device = _init_device
+    Config._load_internal_config_dict = _load_internal_config_dict
+    Config._get_final_config_dict = _get_final_config_dict

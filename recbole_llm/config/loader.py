@@ -1,0 +1,158 @@
+"""The configuration: RecBole's `Config` with the plugin's layers, checked before anything runs.
+
+Layers, later over earlier: RecBole's properties; the plugin's (:mod:`recbole_llm.config.properties`); what the protocol fixes where
+these leave it open; config files; config dict; command line. :mod:`recbole_llm.compat.config_hook` gives plain RecBole the same layers
+for plugin models.
+"""
+
+import copy
+import os
+
+import recbole
+import torch
+from recbole.config import Config
+from recbole.evaluator import metric_types
+from recbole.utils import InputType, ModelType, get_model
+
+from recbole_llm import registry
+from recbole_llm.config import rules
+from recbole_llm.config.known_keys import known_keys, unknown_problems
+from recbole_llm.config.values import ConfigError, SafeLoader, parse_value, read_yaml
+
+
+class LLMConfig(Config):
+    """RecBole's Config for `run_recbole_llm`: every model, RecBole's own included, gets the plugin's layers and checks.
+
+    command_line: the parsed --key=value settings, the highest layer; `sys.argv` is never read.
+    also_known: further keys that are not errors, e.g. those of the other models of a leaderboard.
+    Raises ConfigError with all problems at once, ValueError for an unknown model, FileNotFoundError for a file.
+    """
+
+    def __init__(
+        self, model=None, dataset=None, config_file_list=None, config_dict=None, command_line=None, also_known=()
+    ):
+        self._command_line = dict(command_line or {})
+        self._also_known = frozenset(also_known)
+        super().__init__(model, dataset, config_file_list, config_dict)
+
+    def _build_yaml_loader(self):
+        return SafeLoader
+
+    def _load_config_files(self, file_list):
+        merged = {}
+        for file in file_list or []:
+            merged.update(read_yaml(file))
+        return merged
+
+    def _load_variable_config_dict(self, config_dict):
+        """A copy, strings read as on the command line: RecBole changes the caller's dict, and calls eval on strings."""
+        given = copy.deepcopy(dict(config_dict or {}))
+        return {key: parse_value(value, key) if isinstance(value, str) else value for key, value in given.items()}
+
+    def _load_cmd_line(self):
+        return copy.deepcopy(self._command_line)
+
+    def _get_model_and_dataset(self, model, dataset):
+        name = self.external_config_dict.get("model") if model is None else model
+        missing = [
+            f"{key}: not given; write --{key}={example}, or set it in a config file"
+            for key, value, example in (("model", name, "iLoRA"), ("dataset", dataset, "ml-100k"))
+            if value is None and self.external_config_dict.get(key) is None
+        ]
+        if missing:
+            raise ConfigError(missing)
+        if isinstance(name, str):
+            registry.check_model(name)
+        return super()._get_model_and_dataset(model, dataset)
+
+
+def config_from_values(values, chosen=None):
+    """Rebuild a Config from `plain_values`, for the device at hand and a single process; nothing is read or checked.
+
+    chosen: what the user sets now, over the values.
+    """
+    values, chosen = {**values, **(chosen or {})}, chosen or {}
+    config = object.__new__(Config)
+    config.compatibility_settings()
+    config._init_parameters_category()
+    config.yaml_loader = SafeLoader
+    config.model, config.dataset = values["model"], values["dataset"]
+    config.model_class = get_model(config.model)
+    for layer in ("file", "variable", "cmd", "external", "internal", "plugin", "llm"):
+        setattr(config, f"{layer}_config_dict", {**chosen} if layer == "external" else {})
+    final = config.final_config_dict = copy.deepcopy(values)
+    final["MODEL_TYPE"] = config.model_class.type
+    paired = final.get("loss_type") == "BPR"
+    final["MODEL_INPUT_TYPE"] = getattr(
+        config.model_class, "input_type", InputType.PAIRWISE if paired else InputType.POINTWISE
+    )
+    final["eval_type"] = metric_types[final["metrics"][0].lower()]
+    if config.dataset == "ml-100k":  # RecBole reads its package's copy, wherever the package lies now
+        final["data_path"] = os.path.join(os.path.dirname(recbole.__file__), "dataset_example", "ml-100k")
+    config._init_device()
+    return config
+
+
+def place_on_device(final, chosen):
+    """Fill in the device keys of a single process.
+
+    RecBole hides every GPU but gpu_id, whose default is 0, as soon as a Config is made, and lets use_gpu stand unread. Here
+    CUDA_VISIBLE_DEVICES is as the user left it unless gpu_id was `chosen`, and `use_gpu: False` means the CPU.
+    """
+    ids = final["gpu_id"]
+    final["gpu_id"] = ",".join(map(str, ids)) if isinstance(ids, (list, tuple)) else str(ids)
+    if chosen:
+        os.environ["CUDA_VISIBLE_DEVICES"] = final["gpu_id"]
+    gpu = final["gpu_id"] and final.get("use_gpu") is not False and torch.cuda.is_available()
+    final.update(single_spec=True, local_rank=0, device=torch.device("cuda" if gpu else "cpu"))
+
+
+def check_and_complete(config, final):
+    """Raise ConfigError for all wrong settings of `final`, then let the protocol complete it."""
+    if isinstance(config, LLMConfig):
+        set_by_user, also_known = config.external_config_dict, config._also_known
+    else:  # plain RecBole reads the arguments of whatever script is running, which need not be settings
+        set_by_user, also_known = {**config.file_config_dict, **config.variable_config_dict}, frozenset()
+    given = config.plugin_config_dict | config.external_config_dict
+    known = known_keys(config.model, config.dataset, config.model_class) | also_known
+    problems = unknown_problems(set_by_user, known)
+    problems += rules.value_problems(final, config.model_class)
+    name = final.get("protocol") if final.get("protocol") in registry.PROTOCOLS else None  # `value_problems` names a wrong one
+    protocol = registry.protocol(name)
+    problems += protocol.problems(final, given, config.model_class)
+    if registry.is_plugin_model(config.model):
+        problems += _crm_problems(final, config.dataset)
+    try:
+        _complete(protocol, final, given, config.model_class, set_by_user)
+        problems += rules.metric_problems(final)
+    except Exception:  # a bad value may end it; that value is among the problems
+        if not problems:
+            raise
+    if problems:
+        raise ConfigError(problems)
+
+
+def _complete(protocol, final, given, model_class, chosen):
+    """Set what the recipe's quirks, the protocol and a long CRM history fix."""
+    if final.get("recipe") == "released" and hasattr(model_class, "released_settings"):
+        final.update({key: value for key, value in model_class.released_settings(final).items() if key not in chosen})
+    protocol.complete(final, given, model_class, chosen)
+    if final.get("crm_history_len"):  # the dataset's rows are as long as what the CRM reads
+        final["MAX_ITEM_LIST_LENGTH"] = final["crm_history_len"]
+
+
+def _crm_problems(final, dataset):
+    """Lines for a `crm_model` that is no sequential model of RecBole, and for keys of `crm_config` that it does not read."""
+    name, own = final.get("crm_model"), final.get("crm_config")
+    if not isinstance(name, str):  # `value_problems` says so
+        return []
+    try:
+        sequential = get_model(registry.check_model(name)).type == ModelType.SEQUENTIAL
+    except ValueError as error:
+        return [f"crm_model: {str(error).partition(' Available')[0]} Choose SASRec, GRU4Rec, Caser, NARM, BERT4Rec, DIN ..."]
+    if registry.is_plugin_model(name) or not sequential:
+        return [f"crm_model: {name} is no sequential model of RecBole; choose SASRec, GRU4Rec, Caser, NARM, BERT4Rec, DIN ..."]
+    if not isinstance(own, dict):
+        return []
+    return [f"crm_config ({name}): {line}" for line in unknown_problems(own, known_keys(name, dataset))]
+

@@ -1,0 +1,123 @@
+"""What the plugin's own YAML files say: `properties/` by layer, for a model, a dataset, an LLM and a recipe.
+
+Layers, later over earlier: overall.yaml; for plugin models llm.yaml, and where `llm_path` is a short name llm/<llm_path>.yaml;
+model/<model>.yaml, along the bases of the model's class; the LLM's section `models: <model>`; dataset/<dataset>.yaml; with `recipe`,
+recipe/<model>-<dataset>.yaml, whose key `datasets` lists the names that it is for: a paper's split and the same data from their source.
+"""
+
+from functools import cache, lru_cache
+from pathlib import Path
+
+from recbole_llm import registry
+from recbole_llm.config.values import ConfigError, read_yaml
+
+
+@lru_cache(maxsize=1)
+def properties_dir():
+    """The folder `properties/`: beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "properties", package.parent / "properties"):
+        if (folder / "overall.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no properties/overall.yaml in {package} or beside it: the installation is incomplete")
+
+
+def property_files(model, dataset):
+    """The plugin's YAML files for a model and a dataset that exist, by layer, lowest first (the LLM's own is not among them)."""
+    root, plugin = properties_dir(), registry.is_plugin_model(model)
+    files = {"overall": root / "overall.yaml"}
+    if plugin:
+        files["llms"] = root / "llm.yaml"
+    files |= {f"model {name}": file for name, file in _model_files(model, root).items()}
+    files |= {"family": root / f"dataset/{family_of(dataset)}.yaml", "dataset": root / f"dataset/{dataset}.yaml"}
+    return {layer: file for layer, file in files.items() if file.is_file()}
+
+
+def _model_files(model, root):
+    """{class name: its YAML file} along the bases of a plugin model's class, its own last; of a RecBole model the plugin's, if there."""
+    names = [model]
+    if registry.is_plugin_model(model):
+        names = [base.__name__ for base in reversed(registry.resolve(registry.entry(model).model).__mro__)]
+    own = {name: registry.entry(name).properties for name in names if registry.is_plugin_model(name)}
+    return {name: own.get(name) or root / f"model/{name}.yaml" for name in names}
+
+
+def plugin_settings(model, dataset, given):
+    """(the plugin's settings for a model and a dataset, those of them that the LLM's own YAML sets).
+
+    given: what the user sets, whose `llm_path` comes before any in the layers.
+    """
+    layers = {layer: read_yaml(file) for layer, file in property_files(model, dataset).items()}
+    own = [layer for layer in layers if layer.startswith("model ")]
+    if registry.is_plugin_model(model):
+        layers["recipe"] = recipe_settings(given.get("recipe"), model, dataset)
+        llm_path = next((values["llm_path"] for values in (given, *reversed(layers.values())) if "llm_path" in values), None)
+        layers["llm"], layers["llm for model"] = llm_settings(llm_path, model)
+    merged = {}
+    for layer in ("overall", "llms", "llm", *own, "llm for model", "family", "dataset", "recipe"):
+        merged.update(layers.get(layer, {}))
+    suited = layers.get("llm", {}) | layers.get("llm for model", {})
+    return merged, {key: value for key, value in suited.items() if key not in given and merged[key] == value}
+
+
+def short_name_file(llm_path) -> Path | None:
+    """The YAML of a short name, or None for any other `llm_path`."""
+    file = properties_dir() / "llm" / f"{llm_path}.yaml"
+    return file if isinstance(llm_path, str) and Path(llm_path).name == llm_path and file.is_file() else None
+
+
+def short_names() -> list[str]:
+    return sorted(file.stem for file in (properties_dir() / "llm").glob("*.yaml"))
+
+
+def llm_settings(llm_path, model: str) -> tuple[dict, dict]:
+    """(settings that suit an LLM, settings that suit it under `model`): two layers, both empty without a short name's YAML."""
+    file = short_name_file(llm_path)
+    values = read_yaml(file) if file else {}
+    models = values.pop("models", None) or {}
+    values.pop("llm_source", None)
+    return values, models.get(model) or {}
+
+
+def recipe_settings(recipe, model, dataset):
+    """The settings of the recipe of a model and a dataset; none without `recipe`.
+
+    `recipe: released` is quirks of the released code over the recipe, or where there is none, over the other settings.
+    Raises ConfigError, with those that exist, where `recipe: paper` finds none.
+    """
+    if recipe not in ("paper", "released"):
+        return {}
+    found = {name: values for name, values in recipes().items() if name.startswith(f"{str(model).lower()}-")}
+    for values in found.values():
+        if {dataset, family_of(dataset)} & set(values["datasets"]):
+            return {key: value for key, value in values.items() if key != "datasets"}
+    if recipe == "released":
+        return {}
+    lines = [f"{name} (--dataset={' or '.join(values['datasets'])})" for name, values in recipes().items()]
+    raise ConfigError([f"recipe: there is none of {model} for {dataset}; properties/recipe/ has {', '.join(lines)}; choose one of these, "
+                       "leave recipe out, or write a file"])  # fmt: skip
+
+
+def recipes():
+    """{name: contents} of `properties/recipe/`."""
+    files = sorted((properties_dir() / "recipe").glob("*.yaml"))
+    return {file.stem: {"datasets": [], **read_yaml(file)} for file in files}
+
+
+def dataset_sources() -> dict[str, dict]:
+    """Dataset -> `source` of the plugin's YAML files."""
+    return _sources_in(properties_dir())
+
+
+@cache
+def _sources_in(folder: Path) -> dict[str, dict]:
+    files = sorted(folder.glob("dataset/*.yaml"))
+    return {file.stem: source for file in files if (source := read_yaml(file).get("source"))}
+
+
+def family_of(dataset: str) -> str | None:
+    """The dataset whose YAML also describes `dataset`, one of its categories: amazon-2023 for amazon-2023-Books."""
+    for name, source in dataset_sources().items():
+        if dataset.startswith(f"{name}-") and dataset[len(name) + 1 :] in (source.get("categories") or ()):
+            return name
+    return None

@@ -1,0 +1,285 @@
+"""Rules for values, and for values that contradict each other: all problems are found at once, before anything runs."""
+
+import re
+
+from recbole.evaluator import metric_types
+
+from recbole_llm import registry
+from recbole_llm.config.known_keys import hint
+
+
+def integer(low):
+    """A rule: an int (not a bool) of at least `low`."""
+    return (lambda value: type(value) is int and value >= low), f"must be an integer >= {low}"
+
+
+def number(low, high=float("inf"), above=False):
+    """A rule: a number in [low, high], or in (low, high] with `above`."""
+    text = f"must be a number {'>' if above else '>='} {low}" + (f" and <= {high}" if high != float("inf") else "")
+
+    def holds(value):
+        return type(value) in (int, float) and (low < value if above else low <= value) and value <= high
+
+    return holds, text
+
+
+def choice(*options):
+    """A rule: one of `options`, type included."""
+    text = f"must be one of {', '.join(map(repr, options))}"
+    return (lambda value: any(value is option or (type(value) is str and value == option) for option in options)), text
+
+
+def of_type(text, *types):
+    """A rule: an instance of `types`; `text` names them."""
+    return (lambda value: isinstance(value, types)), f"must be {text}"
+
+
+def optional(rule):
+    """A rule that also lets null through."""
+    holds, text = rule
+    return (lambda value: value is None or holds(value)), f"{text}, or null"
+
+
+def is_interval(value):
+    """Whether RecBole reads numbers between ends in it: "[5,inf)", or several, "(0,1];[3,4)"."""
+    for part in str(value).split(";"):
+        ends = re.fullmatch(r"\s*[\[(]([^,]+),([^,]+)[\])]\s*", part)
+        try:
+            if ends is None or not float(ends[1]) <= float(ends[2]):
+                return False
+        except ValueError:
+            return False
+    return True
+
+
+INTERVAL = (is_interval, "must be an interval such as '[5,inf)', or several, '(0,1];[3,4)'")
+POSITIVE, COUNT, FLAG = integer(1), integer(0), choice(True, False)
+TEXT, SETTINGS, RATIO = of_type("a string", str), of_type("a mapping", dict), number(0, 1)
+SAMPLE = optional(
+    (
+        lambda value: (type(value) is int and value >= 1) or (type(value) is float and 0 < value < 1),
+        "must be an integer >= 1 or a share between 0 and 1",
+    )
+)
+GATE_INPUTS = ("sequence", "item_mean", "token_embedding", "random_embedding", "random", "uniform")  # of iLoRA
+RULES = {
+    "protocol": optional((lambda value: type(value) is str and value in registry.PROTOCOLS, "must be one of 'candidates', 'full', 'ctr'")),
+    "calibration": choice("platt", "none"),
+    "n_candidates": integer(2),
+    "rerank_n": integer(2),
+    "topk": (
+        lambda value: bool(value) and all(type(k) is int and k >= 1 for k in (value if isinstance(value, list) else [value])),
+        "must be an integer >= 1 or a list of them, e.g. --topk=1,3",
+    ),
+    "user_inter_num_interval": optional(INTERVAL),
+    "item_inter_num_interval": optional(INTERVAL),
+    "val_interval": optional(
+        (
+            lambda value: isinstance(value, dict) and all(isinstance(v, (list, tuple)) or is_interval(v) for v in value.values()),
+            "must be a mapping of number columns to intervals and of token columns to lists, e.g. {rating: '[3,inf)', genre: [war]}",
+        )
+    ),
+    "use_gpu": FLAG,
+    "variant": optional(TEXT),
+    "latency_rows": COUNT,
+    "permutations": COUNT,
+    "candidate_seed": COUNT,
+    "seed": COUNT,
+    "history_max_len": POSITIVE,
+    "MAX_ITEM_LIST_LENGTH": POSITIVE,
+    "title_max_tokens": POSITIVE,
+    "behaviour_tokens": choice("both", "history", "candidates", "none"),
+    "behaviour_token_words": (
+        lambda value: isinstance(value, list) and len(value) == 2 and all(isinstance(words, str) for words in value),
+        "must be two strings, e.g. [' (', ')'], or ['', ''] for nothing",
+    ),
+    "behaviour_token_place": choice("after", "before"),
+    "projector_form": choice("mlp", "linear"),
+    "slot_scale": number(0, above=True),
+    "item_separator": (
+        lambda value: isinstance(value, str) and value != "" and not value.endswith(" ") and "\\n" not in value,
+        "must be text that does not end in a blank (titles begin with one), e.g. ','; a new line is \"\\n\" in double quotes",
+    ),
+    "user_token": FLAG,
+    "move_article": choice(True, False, "released"),
+    "answer_bos": FLAG,
+    "users_per_list": POSITIVE,
+    "history_from": RATIO,
+    "train_negatives": choice("unseen", "recent"),
+    "item_text_field": optional(TEXT),
+    "crm_model": TEXT,
+    "crm_path": optional(TEXT),
+    "crm_epochs": COUNT,
+    "crm_config": SETTINGS,
+    "llm_path": TEXT,
+    "llm_random_weights": FLAG,
+    "llm_dtype": choice("auto", "float32", "bfloat16", "float16"),
+    "attn_implementation": optional(choice("sdpa", "eager", "flash_attention_2")),
+    "llm_quantization": optional(choice("8bit", "4bit")),
+    "llm_eval": choice("likelihood", "generate"),
+    "likelihood_over": choice("vocabulary", "candidates"),
+    "scoring_method": choice("auto", "tree", "cache", "separate"),
+    "trust_remote_code": FLAG,
+    "lora_r": POSITIVE,
+    "lora_alpha": number(0, above=True),
+    "lora_dropout": number(0, 0.99),
+    "lora_dropout_shared": FLAG,
+    "lora_target_modules": of_type("a string or a list of strings", str, list, tuple),
+    "num_experts": POSITIVE,
+    "gate_form": choice("linear", "mlp", "topk", "noisy"),
+    "gate_init": choice("paper", "uniform"),
+    "gate_input": choice(*GATE_INPUTS, "auto", "target"),
+    "gate_top_k": optional(POSITIVE),
+    "gate_temperature": number(0, above=True),
+    "gate_hidden": POSITIVE,
+    "gate_dropout": number(0, 0.99),
+    "gate_shared": FLAG,
+    "lora_mixing": choice("weight", "output", "none"),
+    "crm_history_len": POSITIVE,
+    "text_history_len": POSITIVE,
+    "crm_history": choice("recent", "relevant"),
+    "crm_rows": choice("all", "sample"),
+    "text_history": choice("recent", "relevant"),
+    "retrieval_encoder": TEXT,
+    "history_notes": optional(choice("likes", "ratings", "none")),
+    "train_sample_stratified": FLAG,
+    "answer_words": (
+        lambda value: isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value),
+        "must be two words, e.g. ['Yes', 'No']",
+    ),
+    "recipe": optional(choice("paper", "released")),
+    "lr_schedule": choice("cosine", "linear"),
+    "lr_epochs": optional(POSITIVE),
+    "selection": choice("valid_metric", "generation"),
+    "curriculum": choice("linear", "none"),
+    "prompt_words": SETTINGS,
+    "epochs": COUNT,
+    "train_sample_size": SAMPLE,
+    "valid_sample_size": optional(POSITIVE),
+    "test_sample_size": optional(POSITIVE),
+    "train_batch_size": POSITIVE,
+    "eval_batch_size": POSITIVE,
+    "accumulation_steps": POSITIVE,
+    "learning_rate": number(0, above=True),
+    "projector_lr_scale": number(0),
+    "router_lr_scale": number(0),
+    "warmup_ratio": RATIO,
+    "min_lr_ratio": RATIO,
+    "weight_decay": number(0),
+    "stopping_step": COUNT,
+    "max_steps": optional(POSITIVE),
+    "mixed_precision": choice("auto", "no", "bf16", "fp16"),
+    "gradient_checkpointing": FLAG,
+    "auto_batch_size": FLAG,
+    "torch_compile": of_type("True, False or a backend's name", bool, str),
+    "prefetch_steps": COUNT,
+    "peak_tflops": optional(number(0, above=True)),
+    "save_steps": optional(POSITIVE),
+    "save_total_limit": POSITIVE,
+    "resume": optional(TEXT),
+    "show_progress": FLAG,
+    "data_path": TEXT,
+    "source": optional(SETTINGS),
+    "offline": FLAG,
+    "result_dir": TEXT,
+    "checkpoint_dir": TEXT,
+    "load_col": optional(SETTINGS),
+    "eval_args": SETTINGS,
+    "train_neg_sample_args": optional(SETTINGS),
+    "valid_metric": TEXT,
+    "clip_grad_norm": optional(SETTINGS),
+}
+PICKLES = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")
+
+
+def value_problems(final, model_class=None):
+    """Lines for the values of `final` that break a rule of `RULES` or contradict each other."""
+    problems = []
+    for key, (holds, text) in RULES.items():
+        if key in final and not holds(final[key]):
+            problems.append(f"{key}: {text}, got {final[key]!r}")
+    problems += pickle_problems(final) + _expert_problems(final, model_class)
+    return problems + _click_problems(final, model_class) + _list_problems(final, model_class)
+
+
+def _list_problems(final, model_class):
+    """Lines for shared candidate lists (`users_per_list`, `history_from`) that say nothing of the target or cannot be."""
+    users, later = final.get("users_per_list"), final.get("history_from")
+    if type(users) is not int or type(later) not in (int, float):  # not a plugin model's, or a line of `RULES` says so
+        return []
+    problems = []
+    if getattr(model_class, "scoring", None) == "yes_no":
+        problems += [f"{key}: {model_class.__name__} asks about one item at a time and shows no list; leave it at {default}"
+                     for key, value, default in (("users_per_list", users, 1), ("history_from", later, 0)) if value != default]  # fmt: skip
+    elif type(final.get("n_candidates")) is int and users >= final["n_candidates"]:
+        problems.append(f"users_per_list: must be below n_candidates={final['n_candidates']}, got {users}: a list of targets alone "
+                        "has no other item in it")  # fmt: skip
+    if later and not problems and not final.get("user_token"):
+        problems.append("history_from: prompts without a history say nothing of the user without user_token: True; set it, or "
+                        "history_from: 0")  # fmt: skip
+    if later and not problems and final.get("curriculum") == "linear":
+        problems.append("history_from: text-only prompts, with which curriculum: linear begins, say nothing of the user without a "
+                        "history; set curriculum: none, or history_from: 0")  # fmt: skip
+    return problems
+
+
+def pickle_problems(final):
+    """Lines for RecBole's settings that write or read pickled datasets, which the plugin never opens."""
+    return [
+        f"{key}: pickled datasets are neither written nor read, since a pickle runs the code it names; remove the key"
+        for key in PICKLES
+        if final.get(key)
+    ]
+
+
+def metric_problems(final):
+    """Lines for metrics that RecBole does not have and a valid_metric that would be missing after the first epoch."""
+    metrics, topk = final.get("metrics") or [], final.get("topk")
+    metrics = [metrics] if isinstance(metrics, str) else metrics
+    problems = [
+        f"metrics: {metric!r} is not a metric of RecBole{hint(str(metric).lower(), metric_types)}"
+        for metric in metrics
+        if str(metric).lower() not in metric_types
+    ]
+    name, _, k = str(final.get("valid_metric")).partition("@")
+    cutoffs = [topk] if isinstance(topk, int) else list(topk or [])
+    if name.lower() not in [str(metric).lower() for metric in metrics] or (k and k not in map(str, cutoffs)):
+        problems.append(
+            f"valid_metric: {final.get('valid_metric')!r} is not among metrics {metrics} at topk {cutoffs}; "
+            "add it there or choose one of them"
+        )
+    return problems
+
+
+def _expert_problems(final, model_class):
+    """iLoRA splits the rank over its experts, so the number of experts must divide the rank."""
+    rank, experts, top_k = (final.get(key) for key in ("lora_r", "num_experts", "gate_top_k"))
+    if not any(base.__name__ == "iLoRA" for base in getattr(model_class, "__mro__", ())):
+        return []
+    problems = []
+    if type(rank) is int and type(experts) is int and experts > 0 and rank % experts:
+        problems.append(f"num_experts: must divide lora_r, got num_experts={experts} and lora_r={rank}")
+    if final.get("gate_form") == "topk" and type(experts) is type(top_k) is int and top_k > experts:
+        problems.append(f"gate_top_k: must be at most num_experts={experts}, got {top_k}")
+    if final.get("gate_input") in ("auto", "target"):
+        problems.append(f"gate_input: {model_class.__name__} takes {', '.join(GATE_INPUTS)}, got {final['gate_input']!r}")
+    return problems
+
+
+def _click_problems(final, model_class):
+    """RecLoRA keeps at most all of its meta-LoRAs, has gates of its own, and does not generate."""
+    if getattr(model_class, "scoring", None) != "yes_no":
+        return []
+    experts, top_k, gate = (final.get(key) for key in ("num_experts", "gate_top_k", "gate_input"))
+    problems = []
+    if type(experts) is type(top_k) is int and top_k > experts:
+        problems.append(f"gate_top_k: must be at most num_experts={experts}, got {top_k}")
+    if gate not in ("auto", "target", "sequence"):
+        problems.append(f"gate_input: {model_class.__name__} takes auto, target or sequence, got {gate!r}")
+    if final.get("crm_rows") == "sample" and final.get("protocol") in registry.PROTOCOLS and not registry.protocol(final["protocol"]).labelled:
+        problems.append(f"crm_rows: sample is for protocol 'ctr', got protocol={final.get('protocol')!r}; use all")
+    for key, value in (("llm_eval", "generate"), ("selection", "generation")):
+        if final.get(key) == value:
+            problems.append(f"{key}: {value} has no meaning for {model_class.__name__}, whose answer is Yes or No")
+    return problems
+

@@ -1,0 +1,44 @@
+"""What RecBole's model classes read and give, as far as a protocol must know: labels, probabilities, sampled negatives."""
+
+import inspect
+
+from recbole.utils import InputType, ModelType
+
+WHOLE_CATALOGUE = ("RepeatNet",)  # pointwise by RecBole's input_type, yet its loss reads no labels
+UNIFORM = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
+
+
+def reads_labels(model_class) -> bool:
+    """Whether the model's loss reads labels; others (SASRec, BPR ...) learn from the rows labelled 1."""
+    declared = getattr(model_class, "reads_labels", None)
+    if declared is not None:
+        return bool(declared)
+    if model_class.type in (ModelType.CONTEXT, ModelType.DECISIONTREE):
+        return True
+    pointwise = getattr(model_class, "input_type", None) == InputType.POINTWISE
+    return pointwise and "self.LABEL" in inspect.getsource(model_class.calculate_loss)
+
+
+def gives_probabilities(model_class) -> bool:
+    """Whether `predict` gives probabilities of label 1: trained on labels, and squashed by a sigmoid."""
+    if not reads_labels(model_class):
+        return False
+    declared = getattr(model_class, "gives_probabilities", None)
+    if declared is not None:
+        return bool(declared)
+    predict = inspect.getsource(model_class.predict)
+    if "return self.forward(interaction)" in predict:  # DCNV2 squashes there
+        predict = inspect.getsource(model_class.forward)
+    return "sigmoid" in predict
+
+
+def training_negatives(model_class, final):
+    """`train_neg_sample_args` by what the model's loss reads: None for losses over the whole catalogue, else uniform.
+
+    RecBole raises for a sequential model with loss_type CE and sampled negatives, although that is its own default.
+    """
+    if model_class.type != ModelType.SEQUENTIAL:
+        return dict(UNIFORM)
+    if not hasattr(model_class, "input_type"):
+        return None if final.get("loss_type") == "CE" else dict(UNIFORM)
+    return None if model_class.__name__ in WHOLE_CATALOGUE else dict(UNIFORM)

@@ -1,0 +1,1 @@
+"""In: a model's scores of rows. Out: ranks, probabilities and metrics, with ties and calibration decided in one place."""

@@ -1,0 +1,1 @@
+"""In: a board as plain data. Out: Markdown, LaTeX, plots and a page."""

@@ -1,0 +1,154 @@
+"""A GGUF file as a causal LM and tokenizer of transformers, dequantised: what `llm_source` keeps in its cache.
+
+transformers does the work. It leaves out what a header says in places that it does not read, so that the LLM would compute
+something else than it was trained to, silently; that is put right, or refused, here:
+
+- Llama 3's stretched positions, which GGUF keeps as the tensor ``rope_freqs.weight``;
+- Qwen3's width of a head, Gemma 3's attention scale;
+- tensors that the model has no place for (biases, experts);
+- SmolLM's digits, which its tokenizer cuts apart before anything else;
+- a token that GPT-2 has and the file has not, for which there is no embedding.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from logging import getLogger
+
+import numpy as np
+import torch
+
+from recbole_llm.llm.gguf_header import GGUFError, Header, check_header, read_header
+
+ROPE_FACTORS = "rope_freqs.weight"
+LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+DIGITS_APART = ("smollm",)  # values of tokenizer.ggml.pre
+GPT2_LIKE = ("gpt-2", "llama-bpe", "llama3", "llama-v3", "qwen2", *DIGITS_APART)  # transformers' or ours is theirs
+GEMMA3_27B_LAYERS = 62  # the one Gemma 3 whose attention scale is not that of its heads' width
+
+
+def load_gguf(path):
+    """The LLM (float32 where every tensor of the file is, else bfloat16) and the tokenizer of a GGUF file.
+
+    Raises:
+        GGUFError: the file cannot be read, or would not be read exactly.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path = path.resolve()
+    header = read_header(path)
+    check_header(header)
+    where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
+    with _quiet():
+        config = completed(AutoConfig.from_pretrained(**where), header)
+        llm, loaded = AutoModelForCausalLM.from_pretrained(
+            **where, config=config, dtype=_dtype(header), output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        tokenizer = _tokenizer(where, header)
+    wrong = sorted(loaded["missing_keys"]) + [str(entry[0]) for entry in loaded["mismatched_keys"]]
+    if wrong:
+        raise GGUFError(path, f"lacks weights of a {type(llm).__name__}, or has them in other shapes: {wrong[:3]}", "choose another file")
+    if unplaced := _unplaced(header, llm):
+        raise GGUFError(
+            path, f"holds {unplaced[:3]}, for which a {type(llm).__name__} of transformers has no place",
+            "choose another file, or give a folder with the model's safetensors",
+        )  # fmt: skip
+    return llm, tokenizer
+
+
+def completed(config, header: Header):
+    """``config`` with what transformers does not take from a GGUF header."""
+    if header.architecture == "qwen3" and header.own("attention.key_length"):
+        config.head_dim = header.own("attention.key_length")
+    if header.architecture == "gemma3":
+        large = header.own("block_count") == GEMMA3_27B_LAYERS
+        config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads if large else config.head_dim
+    if ROPE_FACTORS in header.tensors:
+        config.rope_parameters = {**config.rope_parameters, **_llama3_positions(config, header)}
+    return config
+
+
+def _llama3_positions(config, header: Header) -> dict:
+    """Llama 3's RoPE settings, if they give the factors that the file holds for each frequency.
+
+    Raises:
+        GGUFError: the factors are those of no Llama 3.
+    """
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    tensor = header.tensors[ROPE_FACTORS]
+    factors = np.fromfile(header.path, np.float32, count=tensor.shape[-1], offset=tensor.start)
+    found = {**LLAMA3, "factor": float(factors.max())}
+    plain = config.rope_parameters["rope_theta"] ** -(np.arange(len(factors)) / len(factors))
+    probe = type(config)(**{**config.to_dict(), "rope_parameters": {**config.rope_parameters, **found}})
+    expected = ROPE_INIT_FUNCTIONS["llama3"](probe, "cpu")[0].numpy()
+    if expected.shape != factors.shape or not np.allclose(plain / factors, expected, rtol=1e-3):
+        raise GGUFError(header.path, f"stretches its positions by a {ROPE_FACTORS} that is not Llama 3's", "choose another file")
+    return found
+
+
+def _dtype(header: Header) -> torch.dtype:
+    return torch.float32 if all(tensor.kind.name == "F32" for tensor in header.tensors.values()) else torch.bfloat16
+
+
+def _unplaced(header: Header, llm) -> list[str]:
+    """Tensors of the file that are none of the model's."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    (arch,) = [arch for arch, name in MODEL_ARCH_NAMES.items() if name == header.architecture]
+    names = get_tensor_name_map(arch, header.own("block_count"))
+    placed = {names.get_name(name, try_suffixes=(".weight", ".bias")) for name in llm.state_dict()}
+    return sorted(header.tensors.keys() - placed - {ROPE_FACTORS})
+
+
+def _tokenizer(where: dict, header: Header):
+    from tokenizers import Tokenizer, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer, count = PreTrainedTokenizerFast.from_pretrained(**where), header.metadata["tokenizer.ggml.tokens"]
+    if len(tokenizer) > count:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        backend["added_tokens"] = [token for token in backend["added_tokens"] if token["id"] < count]
+        backend = Tokenizer.from_str(json.dumps(backend))
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **tokenizer.special_tokens_map)
+    if header.metadata["tokenizer.ggml.model"] != "gpt2":
+        return tokenizer
+    cut = header.metadata.get("tokenizer.ggml.pre")
+    if cut in DIGITS_APART:
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        apart = pre_tokenizers.Digits(individual_digits=True)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([apart, words])
+    elif cut not in GPT2_LIKE:
+        getLogger().warning(
+            f"llm_path {str(header.path)!r}: how its tokenizer cuts words (tokenizer.ggml.pre: {cut}) is not known here; GPT-2's way "
+            "is taken. A folder with the model's own tokenizer.json and safetensors is exact."
+        )
+    return tokenizer
+
+
+def savable(llm):
+    """The weights of :func:`load_gguf` in a model that transformers will save; one that was dequantised it does not."""
+    from transformers import AutoModelForCausalLM
+
+    config = llm.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(config, dtype=llm.dtype)
+    plain.load_state_dict(llm.state_dict(), assign=True)
+    plain.tie_weights()
+    return plain
+
+
+@contextmanager
+def _quiet():
+    """transformers advises here how to keep weights quantised."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

@@ -1,0 +1,153 @@
+"""Prompts for histories that no split holds: a hand-made Interaction, a user who is recommended to.
+
+As under `protocol: full` (`data.rerank`), the CRM ranks the catalogue, the LLM ranks its top `rerank_n`, shown in a shuffled
+order, and the rest follow in the CRM's order. Items of the history are not recommended. Prompts are made by the classes that
+make evaluation's, so that equal histories and candidates give equal scores.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from torch.nn import functional
+
+from recbole_llm.data.click.questions import ClickCollate, ClickRows, Question
+from recbole_llm.data.click.timelines import timelines_of_lists
+from recbole_llm.data.dataloader import Collate, Key, PromptRows
+from recbole_llm.evaluation.full_ranking import BLOCK, shown_order
+from recbole_llm.evaluation.rerank import catalogue_scores, top_items
+
+
+class HandMade:
+    """What an LLM recommender asks about rows that are given as ids.
+
+    Args:
+        model: an :class:`~recbole_llm.model.base.LLMRecommender`; dataset: its training split.
+    """
+
+    def __init__(self, model, dataset):
+        self.config, self.dataset = model.config, dataset
+        self.click = model.scoring == "yes_no"
+        self.user, self.item = dataset.uid_field, dataset.iid_field
+        self.list, self.length = dataset.item_id_list_field, dataset.item_list_length_field
+        self.tie_order = np.random.default_rng([int(self.config["candidate_seed"]), 3]).permutation(dataset.item_num)
+
+    def lines(self, interaction: Interaction) -> Interaction:
+        """The columns that models read, on the CPU: user [B], history [B, L] as wide as training's, its length [B], item [B].
+
+        The latest items stay of a longer history. A user or item that is not given is 0.
+
+        Raises:
+            ValueError: no history, or an id that the dataset does not have.
+        """
+        if missing := [name for name in (self.list, self.length) if name not in interaction]:
+            raise ValueError(f"the Interaction has no {', '.join(missing)}: a sequential row needs the history as internal item "
+                             f"ids [B, L], {self.list}, and its length [B], {self.length}")  # fmt: skip
+        given, lengths = interaction[self.list].cpu().long(), interaction[self.length].cpu().long()
+        if len(bad := torch.nonzero((lengths < 1) | (lengths > given.shape[1])).flatten()):
+            raise ValueError(f"{self.length}: rows {bad[:5].tolist()} have lengths {lengths[bad[:5]].tolist()}; a history has "
+                             f"between 1 item and the {given.shape[1]} of {self.list}")  # fmt: skip
+        inside = torch.arange(given.shape[1]) < lengths[:, None]
+        if len(bad := given[inside & ((given < 1) | (given >= self.dataset.item_num))]):
+            raise ValueError(f"{self.list}: {bad[:5].tolist()} are no internal ids of the {self.dataset.item_num - 1} items; "
+                             "dataset.token2id gives them")  # fmt: skip
+        width = self.config["MAX_ITEM_LIST_LENGTH"]
+        places = torch.arange(width) + (lengths - width).clamp_min(0)[:, None]
+        padded = functional.pad(given * inside, (0, max(0, width - given.shape[1])))
+        rows = {self.list: padded.gather(1, places), self.length: lengths.clamp_max(width)}
+        for name in (self.user, self.item):
+            rows[name] = interaction[name].cpu().long() if name in interaction else torch.zeros_like(lengths)
+        return Interaction(rows)
+
+    def history(self, interaction: Interaction) -> list[np.ndarray]:
+        """Each row's whole history as it was given: what it is not recommended."""
+        pairs = zip(interaction[self.list].cpu().numpy(), interaction[self.length].tolist(), strict=True)
+        return [items[:length] for items, length in pairs]
+
+    @torch.no_grad()
+    def crm_scores(self, crm, lines: Interaction, hidden: list[np.ndarray]) -> np.ndarray:
+        """The CRM's scores of every item, minus infinity for padding and each row's hidden items. float32 [B, item_num]"""
+        device = next(crm.parameters()).device
+        features, step = self.dataset.get_item_feature().to(device), max(1, BLOCK // self.dataset.item_num)
+        blocks = (lines[start : start + step].to(device) for start in range(0, len(lines), step))
+        parts = [catalogue_scores(crm.model, block, features)[:, : self.dataset.item_num].float().cpu() for block in blocks]
+        scores = torch.cat(parts).numpy()
+        scores[:, 0] = -np.inf
+        for row, items in zip(scores, hidden, strict=True):
+            row[items] = -np.inf
+        return scores
+
+    def best(self, scores: np.ndarray, n: int) -> np.ndarray:
+        """Each row's n best items, best first; equal scores in a fixed shuffled order. int64 [B, n]"""
+        return top_items(scores, np.isfinite(scores), np.broadcast_to(self.tie_order, scores.shape), n)
+
+    def candidates(self, lines: Interaction, scores: np.ndarray, asked: np.ndarray | None = None) -> list[tuple]:
+        """What the LLM ranks: [(row numbers [b], candidates [b, N])], N being `rerank_n`, or fewer where a row has fewer items.
+
+        scores: of `crm_scores`; asked: an item of each row [B] that must be among them: it takes the last one's place if need be.
+        """
+        counts = np.minimum(np.isfinite(scores).sum(1), self.config["rerank_n"])
+        if not counts.all():
+            raise ValueError(f"rows {np.flatnonzero(counts == 0)[:5].tolist()}: every item is in the history, none is left to rank")
+        groups = []
+        for n in np.unique(counts).tolist():
+            rows = np.flatnonzero(counts == n)
+            items = self.best(scores[rows], n)
+            if asked is not None:
+                absent = ~(items == asked[rows, None]).any(1)
+                items[absent, -1] = asked[rows][absent]
+            groups.append((rows, self.shuffled(lines[rows], items)))
+        return groups
+
+    def shuffled(self, lines: Interaction, items: np.ndarray) -> np.ndarray:
+        """Items [B, N] in the order in which prompts show them; of a test row, that of its evaluation under `full`."""
+        users = self.dataset.id2token(self.user, lines[self.user].numpy())
+        targets = self.dataset.id2token(self.item, lines[self.item].numpy())
+        seed = int(self.config["candidate_seed"])
+        rows = zip(users, targets, items, strict=True)
+        return np.stack([row[shown_order(seed, "test", str(u), str(t), len(row))] for u, t, row in rows])
+
+    def prompts(self, lines: Interaction, candidates: np.ndarray, hybrid: bool = True, split=None) -> Interaction:
+        """What `score_candidates` reads of rows with candidates [B, C]; without ``hybrid``, text alone.
+
+        split: a dataset of these lines that knows more of them (RecLoRA's timelines); None makes one of their histories.
+        """
+        index, candidates = range(len(lines)), np.asarray(candidates)
+        split = split or self.split(lines)
+        if not self.click:
+            rows, collate = PromptRows(self.config, split), Collate
+            keys = [Key(i, tuple(candidates[i].tolist()), 0, hybrid=hybrid) for i in index]
+        else:
+            rows, collate = ClickRows(self.config, split, training=False), ClickCollate
+            asked = candidates if rows.per_item else candidates[:, :1]  # a history for each item, or one for all
+            keys = []
+            for i in index:
+                text, long = rows.histories(np.full(asked.shape[1], i), asked[i])
+                keys.append(
+                    Question(i, tuple(candidates[i].tolist()), 0, hybrid=hybrid, text=tuple(text), long=tuple(long))
+                )
+        collate = collate(rows, canonical={i: i for i in index}) if self.click else collate(rows, False, {i: i for i in index})
+        return collate([rows[key] for key in keys])
+
+    def split(self, lines: Interaction):
+        """A dataset whose rows are these lines."""
+        split = self.dataset.copy(lines)
+        if self.click:
+            split.timelines = timelines_of_lists(lines[self.list].numpy(), lines[self.length].numpy())
+            split.numbers = np.arange(len(lines))
+        return split
+
+
+def ranked_scores(scores: np.ndarray, candidates: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Scores of the whole catalogue: ``found`` [B, N] of the candidates, and below them the rest in the CRM's order.
+
+    scores: the CRM's [B, item_num], minus infinity for what is not recommended, which stays so. float32 [B, item_num]
+    """
+    n_items = scores.shape[1]
+    order = np.argsort(-scores, axis=1, kind="stable")
+    place = np.empty_like(order)
+    np.put_along_axis(place, order, np.broadcast_to(np.arange(1, n_items + 1), order.shape), axis=1)
+    ranked = np.where(np.isfinite(scores), found.min(1, keepdims=True) - place, -np.inf).astype(np.float32)
+    np.put_along_axis(ranked, candidates, found, axis=1)
+    return ranked

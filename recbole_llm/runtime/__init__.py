@@ -1,0 +1,1 @@
+"""Processes, memory and devices: what every stage may use."""

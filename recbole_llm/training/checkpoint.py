@@ -1,0 +1,300 @@
+"""An LLM recommender's trained weights as a folder that PEFT can read.
+
+    adapter_config.json, adapter_model.safetensors   PEFT's own layout: LLaRA's adapter loads in plain PEFT
+    modules.safetensors                              projector, router: whatever else was trained
+    config.yaml                                      the resolved settings, as plain values
+    state.json                                       epoch, validation score, what the weights belong to, the hashes of
+                                                     the data, and the sha256 of every other file and of itself
+    optimizer.safetensors, rng.safetensors           where training goes on from (step folders only)
+
+The frozen LLM and CRM are not copied. Nothing here is a pickle. The folder is written under another name, brought to
+the disk and renamed, so that a folder of the right name is whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+import yaml
+from peft import get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+
+from recbole_llm.config.properties import property_files
+from recbole_llm.config.values import plain_values, read_yaml
+from recbole_llm.results import provenance
+from recbole_llm.runtime import distributed
+
+ADAPTER, MODULES, CONFIG, STATE = "adapter_model.safetensors", "modules.safetensors", "config.yaml", "state.json"
+OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
+# settings that change what trained weights compute without changing their names or shapes
+MEANING = (
+    "lora_alpha", "num_experts", "lora_mixing", "gate_form", "gate_input", "gate_top_k", "gate_temperature",
+    "projector_form", "slot_scale", "llm_random_weights",
+)  # fmt: skip
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint's file is missing, cut or edited; the message names it."""
+
+
+def adapter_weights(llm) -> dict[str, torch.nn.Parameter]:
+    """The adapter's trained parameters under PEFT's names."""
+    trained = {n: w for n, w in llm.named_parameters() if w.requires_grad}
+    return get_peft_model_state_dict(llm, state_dict=trained, save_embedding_layers=False)
+
+
+def other_weights(model) -> dict[str, torch.nn.Parameter]:
+    """Trained parameters outside the LLM, by name."""
+    return {n: w for n, w in model.named_parameters() if w.requires_grad and not n.startswith("llm.")}
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor on the CPU; a sharded one is put together, which every process must take part in."""
+    tensor = tensor.detach()
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).cpu().contiguous()
+
+
+def identity(model) -> dict:
+    """What a checkpoint's weights belong to; compared when they are loaded."""
+    config = model.config
+    return {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "llm": config["llm_path"],
+        "llm_sha256": provenance.weights_hash(config["llm_path"]),
+        "n_items": int(model.n_items),
+        "crm": model.crm.name,
+        "crm_sha256": model.crm.sha256,
+    }
+
+
+def save_checkpoint(model, folder: str | os.PathLike, state: dict, tensors: dict[str, dict] | None = None) -> None:
+    """Write ``model``'s trained weights to ``folder``, replacing it, whole or not at all.
+
+    Every process must call this (sharded weights are gathered); the main one writes.
+
+    Args:
+        state: what goes into ``state.json`` besides the identity and the hashes; plain values.
+        tensors: further files, name -> {tensor name: tensor on the CPU}.
+
+    Raises:
+        OSError: the disk is full, say; an earlier ``folder`` is then untouched, in every process.
+    """
+    files = {
+        ADAPTER: {n: whole(w) for n, w in adapter_weights(model.llm).items()},
+        MODULES: {n: whole(w) for n, w in other_weights(model).items()},
+        **(tensors or {}),
+    }
+    distributed.on_main(_write_folder, model, Path(folder), state, files)
+
+
+def _write_folder(model, folder: Path, state: dict, files: dict[str, dict]) -> None:
+    aside, old = folder.with_name(f".{folder.name}.{os.getpid()}"), folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        for name, values in files.items():
+            (aside / name).write_bytes(safetensors.save(values, metadata={"format": "pt"}))
+        model.llm.peft_config["default"].save_pretrained(aside)
+        (aside / CONFIG).write_text(yaml.safe_dump(plain_values(model.config), sort_keys=True), encoding="utf-8")
+        state = {**state, "data": provenance.data_hash(model.config), "data_files": provenance.data_files(model.config)}
+        record = {**state, "identity": identity(model), "files": {p.name: _sealed(p) for p in sorted(aside.iterdir())}}
+        (aside / STATE).write_text(json.dumps({**record, "sha256": _record_hash(record)}, indent=1), encoding="utf-8")
+        _sealed(aside / STATE)
+        _sync_folder(aside)
+    except BaseException as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, OSError):
+            remedy = "free some space" if error.errno == errno.ENOSPC else "check the folder's permissions"
+            raise OSError(
+                error.errno,
+                f"{error.strerror} while writing the checkpoint {folder}; earlier checkpoints are untouched: {remedy}, "
+                "or set checkpoint_dir elsewhere, then go on with --resume=auto",
+            ) from error
+        raise
+    if folder.exists():  # written again, by a resumed run
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+    os.replace(aside, folder)
+    _sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sealed(path: Path) -> str:
+    """Bring a file to the disk; its sha256."""
+    with open(path, "rb+") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    return digest
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _record_hash(record: dict) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def read_state(folder: str | os.PathLike) -> dict:
+    """The ``state.json`` of a checkpoint whose files are all as they were written.
+
+    Raises:
+        DamagedCheckpoint: a file is missing, cut or edited; it is named.
+    """
+    folder = Path(folder)
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        record = {name: value for name, value in state.items() if name != "sha256"}
+        intact = state["sha256"] == _record_hash(record) and isinstance(state["files"], dict)
+    except FileNotFoundError:
+        raise DamagedCheckpoint(f"{folder / STATE} is missing: the folder is no checkpoint of recbole_llm") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        intact = False
+    if not intact:
+        raise DamagedCheckpoint(f"{folder / STATE} is damaged: it was cut or edited after it was written")
+    for name, digest in state["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedCheckpoint(f"{path} is missing")
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise DamagedCheckpoint(f"{path} is damaged: it was cut or edited after it was written")
+    return state
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, on the CPU; DamagedCheckpoint where it is none."""
+    try:
+        return safetensors.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DamagedCheckpoint(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def checkpoint_folder(path: str | os.PathLike) -> Path:
+    """The checkpoint to evaluate under ``path``: itself, or in a run's folder its best, or else its latest.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(path)
+    if (path / STATE).is_file():
+        return path
+    for pattern in ("best-*", "step-*"):
+        for folder in sorted(path.glob(pattern), reverse=True):
+            if (folder / STATE).is_file():
+                return folder
+    raise FileNotFoundError(f"{path} is no checkpoint of recbole_llm and holds none; train the model again")
+
+
+def check_identity(model, state: dict, folder: Path) -> None:
+    """ValueError, with both values of each difference, where a checkpoint belongs to another run.
+
+    A local LLM is known by its weights, wherever it lies; one of the hub by its name.
+    """
+    here, there = identity(model), state["identity"]
+    digest = here["llm_sha256"]
+    if digest is not None and there.get("llm_sha256") == digest:
+        del here["llm"]  # the same weights at another place
+    elif digest is None or there.get("llm_sha256") is None:
+        del here["llm_sha256"]  # a hub name, or a checkpoint of an earlier version
+    wrong = [
+        f"{key}: checkpoint {there.get(key)!r}, here {value!r}"
+        for key, value in here.items()
+        if there.get(key) != value
+    ]
+    settings, unread = read_yaml(folder / CONFIG), []
+    if model.config["gate_form"] not in (None, "topk"):  # iLoRA reads it with topk alone
+        unread.append("gate_top_k")
+    if model.config["projector_form"] == "mlp":  # whose weights carry the scale
+        unread.append("slot_scale")
+    wrong += [
+        f"{key}: checkpoint {settings[key]!r}, here {model.config[key]!r}"
+        for key in MEANING
+        if key in settings and key not in unread and settings[key] != model.config[key]
+    ]
+    if wrong:
+        raise ValueError(
+            f"checkpoint {folder} does not belong to this run ({'; '.join(wrong)}); use the settings in its "
+            "config.yaml, or another checkpoint"
+        )
+
+
+def check_data(config, state: dict, folder: Path) -> None:
+    """ValueError, naming the files, where the data are not those that a checkpoint learned from.
+
+    A checkpoint that says nothing of its data, as earlier versions wrote them, passes.
+    """
+    if state.get("data") in (None, provenance.data_hash(config)):
+        return
+    now, then = provenance.data_files(config), state.get("data_files", {})
+    changed = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+    if changed:
+        raise ValueError(f"{', '.join(changed)} in {config['data_path']} changed since the checkpoint {folder} was written: its item ids "
+                         "and histories are those of the old files; bring them back, or train the model again")  # fmt: skip
+    raise ValueError(f"the checkpoint {folder} is of a version of recbole_llm that made other rows of the same files; train the model "
+                     "again")  # fmt: skip
+
+
+def check_version(values: dict, folder: Path) -> None:
+    """ValueError where the settings of a checkpoint are those of an earlier version, which lack some that are read now."""
+    read = {key for file in property_files(values["model"], "").values() for key in read_yaml(file)}
+    if missing := sorted(read - values.keys()):
+        raise ValueError(f"the checkpoint {folder} is of an earlier version of recbole_llm: its config.yaml lacks {', '.join(missing)}, and "
+                         "what its weights mean without them is not known; train the model again, or use that version")  # fmt: skip
+
+
+def load_checkpoint_into(model, folder: str | os.PathLike) -> dict:
+    """Put the weights of ``folder`` (a checkpoint or a run's folder) into ``model``; returns its ``state.json``.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        DamagedCheckpoint: a file was cut or edited; it is named.
+        ValueError: the checkpoint belongs to another model, dataset, LLM or CRM, or its weights do not fit: every
+            trained weight must be there with its shape, and nothing else.
+    """
+    folder = checkpoint_folder(folder)
+    state = read_state(folder)
+    check_identity(model, state, folder)
+    both = [(adapter_weights(model.llm), folder / ADAPTER), (other_weights(model), folder / MODULES)]
+    found = [(expected, _fitting(expected, read_tensors(path), path)) for expected, path in both]
+    with torch.no_grad():
+        for expected, values in found:
+            for name, weight in expected.items():
+                put(weight, values[name])
+    return state
+
+
+def put(weight: torch.Tensor, value: torch.Tensor) -> None:
+    """Copy a whole tensor into a weight, or this process's share of it into a sharded one."""
+    if hasattr(weight, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+
+        value = distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements)
+    weight.copy_(value)
+
+
+def _fitting(expected: dict, found: dict, path: Path) -> dict:
+    differ = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    differ += [f"{name} is unknown here" for name in sorted(found.keys() - expected.keys())]
+    differ += [
+        f"{name}: checkpoint {tuple(found[name].shape)}, here {tuple(weight.shape)}"
+        for name, weight in expected.items()
+        if name in found and found[name].shape != weight.shape
+    ]
+    if differ:
+        more = f" and {len(differ) - 6} more" if len(differ) > 6 else ""
+        raise ValueError(f"{path} does not fit this model: {'; '.join(differ[:6])}{more}; use the settings in the "
+                         "checkpoint's config.yaml")  # fmt: skip
+    return found

@@ -1,0 +1,456 @@
+"""Layers, protocol and checks of the configuration."""
+
+import recbole_llm  # noqa: F401, I001  isort: skip  (RecBole imports only after it)
+
+import textwrap
+
+import pytest
+import torch
+import yaml
+from recbole.config import Config
+from recbole_llm.config.protocol_defaults import apply_protocol
+
+from recbole_llm import registry
+from recbole_llm.config import loader as module
+from recbole_llm.config import rules
+from recbole_llm.config.known_keys import known_keys
+from recbole_llm.config.loader import LLMConfig, config_from_values
+from recbole_llm.config.properties import properties_dir
+from recbole_llm.config.values import ConfigError, plain_values
+
+
+@pytest.fixture
+def properties(tmp_path, monkeypatch):
+    """A properties folder of our own: a function that writes {file: YAML} over the defaults."""
+    root = tmp_path / "properties"
+    for folder in ("model", "dataset", "llm"):
+        (root / folder).mkdir(parents=True)
+    monkeypatch.setattr(module, "properties_dir", lambda: root)
+    monkeypatch.setattr("sys.argv", ["test"])
+
+    def write(files):
+        for name, text in files.items():
+            (root / name).write_text(textwrap.dedent(text))
+
+    write({"overall.yaml": "protocol: candidates\nn_candidates: 20\nlayer: overall\n"})
+    return write
+
+
+def make(model="SASRec", dataset="ml-100k", **settings):
+    return LLMConfig(model, dataset, **settings)
+
+
+def test_every_layer_wins_over_the_one_below(properties, tmp_path):
+    (tmp_path / "user.yaml").write_text("layer: file\n")
+    steps = [
+        ({"overall.yaml": "protocol: candidates\nn_candidates: 20\nlayer: overall\n"}, {}, "overall"),
+        ({"model/SASRec.yaml": "layer: model\n"}, {}, "model"),
+        ({"dataset/ml-100k.yaml": "layer: dataset\n"}, {}, "dataset"),
+        ({}, {"config_file_list": [tmp_path / "user.yaml"]}, "file"),
+        ({}, {"config_dict": {"layer": "dict"}}, "dict"),
+        ({}, {"command_line": {"layer": "line"}}, "line"),
+    ]
+    given = {}
+    for files, arguments, expected in steps:
+        properties(files)
+        given |= arguments
+        assert make(**given)["layer"] == expected
+    assert make(model="BPR")["layer"] == "dataset", "another model's file must not be read"
+
+
+def test_llm_settings_are_for_plugin_models_only(properties):
+    properties({"llm.yaml": "epochs: 1\nlayer: llm\ntrain_neg_sample_args: ~\n"})
+    properties({"model/iLoRA.yaml": "num_experts: 4\n"})
+    assert make("iLoRA")["epochs"] == 1 and make("iLoRA")["layer"] == "llm" and make("iLoRA")["num_experts"] == 4
+    assert make("SASRec")["epochs"] == 300 and make("SASRec")["layer"] == "overall"
+
+
+def test_the_llm_s_own_layer_lies_between_llm_yaml_and_the_model_s(properties):
+    """Which file it is depends on `llm_path`, wherever that is set."""
+    properties({"llm.yaml": "llm_path: a\nlayer: llms\nepochs: 9\nlora_r: 9\ntrain_neg_sample_args: ~\n"})
+    properties({"llm/a.yaml": "llm_source: {hub: x/a}\nlayer: a\nepochs: 1\nlora_r: 1\nmodels: {iLoRA: {lora_alpha: 5}}\n"})
+    properties({"llm/b.yaml": "llm_source: {hub: x/b}\nlayer: b\nepochs: 2\nlora_r: 2\n"})
+    properties({"model/iLoRA.yaml": "num_experts: 1\nlora_r: 3\nlora_alpha: 3\n"})
+    config = make("iLoRA")
+    assert [config[key] for key in ("layer", "epochs", "lora_r", "lora_alpha")] == ["a", 1, 3, 5]
+    assert config.llm_config_dict == {"layer": "a", "epochs": 1, "lora_alpha": 5}, "lora_r is the model's"
+    assert make("LLaRA")["lora_r"] == 1 and make("LLaRA")["lora_alpha"] is None
+    assert config["llm_source"] is None and config["models"] is None
+    for given in ({"config_dict": {"llm_path": "b"}}, {"command_line": {"llm_path": "b"}}):
+        assert make("iLoRA", **given)["epochs"] == 2 and make("iLoRA", **given)["lora_alpha"] == 3
+    assert make("iLoRA", config_dict={"llm_path": "./b"})["epochs"] == 9, "a folder"
+    assert Config("iLoRA", "ml-100k", config_dict={"llm_path": "b"})["layer"] == "b"
+    set_by_user = make("iLoRA", config_dict={"epochs": 4, "lora_alpha": 4})
+    assert set_by_user["epochs"] == set_by_user["lora_alpha"] == 4 and set_by_user.llm_config_dict == {"layer": "a"}
+    properties({"dataset/ml-100k.yaml": "llm_path: b\nlora_alpha: 6\n"})
+    assert make("iLoRA")["layer"] == "b" and make("iLoRA", command_line={"llm_path": "a"})["lora_alpha"] == 6
+    assert make("SASRec")["layer"] == "overall" and make("SASRec").llm_config_dict == {}
+
+
+def test_plain_recbole_gets_the_layers_of_plugin_models_only(properties):
+    properties({"llm.yaml": "layer: llm\ntrain_neg_sample_args: ~\n"})
+    plugin = Config("iLoRA", "ml-100k")
+    assert plugin["layer"] == "llm" and plugin["eval_args"]["mode"] == {"valid": "uni19", "test": "uni19"}
+    baseline = Config("BPR", "ml-100k")
+    assert baseline["layer"] is None and baseline["eval_args"]["mode"]["test"] == "full"
+
+
+NONE, UNIFORM = "none", "uniform"
+
+
+@pytest.mark.parametrize(
+    "model, negatives, repeatable",
+    [
+        ("SASRec", NONE, True),
+        ("GRU4Rec", NONE, True),
+        ("BERT4Rec", NONE, True),
+        ("Caser", NONE, True),
+        ("NARM", NONE, True),
+        ("RepeatNet", NONE, True),
+        ("FPMC", UNIFORM, True),
+        ("DIN", UNIFORM, True),
+        ("DIEN", UNIFORM, True),
+        ("DeepFM", UNIFORM, False),
+        ("BPR", UNIFORM, False),
+        ("LightGCN", UNIFORM, False),
+        ("NeuMF", UNIFORM, False),
+        ("Pop", UNIFORM, False),
+        ("ItemKNN", UNIFORM, False),
+        ("Random", UNIFORM, False),
+    ],
+)
+def test_protocol_makes_models_comparable(properties, model, negatives, repeatable):
+    config = make(model)
+    assert config["train_neg_sample_args"]["distribution"] == negatives
+    mode = {"valid": "uni19", "test": "uni19"}
+    split = {"LS": "valid_and_test"}
+    assert config["eval_args"] == {"split": split, "order": "TO", "group_by": "user", "mode": mode}
+    assert config["metrics"] == ["Hit", "NDCG", "MRR"] and config["topk"] == [1, 3, 5, 10]
+    assert config["valid_metric"] == "NDCG@10" and config["threshold"] is None
+    assert config["repeatable"] is repeatable
+    assert str(config["eval_type"]) == "EvaluatorType.RANKING"
+
+
+def test_protocol_keeps_what_the_user_sets(properties):
+    given = {"metrics": "Recall", "topk": 5, "valid_metric": "recall@5", "n_candidates": 6}
+    config = make("BPR", config_dict=given | {"eval_args": {"order": "RO"}})
+    assert config["eval_args"]["order"] == "RO" and config["eval_args"]["mode"]["test"] == "uni5"
+    assert config["eval_args"]["split"] == {"LS": "valid_and_test"}
+    assert config["metrics"] == ["Recall"] and config["topk"] == [5] and config["valid_metric"] == "recall@5"
+    loss = make("SASRec", config_dict={"loss_type": "BPR"})
+    assert loss["train_neg_sample_args"]["distribution"] == "uniform"
+    negatives = {"distribution": "popularity"}
+    assert make("BPR", config_dict={"train_neg_sample_args": negatives})["train_neg_sample_args"]["sample_num"] == 1
+    assert negatives == {"distribution": "popularity"}, "RecBole would have completed the caller's dict"
+
+
+def test_no_protocol_is_recbole(properties):
+    config = make("BPR", config_dict={"protocol": None})
+    assert config["eval_args"]["mode"]["test"] == "full" and config["valid_metric"] == "MRR@10"
+    final = {"protocol": None}
+    apply_protocol(final, {}, None)
+    assert final == {"protocol": None}
+
+
+@pytest.mark.parametrize(
+    "given, text",
+    [
+        ({"eval_args": {"mode": "full"}}, "eval_args: mode 'full' contradicts protocol 'candidates'"),
+        ({"eval_args": {"mode": {"valid": "uni19", "test": "uni99"}}}, "contradicts protocol"),
+        ({"metrics": ["AUC"]}, "metrics: AUC needs labelled rows"),
+        ({"metrics": ["Hitt"]}, "metrics: 'Hitt' is not a metric of RecBole; did you mean 'hit'?"),
+        ({"topk": [5]}, "valid_metric: 'NDCG@10' is not among metrics"),
+        ({"valid_metric": "Recall@10"}, "valid_metric: 'Recall@10' is not among"),
+    ],
+)
+def test_contradictions_with_the_protocol(properties, given, text):
+    with pytest.raises(ConfigError) as caught:
+        make("DIN", config_dict=given)
+    assert text in str(caught.value)
+
+
+def test_all_problems_are_listed_at_once(properties, tmp_path):
+    (tmp_path / "user.yaml").write_text("hiden_size: 3\nn_heads: 2\n")
+    with pytest.raises(ConfigError) as caught:
+        make(
+            config_file_list=[tmp_path / "user.yaml"],
+            config_dict={"epoch": 3, "n_candidates": 1, "device": "cpu", "save_dataset": True, "metrics": ["Hit", "NDCGG"]},
+            command_line={"crm_epochs": "many", "zzzz": 1},
+        )
+    assert len(caught.value.problems) == 9
+    for part in (
+        "hiden_size: unknown key; did you mean 'hidden_size'?",
+        "epoch: unknown key; did you mean 'epochs'?",
+        "zzzz: unknown key; remove it",
+        "n_candidates: must be an integer >= 2, got 1",
+        "crm_epochs: must be an integer >= 0, got 'many'",
+        "device: cannot be set, set gpu_id",
+        "save_dataset: pickled datasets",
+        "metrics: 'NDCGG' is not a metric of RecBole",
+        "valid_metric: 'NDCG@10' is not among metrics",
+    ):
+        assert part in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_plain_recbole_checks_plugin_models(properties, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["host", "--host_option=1", "positional"])
+    Config("iLoRA", "ml-100k", config_dict={"train_neg_sample_args": None})
+    with pytest.raises(ConfigError, match="epoch: unknown key"):
+        Config("iLoRA", "ml-100k", config_dict={"epoch": 1})
+    with pytest.raises(ConfigError, match="save_dataloaders"):
+        Config("BPR", "ml-100k", config_dict={"save_dataloaders": True})
+
+
+BAD = {
+    "behaviour_tokens": ["none "], "llm_eval": [None], "recipe": ["papers"], "curriculum": [1],
+    "gate_form": ["softmax"], "gate_init": ["zero", None], "gate_input": [None], "llm_dtype": ["fp16"], "attn_implementation": ["flash"],
+    "protocol": ["rank"],
+    "n_candidates": [1, 2.0, True], "lora_r": [0, 8.0, True], "lora_alpha": [0, "16"], "lora_dropout": [1, -0.1],
+    "learning_rate": [0, -1, "fast"], "train_sample_size": [0, -5, 0.0, 1.5], "history_max_len": [0], "seed": [-1, 1.5],
+    "test_sample_size": [0, -1, 0.5], "projector_form": ["MLP", None], "slot_scale": [0, -1, "8x"], "behaviour_token_place": ["first", None], "item_separator": ["", ", ", None, 3, "\\n"],
+    "user_token": ["yes", 1], "crm_config": [[1]], "llm_path": [3], "warmup_ratio": [1.1], "epochs": [-1, "3 "],
+    "user_inter_num_interval": [5, "5", "[5,)", "[9,5]", "5,inf"], "item_inter_num_interval": ["[5,inf"],
+    "val_interval": ["[3,inf)", {"rating": 3}, {"rating": "3,5"}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key, value", [(key, value) for key, values in BAD.items() for value in values])
+def test_values_that_break_a_rule(key, value):
+    (line,) = rules.value_problems({key: value})
+    assert line.startswith(f"{key}: must be") and line.endswith(f"got {value!r}")
+
+
+@pytest.mark.parametrize("value", ["[5,inf)", "(0, 1];[3,4)", "[-inf,7]", [5, 10], None])
+def test_intervals_that_recbole_reads(value):
+    assert rules.value_problems({"user_inter_num_interval": value, "val_interval": {"rating": value or "[3,5]", "genre": ["war"]}}) == []
+
+
+GOOD = {
+    "attn_implementation": [None, "eager"], "train_sample_size": [None, 1, 70000, 0.1],
+    "protocol": [None, "candidates"],
+    "lora_alpha": [16, 0.5], "lora_dropout": [0, 0.1], "epochs": [0], "gate_form": ["topk"], "crm_path": [None, "x"],
+    "test_sample_size": [None, 300], "gate_init": ["uniform"], "gate_input": ["token_embedding", "random_embedding"], "projector_form": ["linear"], "slot_scale": [8, 0.5], "behaviour_token_place": ["before"], "item_separator": [",", "\n", ";"],
+    "lora_target_modules": ["all-linear", ["q_proj"]], "user_token": [True], "llm_quantization": ["4bit", None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key, value", [(key, value) for key, values in GOOD.items() for value in values])
+def test_values_that_keep_the_rules(key, value):
+    assert rules.value_problems({key: value}) == []
+
+
+def test_rank_must_be_divisible_by_the_experts(properties):
+    base = {"train_neg_sample_args": None, "lora_r": 8}
+    with pytest.raises(ConfigError, match="num_experts: must divide lora_r, got num_experts=3 and lora_r=8"):
+        make("iLoRA", config_dict=base | {"num_experts": 3})
+    with pytest.raises(ConfigError, match="gate_top_k: must be at most num_experts=2"):
+        make("iLoRA", config_dict=base | {"num_experts": 2, "gate_form": "topk", "gate_top_k": 3})
+    with pytest.raises(ConfigError, match="gate_input: iLoRA takes sequence, .* uniform, got 'auto'"):
+        make("iLoRA", config_dict=base | {"gate_input": "auto"})
+    assert make("iLoRA", config_dict=base | {"num_experts": 2})["num_experts"] == 2
+    assert make("LLaRA", config_dict=base | {"num_experts": 3})["num_experts"] == 3
+
+
+def test_known_keys_come_from_files_and_source(properties):
+    known = known_keys("SASRec", "ml-100k")
+    for key in ("hidden_size", "n_layers", "epochs", "alias_of_item_id", "load_col", "numerical_features", "gpu_id"):
+        assert key in known, key
+    assert {"nproc", "local_rank", "ip", "layer", "wandb_project", "normalize_all"} <= known
+    assert "reg_weight" in known, "read by RecBole's base trainer, whatever the model"
+    assert "pretrain_epochs" not in known and "pretrain_epochs" in known_keys("S3Rec", "ml-100k"), "read by its own"
+    assert not known & {"embedding_sizes", "device", "eval_type", "mlp_hidden_size", "time-aware"}
+    assert "mlp_hidden_size" in known_keys("DIN", "ml-100k") and "time-aware" in known_keys("DiffRec", "ml-100k")
+    assert "order_list" in known_keys("EulerNet", "ml-100k")
+
+
+def test_also_known_keys_of_other_models(properties):
+    with pytest.raises(ConfigError, match="n_facet"):
+        make("BPR", config_dict={"n_facet": 1})
+    assert make("BPR", config_dict={"n_facet": 1}, also_known={"n_facet"})["n_facet"] == 1
+
+
+def test_third_party_keys_are_read_from_its_source(properties, tmp_path, monkeypatch):
+    source = """
+        from recbole.model.sequential_recommender import SASRec
+        from recbole.utils import InputType
+        class Mine(SASRec):
+            input_type = InputType.POINTWISE
+            def __init__(self, config, dataset):
+                super().__init__(config, dataset)
+                self.depth = config["my_depth"]
+    """
+    (tmp_path / "mine_module.py").write_text(textwrap.dedent(source))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    registry.register("mine_module:Mine")
+    assert make("Mine", config_dict={"my_depth": 2, "train_neg_sample_args": None})["my_depth"] == 2
+    with pytest.raises(ConfigError, match="my_dept: unknown key; did you mean 'my_depth'"):
+        make("Mine", config_dict={"my_dept": 2, "train_neg_sample_args": None})
+
+
+def test_unknown_model_and_command_line_of_the_host(properties, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["host", "--epochs=7", "--bad"])
+    assert make()["epochs"] == 300, "sys.argv is not read"
+    with pytest.raises(ValueError, match="Unknown model 'SASRek'. Did you mean SASRec"):
+        make("SASRek")
+
+
+def test_strings_of_a_dict_are_read_as_on_the_command_line(properties):
+    config = make(config_dict={"learning_rate": "1e-2", "seed": "3", "checkpoint_dir": "7", "topk": "[10]"})
+    assert (config["learning_rate"], config["seed"], config["checkpoint_dir"], config["topk"]) == (0.01, 3, "7", [10])
+
+
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("!!python/object/apply:os.mkdir ['mark']", "not readable as plain YAML"),
+        ("a: [1", "not readable as plain YAML"),
+        ("- 1\n- 2", "must hold 'key: value' lines, holds a list"),
+    ],
+)
+def test_bad_files_are_named(properties, tmp_path, monkeypatch, text, problem):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=f"bad.yaml: {problem}"):
+        make(config_file_list=["bad.yaml"])
+    assert not (tmp_path / "mark").exists()
+
+
+def test_missing_and_empty_files(properties, tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.yaml does not exist"):
+        make(config_file_list=["none.yaml"])
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert make(config_file_list=[tmp_path / "empty.yaml"])["model"] == "SASRec"
+
+
+def test_yaml_numbers_as_in_recbole(tmp_path):
+    (tmp_path / "n.yaml").write_text("a: 1e-3\nb: 1.5e+3\nc: .5\nd: 2E5\ne: 1e\nf: 10\ng: 1:30\n")
+    values = module.read_yaml(tmp_path / "n.yaml")
+    assert values == {"a": 1e-3, "b": 1500.0, "c": 0.5, "d": 2e5, "e": "1e", "f": 10, "g": 90}
+    assert type(values["f"]) is int
+
+
+@pytest.mark.parametrize("model", ["SASRec", "FPMC", "BPR", "DIN"])
+def test_plain_values_rebuild_the_configuration(properties, model):
+    config = make(model, config_dict={"topk": [5, 10], "seed": 5})
+    text = yaml.safe_dump(plain_values(config))
+    again = config_from_values(yaml.safe_load(text))
+    assert again.final_config_dict.keys() == config.final_config_dict.keys()
+    for key, value in config.final_config_dict.items():
+        if key != "data_path":
+            assert again[key] == value, key
+    assert again.model_class is config.model_class and again["device"] == torch.device("cpu") and "seed" in str(again)
+
+
+def test_stored_distributed_run_loads_in_one_process(properties):
+    values = plain_values(make()) | {"nproc": 4, "world_size": 8}
+    assert not {"device", "local_rank", "single_spec", "MODEL_TYPE"} & values.keys()
+    assert config_from_values(values)["single_spec"] is True
+
+
+@pytest.mark.parametrize("dataset", ["ml-100k", "lastfm", "lastfm-llara"])
+@pytest.mark.parametrize("model", ["iLoRA", "LLaRA", "SASRec", "BPR"])
+def test_shipped_properties_keep_every_rule(monkeypatch, model, dataset):
+    monkeypatch.setattr("sys.argv", ["test"])
+    config = make(model, dataset)
+    assert config["protocol"] == "candidates" and config["n_candidates"] == 20 and config["item_text_field"]
+    assert (properties_dir() / "overall.yaml").is_file()
+
+
+def test_a_run_without_model_and_dataset_names_both():
+    with pytest.raises(ConfigError) as caught:
+        LLMConfig()
+    assert [line.split(":")[0] for line in caught.value.problems] == ["model", "dataset"]
+    with pytest.raises(ConfigError, match="dataset: not given; write --dataset=ml-100k"):
+        LLMConfig("Pop")
+
+
+def test_words_of_docstrings_and_other_objects_are_no_settings():
+    """Keys are what code reads from a configuration: not text, not RecBole's tuning files, not another model's trainer."""
+    wrong = {"typo": 1, "key": 2, "full": 3, "default": 4, "choice": 5, "save_step": 6}
+    with pytest.raises(ConfigError) as raised:
+        make("iLoRA", config_dict=wrong)
+    assert [line.partition(":")[0] for line in raised.value.problems] == list(wrong)
+    assert "did you mean 'save_steps'?" in str(raised.value)
+    assert "save_step" in known_keys("S3Rec", "ml-100k") and "save_step" not in known_keys("SASRec", "ml-100k")
+
+
+def test_keys_are_read_from_code(tmp_path):
+    file = tmp_path / "model.py"
+    file.write_text(textwrap.dedent('''
+        """Reads config["text"]."""
+        a, b = config["one"], self.config.get("two", 3)
+        if "three" in config and "mode" in config["four"]["five"]:
+            peft_config["six"], final_config_dict["seven"], config[name], config.get(name)
+    '''))
+    assert rules.keys_read(file) == {"one", "two", "three", "four", "seven"}
+
+
+def test_rows_hold_as_many_items_as_a_prompt_shows():
+    assert make("LLaRA", config_dict={"history_max_len": 5})["MAX_ITEM_LIST_LENGTH"] == 10
+    assert make("LLaRA", config_dict={"history_max_len": 14})["MAX_ITEM_LIST_LENGTH"] == 14
+    assert make("SASRec")["MAX_ITEM_LIST_LENGTH"] == 10
+    for key in ("MAX_ITEM_LIST_LENGTH", "crm_history_len"):
+        with pytest.raises(ConfigError, match=f"history_max_len: 14 items cannot be shown, rows hold {key}=12; raise {key}"):
+            make("LLaRA", config_dict={"history_max_len": 14, key: 12})
+
+
+def test_the_released_recipe_leaves_what_the_user_sets():
+    config = make("LLaRA", config_dict={"recipe": "released", "train_negatives": "unseen"}, command_line={"answer_bos": False})
+    assert config["answer_bos"] is False and config["train_negatives"] == "unseen"
+    assert make("LLaRA", config_dict={"recipe": "released"})["answer_bos"] is True
+
+
+@pytest.mark.parametrize(
+    "given, text",
+    [
+        ({"crm_model": "SASREC"}, "crm_model: Unknown model 'SASREC'. Did you mean SASRec"),
+        ({"crm_model": "BPR"}, "crm_model: BPR is no sequential model of RecBole"),
+        ({"crm_model": "LLaRA"}, "crm_model: LLaRA is no sequential model of RecBole"),
+        ({"crm_config": {"hiden_size": 32}}, "crm_config (SASRec): hiden_size: unknown key; did you mean 'hidden_size'?"),
+        ({"crm_config": {"hiden_size": 32, "n_layer": 1}}, "n_layer: unknown key"),
+        ({"clip_grad_norm": 1.0}, "clip_grad_norm: must be a mapping, or null, got 1.0"),
+    ],
+)
+def test_a_recommender_that_cannot_serve_is_named_before_anything_runs(given, text):
+    with pytest.raises(ConfigError) as raised:
+        make("iLoRA", config_dict=given)
+    assert text in str(raised.value)
+
+
+@pytest.mark.parametrize("model", ["LLaRA", "iLoRA", "RecLoRA"])
+def test_the_defaults_are_the_papers(model):
+    """design.md, section 10; a short name whose YAML sets nothing leaves them alone."""
+    config = LLMConfig(model, "ml-100k", config_dict={"llm_path": "llama-2-7b"})
+    assert config.llm_config_dict == {}
+    batch = config["train_batch_size"] * config["accumulation_steps"]
+    found = [config[key] for key in ("lora_r", "lora_alpha", "lora_dropout", "learning_rate", "epochs", "train_sample_size")]
+    assert config["likelihood_over"] == "vocabulary" and config["valid_sample_size"] is None
+    if model == "RecLoRA":
+        assert found == [8, 16, 0.0, 1e-3, 5, 70000] and batch == 256 and config["lora_target_modules"] == ["q_proj", "v_proj"]
+        assert config["num_experts"] == 16 and config["gate_temperature"] == 5
+        return
+    assert found == [8, 32, 0.1, 8e-4, 5, None] and batch == 128 and config["lora_target_modules"] == "all-linear"
+    assert config["train_batch_size"] == 8 and config["curriculum"] == "linear" and config["projector_lr_scale"] == 1
+    assert config["warmup_ratio"] == 0.05 and config["min_lr_ratio"] == 0.01
+    if model == "iLoRA":
+        assert config["num_experts"] == 4 and config["router_lr_scale"] == 0.3
+
+
+def test_a_small_llm_on_a_cpu_needs_less_of_each():
+    for model in ("LLaRA", "iLoRA", "RecLoRA"):
+        config = LLMConfig(model, "ml-100k")
+        assert config["llm_path"] == "smollm2-135m" and config["accumulation_steps"] <= 2 and config["epochs"] == 1
+        assert config["train_sample_size"] <= 8000 and config["valid_sample_size"] and config["likelihood_over"] == "candidates"
+
+
+def test_what_llms_set_is_known():
+    known = {model: known_keys(model, "ml-100k") for model in ("LLaRA", "iLoRA", "RecLoRA")}
+    files = sorted(properties_dir().glob("llm/*.yaml"))
+    for file in files:
+        values = yaml.load(file.read_text(), Loader=module.SafeLoader)
+        assert values.pop("llm_source") and known.keys() >= (models := values.pop("models", {})).keys()
+        assert all(values.keys() | models.get(model, {}).keys() <= known[model] for model in known), file
+        assert all(LLMConfig(model, "ml-100k", config_dict={"llm_path": file.stem}) for model in known)
+    assert len(files) == 8

@@ -1,0 +1,81 @@
+"""Recipes: one layer, named by model and dataset, over the plugin's own settings and under the user's."""
+
+import pytest
+
+from recbole_llm.config import recipes
+from recbole_llm.config.known_keys import known_keys
+from recbole_llm.config.loader import LLMConfig
+from recbole_llm.config.properties import properties_dir
+from recbole_llm.config.values import ConfigError
+from recbole_llm.registry import is_plugin_model
+
+# Model, dataset, and what the papers' tables and released scripts say: rate, prompts per step, epochs, r, alpha, LLM
+PUBLISHED = [
+    ("LLaRA", "movielens-llara", 8e-4, 128, 5, 8, 32, "llama-2-7b"),
+    ("LLaRA", "steam-llara", 5e-4, 128, 5, 8, 32, "llama-2-7b"),
+    ("LLaRA", "lastfm-llara", 7e-4, 128, 5, 8, 32, "llama-2-7b"),
+    ("iLoRA", "movielens-llara", 8e-4, 128, 5, 8, 32, "llama-2-7b"),
+    ("iLoRA", "steam-llara", 5e-4, 128, 5, 8, 32, "llama-2-7b"),
+    ("iLoRA", "lastfm-llara", 7e-4, 128, 5, 8, 32, "llama-2-7b"),
+    ("RecLoRA", "ml-1m", 1e-3, 256, 5, 8, 16, "vicuna-7b"),
+    ("RecLoRA", "ml-25m", 5e-4, 128, 10, 8, 16, "vicuna-7b"),
+    ("RecLoRA", "goodreads-poetry", 3e-4, 256, 5, 8, 16, "vicuna-7b"),
+]
+
+
+def make(model, dataset, **given):
+    return LLMConfig(model, dataset, config_dict=given)
+
+
+@pytest.mark.parametrize("model, dataset, rate, prompts, epochs, r, alpha, llm", PUBLISHED)
+def test_a_recipe_says_what_its_paper_says(model, dataset, rate, prompts, epochs, r, alpha, llm):
+    config = make(model, dataset, recipe="paper")
+    assert config["learning_rate"] == rate and config["epochs"] == epochs and config["llm_path"] == llm
+    assert config["train_batch_size"] * config["accumulation_steps"] == prompts
+    assert (config["lora_r"], config["lora_alpha"]) == (r, alpha)
+    assert config["valid_sample_size"] is None and config["users_per_list"] == 1
+    assert model == "LLaRA" or config["gate_init"] == "paper"
+    click = model == "RecLoRA"
+    assert config["lr_schedule"] == ("linear" if click else "cosine")
+    assert config["selection"] == ("valid_metric" if click else "generation")
+    assert config["protocol"] == ("ctr" if click else "candidates") and config["train_sample_size"] == (70000 if click else None)
+    assert config["lora_target_modules"] == (["q_proj", "v_proj"] if click else "all-linear")
+
+
+def test_every_file_is_for_a_model_and_sets_known_keys():
+    assert len(recipes.known()) == 9
+    for name, values in recipes.known().items():
+        model = next(m for m in ("LLaRA", "iLoRA", "RecLoRA") if name.startswith(m.lower() + "-"))
+        assert is_plugin_model(model) and values["datasets"]
+        assert values.keys() - {"datasets"} <= known_keys(model, values["datasets"][0])
+    assert {file.stem for file in (properties_dir() / "recipe").glob("*")} == recipes.known().keys()
+
+
+def test_ml_25m_likes_above_three():
+    assert make("RecLoRA", "ml-25m", recipe="paper")["threshold"] == {"rating": 3.5}
+
+
+def test_it_lies_over_the_llms_layer_and_under_the_users():
+    config = make("iLoRA", "ml-100k", recipe="paper", llm_path="smollm2-135m", epochs=2)
+    assert config["epochs"] == 2 and config["lora_r"] == 8 and config["llm_path"] == "smollm2-135m"
+    assert config["behaviour_token_place"] == "before"  # of smollm2-135m, and no affair of the paper's
+    plain = make("iLoRA", "ml-100k")
+    assert plain["recipe"] is None and plain["lora_r"] == 16 and plain["selection"] == "valid_metric"
+
+
+def test_released_is_the_recipe_with_quirks():
+    paper, released = (make("iLoRA", "lastfm-llara", recipe=name) for name in ("paper", "released"))
+    differ = {k for k, v in paper.final_config_dict.items() if released.final_config_dict[k] != v}
+    assert differ == {"recipe", "prompt_templates", "answer_bos", "train_negatives", "curriculum"}
+    assert paper["curriculum"] == "none" and released["curriculum"] == "linear"
+    paper, released = (make("RecLoRA", "ml-25m", recipe=name) for name in ("paper", "released"))
+    differ = {k for k, v in paper.final_config_dict.items() if released.final_config_dict[k] != v}
+    assert differ == {"recipe", "epochs", "lr_epochs"}
+    assert (released["epochs"], released["lr_epochs"]) == (1, 10)
+
+
+def test_a_missing_recipe_is_an_error_that_lists_those_there_are():
+    with pytest.raises(ConfigError, match=r"none of RecLoRA for ml-100k.*ilora-steam \(--dataset=steam-llara or steam\).*reclora-ml-1m"):
+        make("RecLoRA", "ml-100k", recipe="paper")
+    assert make("RecLoRA", "ml-100k", recipe="released", crm_epochs=1)["epochs"] == 1  # quirks alone
+    assert make("SASRec", "ml-100k", recipe="paper")["recipe"] == "paper"  # of a leaderboard's other rows

@@ -1,0 +1,46 @@
+"""What the open settings take on machines with and without bfloat16 instructions."""
+
+import pytest
+import torch
+
+from recbole_llm.llm import loading as loading
+from recbole_llm.runtime import hardware
+from tests import tiny
+from tests.llm.test_loading import settings
+
+
+@pytest.fixture
+def cpu(monkeypatch):
+    """Makes this CPU one with the given instructions."""
+
+    def become(*instructions):
+        found = {"avx2": True, "avx512_bf16": False, "amx_bf16": False} | dict.fromkeys(instructions, True)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+
+    return become
+
+
+@pytest.mark.parametrize(
+    "instructions, dtype, attention",
+    [(("avx512_bf16",), torch.bfloat16, "eager"), (("amx_bf16",), torch.bfloat16, "eager"), (("avx512_f",), torch.float32, "sdpa")],
+)
+def test_a_cpu_takes_bf16_and_eager_attention_where_it_has_instructions_for_it(cpu, tmp_path, instructions, dtype, attention):
+    cpu(*instructions)
+    folder = tiny.write_llm(tmp_path, dtype="bfloat16")
+    llm = loading.load_llm(settings(folder, llm_dtype="auto"))
+    assert (llm.dtype, llm.config._attn_implementation) == (dtype, attention)
+    given = loading.load_llm(settings(folder, llm_dtype="float32", attn_implementation="sdpa"))
+    assert (given.dtype, given.config._attn_implementation) == (torch.float32, "sdpa")  # what is set stays
+
+
+def test_a_gpu_takes_weights_as_stored_and_transformers_choice_of_attention(cpu):
+    cpu("avx512_bf16")
+    options = loading._options(settings("x", device="cuda:0", llm_dtype="auto"))
+    assert options["dtype"] == "auto" and "attn_implementation" not in options
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_an_earlier_torch_is_asked_for_avx512_bf16_alone(monkeypatch, supported):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)
+    assert hardware.computes_bf16() is supported
