@@ -49,7 +49,7 @@ def run_recbole_llm(
     """
     config = LLMConfig(model, dataset, config_file_list, config_dict, command_line)
     _check_tested(config)
-    if registry.is_plugin_model(config["model"]):
+    if registry.is_plugin_model(config["model"]) and config.model_class.needs_crm(config):
         check_crm(config)
     distributed.start(config["device"])
     init_logger(config) if distributed.is_main() else distributed.quiet_others()
@@ -115,7 +115,7 @@ def _record(config, trainer, train, test_result, seconds) -> tuple[dict, tuple[s
     """The fields of schema 1, the columns of the rows file, and one tuple per test row."""
     model = trainer.model
     protocol, plugin = registry.protocol(config["protocol"]), registry.is_plugin_model(config["model"])
-    crm_seconds = model.crm.seconds if plugin else 0.0
+    crm_seconds = model.crm.seconds if plugin and model.crm else 0.0
     record = {
         "model": config["model"],
         "variant": config["variant"],
@@ -130,7 +130,7 @@ def _record(config, trainer, train, test_result, seconds) -> tuple[dict, tuple[s
         "n_test_rows": protocol.n_test_rows(config),
         "retriever": test_rows.retriever(config, trainer),
         "llm": _llm_record(config, model) if plugin else None,
-        "crm": {"model": model.crm.name, "sha256": model.crm.sha256} if plugin else None,
+        "crm": {"model": model.crm.name, "sha256": model.crm.sha256} if plugin and model.crm else None,
         "seconds": {"crm": round(crm_seconds, 2), **{name: round(value, 2) for name, value in seconds.items()}},
         "peak_memory_mb": result_file.peak_memory_mb(),
         "device": result_file.device_name(config["device"]),

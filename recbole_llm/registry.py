@@ -19,6 +19,10 @@ PLUGIN_MODELS = {
     "LLaRA": "recbole_llm.model.llara:LLaRA",
     "iLoRA": "recbole_llm.model.ilora:iLoRA",
     "RecLoRA": "recbole_llm.model.reclora:RecLoRA",
+    "TALLRec": "recbole_llm.model.tallrec:TALLRec",
+    "CoLLM": "recbole_llm.model.collm:CoLLM",
+    "E4SRec": "recbole_llm.model.e4srec:E4SRec",
+    "LlamaRec": "recbole_llm.model.llamarec:LlamaRec",
 }
 TRAINER = "recbole_llm.training.trainer:LLMTrainer"
 DATASET = "recbole_llm.data.dataset:PromptDataset"
@@ -27,7 +31,7 @@ CLICK = {  # of models that answer Yes or No
     "dataset": "recbole_llm.data.click.dataset:ClickDataset",
     "dataloader": "recbole_llm.data.click.dataloader:click_dataloader",
 }
-OPTIONS = {"RecLoRA": CLICK}
+OPTIONS = dict.fromkeys(("RecLoRA", "TALLRec", "CoLLM"), CLICK)
 PROTOCOLS = {
     None: "recbole_llm.protocols.unset:Unset",
     "candidates": "recbole_llm.protocols.candidates:Candidates",

@@ -28,7 +28,7 @@ def run(request: Request) -> Report:
     """The report: a figure for each metric, a curve for each model, means over seeds."""
     table, runs, protocol = [], [], ""
     for name in request.models:
-        kind = get_model(name).scoring
+        kind = get_model(name).head
         own = {"eval_step": 1, **({"selection": "generation"} if kind == "title" else {})}
         epochs = request.config(Case(name, name, own), request.seeds[0])["epochs"]
         case = Case(f"{name}@every epoch", name, {**own, "stopping_step": epochs})

@@ -42,7 +42,7 @@ def run(request: Request, clusters: int, rows: int, batches: int) -> Report:
         case = Case(name, name)
         runs.append(request.result(case, seed, weights=True).name)
         config, model, _, train, _, _ = request.trained(case, seed)
-        if model.scoring != "title":
+        if model.head != "title":
             raise ConfigError([f"gradients: {name} answers Yes or No; compare models that name a candidate, such as LLaRA and iLoRA"])
         if groups is None:
             chosen = sample_rows(len(train.dataset), min(rows, len(train.dataset)), seed)

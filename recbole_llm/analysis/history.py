@@ -29,7 +29,7 @@ def run(request: Request, values, key: str | None) -> Report:
         raise ConfigError([f"key: {key!r} is no length of a history; choose {', '.join(KEYS)}, or leave it out"])
     cases = []
     for model in request.models:
-        own = key or SHOWN[get_model(model).scoring]
+        own = key or SHOWN[get_model(model).head]
         cases += [Case(f"{model}@{own}={n}", model, {own: n}, n) for n in as_values(values, "values")]
     return swept("history", request, cases, "items of the history", extra=_seconds)
 

@@ -12,7 +12,7 @@ import recbole
 import torch
 from recbole.config import Config
 from recbole.evaluator import metric_types
-from recbole.utils import InputType, ModelType, get_model
+from recbole.utils import InputType, get_model
 
 from recbole_llm import registry
 from recbole_llm.config import rules
@@ -114,6 +114,9 @@ def check_and_complete(config, final):
     else:  # plain RecBole reads the arguments of whatever script is running, which need not be settings
         set_by_user, also_known = {**config.file_config_dict, **config.variable_config_dict}, frozenset()
     given = config.plugin_config_dict | config.external_config_dict
+    users, count = final.get("users_per_list"), final.get("n_candidates")
+    if "users_per_list" not in set_by_user and type(users) is type(count) is int:  # a list of targets alone has no other item in it
+        final["users_per_list"] = max(1, min(users, count - 1))
     known = known_keys(config.model, config.dataset, config.model_class) | also_known
     problems = unknown_problems(set_by_user, known)
     problems += rules.value_problems(final, config.model_class)
@@ -121,7 +124,7 @@ def check_and_complete(config, final):
     protocol = registry.protocol(name)
     problems += protocol.problems(final, given, config.model_class)
     if registry.is_plugin_model(config.model):
-        problems += _crm_problems(final, config.dataset)
+        problems += _crm_problems(final, config.dataset, config.model_class)
     try:
         _complete(protocol, final, given, config.model_class, set_by_user)
         problems += rules.metric_problems(final)
@@ -141,17 +144,21 @@ def _complete(protocol, final, given, model_class, chosen):
         final["MAX_ITEM_LIST_LENGTH"] = final["crm_history_len"]
 
 
-def _crm_problems(final, dataset):
-    """Lines for a `crm_model` that is no sequential model of RecBole, and for keys of `crm_config` that it does not read."""
+def _crm_problems(final, dataset, model_class):
+    """Lines for a `crm_model` that is none of RecBole's models of the kinds that the model reads, and for keys of `crm_config`."""
+    if not model_class.needs_crm(final):
+        return []
     name, own = final.get("crm_model"), final.get("crm_config")
     if not isinstance(name, str):  # `value_problems` says so
         return []
     try:
-        sequential = get_model(registry.check_model(name)).type == ModelType.SEQUENTIAL
+        kind = get_model(registry.check_model(name)).type
     except ValueError as error:
         return [f"crm_model: {str(error).partition(' Available')[0]} Choose SASRec, GRU4Rec, Caser, NARM, BERT4Rec, DIN ..."]
-    if registry.is_plugin_model(name) or not sequential:
-        return [f"crm_model: {name} is no sequential model of RecBole; choose SASRec, GRU4Rec, Caser, NARM, BERT4Rec, DIN ..."]
+    kinds = model_class.crm_kinds
+    if registry.is_plugin_model(name) or kind.name.lower() not in kinds:
+        more = ", BPR, LightGCN" if "general" in kinds else ""
+        return [f"crm_model: {name} is no {' or '.join(kinds)} model of RecBole; choose SASRec, GRU4Rec, Caser, NARM, BERT4Rec, DIN{more} ..."]
     if not isinstance(own, dict):
         return []
     return [f"crm_config ({name}): {line}" for line in unknown_problems(own, known_keys(name, dataset))]

@@ -33,11 +33,14 @@ def property_files(model, dataset):
     return {layer: file for layer, file in files.items() if file.is_file()}
 
 
+def _class_names(model):
+    """Names of a plugin model's class and its bases, its own last."""
+    return [base.__name__ for base in reversed(registry.resolve(registry.entry(model).model).__mro__)]
+
+
 def _model_files(model, root):
     """{class name: its YAML file} along the bases of a plugin model's class, its own last; of a RecBole model the plugin's, if there."""
-    names = [model]
-    if registry.is_plugin_model(model):
-        names = [base.__name__ for base in reversed(registry.resolve(registry.entry(model).model).__mro__)]
+    names = _class_names(model) if registry.is_plugin_model(model) else [model]
     own = {name: registry.entry(name).properties for name in names if registry.is_plugin_model(name)}
     return {name: own.get(name) or root / f"model/{name}.yaml" for name in names}
 
@@ -52,7 +55,7 @@ def plugin_settings(model, dataset, given):
     if registry.is_plugin_model(model):
         layers["recipe"] = recipe_settings(given.get("recipe"), model, dataset)
         llm_path = next((values["llm_path"] for values in (given, *reversed(layers.values())) if "llm_path" in values), None)
-        layers["llm"], layers["llm for model"] = llm_settings(llm_path, model)
+        layers["llm"], layers["llm for model"] = llm_settings(llm_path, _class_names(model))
     merged = {}
     for layer in ("overall", "llms", "llm", *own, "llm for model", "family", "dataset", "recipe"):
         merged.update(layers.get(layer, {}))
@@ -70,13 +73,16 @@ def short_names() -> list[str]:
     return sorted(file.stem for file in (properties_dir() / "llm").glob("*.yaml"))
 
 
-def llm_settings(llm_path, model: str) -> tuple[dict, dict]:
-    """(settings that suit an LLM, settings that suit it under `model`): two layers, both empty without a short name's YAML."""
+def llm_settings(llm_path, names: list[str]) -> tuple[dict, dict]:
+    """(settings that suit an LLM, those for the classes `names`): two layers, both empty without a short name's YAML."""
     file = short_name_file(llm_path)
     values = read_yaml(file) if file else {}
     models = values.pop("models", None) or {}
     values.pop("llm_source", None)
-    return values, models.get(model) or {}
+    own: dict = {}
+    for name in names:
+        own |= models.get(name) or {}
+    return values, own
 
 
 def recipe_settings(recipe, model, dataset):

@@ -6,6 +6,7 @@ from recbole.evaluator import metric_types
 
 from recbole_llm import registry
 from recbole_llm.config.known_keys import hint
+from recbole_llm.config.stages import stages_hold
 
 
 def integer(low):
@@ -152,6 +153,7 @@ RULES = {
     "lr_epochs": optional(POSITIVE),
     "selection": choice("valid_metric", "generation"),
     "curriculum": choice("linear", "none"),
+    "stages": optional((stages_hold, "must be a list of {name, until, trains: [adapter, projector, router]} with rising `until`, the last 1")),
     "prompt_words": SETTINGS,
     "epochs": COUNT,
     "train_sample_size": SAMPLE,
@@ -198,29 +200,8 @@ def value_problems(final, model_class=None):
     for key, (holds, text) in RULES.items():
         if key in final and not holds(final[key]):
             problems.append(f"{key}: {text}, got {final[key]!r}")
-    problems += pickle_problems(final) + _expert_problems(final, model_class)
-    return problems + _click_problems(final, model_class) + _list_problems(final, model_class)
-
-
-def _list_problems(final, model_class):
-    """Lines for shared candidate lists (`users_per_list`, `history_from`) that say nothing of the target or cannot be."""
-    users, later = final.get("users_per_list"), final.get("history_from")
-    if type(users) is not int or type(later) not in (int, float):  # not a plugin model's, or a line of `RULES` says so
-        return []
-    problems = []
-    if getattr(model_class, "scoring", None) == "yes_no":
-        problems += [f"{key}: {model_class.__name__} asks about one item at a time and shows no list; leave it at {default}"
-                     for key, value, default in (("users_per_list", users, 1), ("history_from", later, 0)) if value != default]  # fmt: skip
-    elif type(final.get("n_candidates")) is int and users >= final["n_candidates"]:
-        problems.append(f"users_per_list: must be below n_candidates={final['n_candidates']}, got {users}: a list of targets alone "
-                        "has no other item in it")  # fmt: skip
-    if later and not problems and not final.get("user_token"):
-        problems.append("history_from: prompts without a history say nothing of the user without user_token: True; set it, or "
-                        "history_from: 0")  # fmt: skip
-    if later and not problems and final.get("curriculum") == "linear":
-        problems.append("history_from: text-only prompts, with which curriculum: linear begins, say nothing of the user without a "
-                        "history; set curriculum: none, or history_from: 0")  # fmt: skip
-    return problems
+    own = model_class.check_config(final) if hasattr(model_class, "check_config") else []
+    return problems + pickle_problems(final) + own
 
 
 def pickle_problems(final):
@@ -251,35 +232,22 @@ def metric_problems(final):
     return problems
 
 
-def _expert_problems(final, model_class):
-    """iLoRA splits the rank over its experts, so the number of experts must divide the rank."""
-    rank, experts, top_k = (final.get(key) for key in ("lora_r", "num_experts", "gate_top_k"))
-    if not any(base.__name__ == "iLoRA" for base in getattr(model_class, "__mro__", ())):
+def list_problems(model_class, final):
+    """Lines for shared candidate lists (`users_per_list`, `history_from`) that say nothing of the target or cannot be."""
+    users, later = final.get("users_per_list"), final.get("history_from")
+    if type(users) is not int or type(later) not in (int, float):  # not a plugin model's, or a line of `RULES` says so
         return []
     problems = []
-    if type(rank) is int and type(experts) is int and experts > 0 and rank % experts:
-        problems.append(f"num_experts: must divide lora_r, got num_experts={experts} and lora_r={rank}")
-    if final.get("gate_form") == "topk" and type(experts) is type(top_k) is int and top_k > experts:
-        problems.append(f"gate_top_k: must be at most num_experts={experts}, got {top_k}")
-    if final.get("gate_input") in ("auto", "target"):
-        problems.append(f"gate_input: {model_class.__name__} takes {', '.join(GATE_INPUTS)}, got {final['gate_input']!r}")
+    if model_class.head == "yes_no":
+        problems += [f"{key}: {model_class.__name__} asks about one item at a time and shows no list; leave it at {default}"
+                     for key, value, default in (("users_per_list", users, 1), ("history_from", later, 0)) if value != default]  # fmt: skip
+    elif type(final.get("n_candidates")) is int and users >= final["n_candidates"]:
+        problems.append(f"users_per_list: must be below n_candidates={final['n_candidates']}, got {users}: a list of targets alone "
+                        "has no other item in it")  # fmt: skip
+    if later and not problems and not final.get("user_token"):
+        problems.append("history_from: prompts without a history say nothing of the user without user_token: True; set it, or "
+                        "history_from: 0")  # fmt: skip
+    if later and not problems and final.get("curriculum") == "linear":
+        problems.append("history_from: text-only prompts, with which curriculum: linear begins, say nothing of the user without a "
+                        "history; set curriculum: none, or history_from: 0")  # fmt: skip
     return problems
-
-
-def _click_problems(final, model_class):
-    """RecLoRA keeps at most all of its meta-LoRAs, has gates of its own, and does not generate."""
-    if getattr(model_class, "scoring", None) != "yes_no":
-        return []
-    experts, top_k, gate = (final.get(key) for key in ("num_experts", "gate_top_k", "gate_input"))
-    problems = []
-    if type(experts) is type(top_k) is int and top_k > experts:
-        problems.append(f"gate_top_k: must be at most num_experts={experts}, got {top_k}")
-    if gate not in ("auto", "target", "sequence"):
-        problems.append(f"gate_input: {model_class.__name__} takes auto, target or sequence, got {gate!r}")
-    if final.get("crm_rows") == "sample" and final.get("protocol") in registry.PROTOCOLS and not registry.protocol(final["protocol"]).labelled:
-        problems.append(f"crm_rows: sample is for protocol 'ctr', got protocol={final.get('protocol')!r}; use all")
-    for key, value in (("llm_eval", "generate"), ("selection", "generation")):
-        if final.get(key) == value:
-            problems.append(f"{key}: {value} has no meaning for {model_class.__name__}, whose answer is Yes or No")
-    return problems
-

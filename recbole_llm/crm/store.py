@@ -18,7 +18,7 @@ from logging import getLogger
 from pathlib import Path
 
 import torch
-from recbole.utils import get_model, set_color
+from recbole.utils import ModelType, get_model, set_color
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -39,6 +39,7 @@ _SHARED = (
     "item_text_field", "threshold", "LABEL_FIELD", "unused_col",
 )  # fmt: skip
 TARGET = "target"
+_TABLES = "tables."  # of a general model in a file of weights
 _FINAL_LAYERS = ("dnn_predict_layers", "dnn_predict_layer")  # of DIN, of DIEN
 
 
@@ -95,11 +96,18 @@ class CRM(nn.Module):
             as `crm_path`: what the `.json` beside it says, else 0).
     """
 
-    def __init__(self, model: nn.Module, sha256: str, seconds: float = 0.0):
+    def __init__(self, model: nn.Module, sha256: str, seconds: float = 0.0, tables: dict | None = None):
         super().__init__()
         self.name, self.sha256, self.seconds = type(model).__name__, sha256, seconds
         self.model = model.requires_grad_(False)
         self.eval()
+        self.general = model.type == ModelType.GENERAL
+        self.target_aware = False
+        if self.general:
+            tables = tables or general_tables(model)
+            self.register_buffer("user_table", tables["user"].detach().float(), persistent=False)
+            self.register_buffer("item_vectors", tables["item"].detach()[: model.n_items].float(), persistent=False)
+            return
         vectors = _item_vectors(model)
         n_items = model.n_items  # BERT4Rec's table has one more row, for its mask token
         known = {"item_seq": "ITEM_SEQ", "item_seq_len": "ITEM_SEQ_LEN", "user": "USER_ID"}
@@ -125,11 +133,14 @@ class CRM(nn.Module):
 
     @torch.no_grad()
     def user_vectors(self, interaction, target: torch.Tensor | None = None) -> torch.Tensor:
-        """``[B, d_u]`` sequence representations of the histories in ``interaction``.
+        """``[B, d_u]`` sequence representations of the histories in ``interaction``; of a general model (BPR, LightGCN) the users'
+        embeddings.
 
         A target-aware CRM (DIN, DIEN) reads ``target`` [B] item ids as its query and gives the vector before its final
         layer; without ``target`` the history's last item is the query, so that the vector depends on the user alone.
         """
+        if self.general:
+            return self.user_table[interaction[self.model.USER_ID]]
         if self.target_aware:
             return self._target_aware_vectors(interaction, target)
         if self.name == "BERT4Rec":  # reads the state of a mask token put behind the last item (the first item is cut off)
@@ -159,6 +170,22 @@ class CRM(nn.Module):
         """Width of the user vector, found by asking for one."""
         row = dataset.inter_feat[:1].to(next(self.model.parameters()).device)
         return self.user_vectors(row).shape[1]
+
+
+@torch.no_grad()
+def general_tables(model: nn.Module) -> dict[str, torch.Tensor]:
+    """User and item embeddings ``[n, d]`` of a general model: after its propagation where ``forward()`` gives both (LightGCN), else its tables.
+
+    Raises:
+        ValueError: the model has neither.
+    """
+    if not inspect.signature(model.forward).parameters:
+        users, items = model.forward()[:2]
+        return {"user": users, "item": items}
+    tables = {name: getattr(model, f"{name}_embedding", None) for name in ("user", "item")}
+    if not all(isinstance(table, nn.Embedding) for table in tables.values()):
+        raise ValueError(f"crm_model={type(model).__name__} has no user and item embeddings to show; choose BPR, LightGCN or NGCF")
+    return {name: table.weight for name, table in tables.items()}
 
 
 def _item_vectors(model: nn.Module) -> torch.Tensor:
@@ -263,6 +290,8 @@ def _write(path: Path, fitted: fit.Fitted, dataset) -> None:
         "best_valid_result": json.dumps({k: float(v) for k, v in (fitted.best_valid_result or {}).items()}),
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if model.type == ModelType.GENERAL:  # propagated over the graph of its own training rows, which the LLM's dataset need not have
+        state |= {f"{_TABLES}{name}": table.detach().cpu().contiguous().clone() for name, table in general_tables(model).items()}
     meta["weights"] = _digest(state)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(state, aside, metadata=meta)
@@ -315,12 +344,13 @@ def _read(path: Path, own: LLMConfig, dataset, checked: bool = False) -> CRM:
     if meta.get("split", split_hash(own)) != split_hash(own):
         raise Damaged(f"{path} learned from another split of {own['dataset']!r}, perhaps from rows that are tested here")
     model = get_model(own["model"])(own, dataset)
+    whole, tables = _digest(state), {name.removeprefix(_TABLES): state.pop(name) for name in list(state) if name.startswith(_TABLES)}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise Damaged(f"{path} does not hold the weights of a {own['model']} with this crm_config "
                       f"({' '.join(str(error).split())[:300]})") from error  # fmt: skip
-    crm = CRM(model, _digest(state))
+    crm = CRM(model, whole, tables=tables)
     crm.seconds = _training_seconds(path.with_suffix(".json"))
     return crm
 

@@ -140,7 +140,8 @@ class PromptRows(Dataset):
             user_token=bool(self.config["user_token"]) and key.hybrid,
         )
         ids, items = self.tokens.assemble(self.model_class.render(example))
-        return {"key": key, "ids": ids, "items": items, "answer": self.tokens.answer(target)}
+        answers = [self.model_class.answer(self.tokens, example, place) for place in range(len(key.candidates))]
+        return {"key": key, "ids": ids, "items": items, "answer": answers[key.target_position], "answers": answers}
 
 
 def _pad(rows: list[list[int]], fill: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,21 +186,22 @@ class Collate:
             if self.rows.config["users_per_list"] > 1:
                 columns[LIST_FIELD], columns[SHARED_FIELD] = self._lists(examples)
             if self.constrained:
-                columns["rival_ids"], columns["rival_mask"] = self._rivals(keys, columns["answer_ids"].shape[1])
+                columns["rival_ids"], columns["rival_mask"] = self._rivals(examples, columns["answer_ids"].shape[1])
         else:
-            columns["branch_ids"], columns["branch_mask"] = self._branches(keys)
+            columns["branch_ids"], columns["branch_mask"] = self._branches(examples)
             columns[ROW_FIELD] = torch.tensor([self.canonical[key.row] for key in keys])
         return Interaction(columns)
 
-    def _branches(self, keys: list[Key]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _branches(self, examples: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
         """``([B, C, T] ids, [B, C, T] mask)``: the answer tokens of every candidate, right-padded."""
-        tokens = self.rows.tokens
-        ids, mask = _pad([tokens.answer(item) for key in keys for item in key.candidates], tokens.pad_token_id, False)
-        return ids.view(len(keys), -1, ids.shape[1]), mask.view(len(keys), -1, mask.shape[1])
+        answers = [answer for example in examples for answer in example["answers"]]
+        ids, mask = _pad(answers, self.rows.tokens.pad_token_id, False)
+        return ids.view(len(examples), -1, ids.shape[1]), mask.view(len(examples), -1, mask.shape[1])
 
-    def _rivals(self, keys: list[Key], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _rivals(self, examples: list[dict], length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """``([B, length, C] ids, [B, length, C] mask)``: the rivals of the answers' tokens."""
-        ids, mask = (part[..., :length] for part in self._branches(keys))  # a token's rivals depend on no later one
+        keys = [example["key"] for example in examples]
+        ids, mask = (part[..., :length] for part in self._branches(examples))  # a token's rivals depend on no later one
         if keys[0].unseen is not None:
             mask = mask & torch.tensor([key.unseen for key in keys]).unsqueeze(-1)
         rows, targets = torch.arange(len(keys)), torch.tensor([key.target_position for key in keys])
@@ -394,4 +396,4 @@ class TestPromptDataLoader(EvalPromptDataLoader):
 def prompt_dataloader(config, phase: str) -> type[DataLoader]:
     """The dataloader class of a plugin model, for RecBole's ``get_dataloader(config, phase)``."""
     loaders = {"train": TrainPromptDataLoader, "valid": ValidPromptDataLoader, "test": TestPromptDataLoader}
-    return registry.protocol(config["protocol"]).prompt_loader(phase) or loaders[phase]
+    return registry.protocol(config["protocol"]).prompt_loader(phase, get_model(config["model"]).head) or loaders[phase]

@@ -26,11 +26,12 @@ class Field:
 
 @dataclass(frozen=True)
 class Item:
-    """An item of the catalogue: its title, with a behaviour slot if ``slot``, then ``note`` (a rating, say)."""
+    """An item of the catalogue: its title unless ``title`` is False, with a behaviour slot if ``slot``, then ``note`` (a rating, say)."""
 
     id: int
     slot: bool
     note: str = ""
+    title: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def with_words(templates: Sequence[str], words: Mapping[str, str]) -> list[str]:
     return filled
 
 
-def _items(ids: Sequence[int], slot: bool, notes: Sequence[str] | None = None) -> list[Segment]:
+def items_of(ids: Sequence[int], slot: bool, notes: Sequence[str] | None = None) -> list[Segment]:
+    """Items, with a separator between two."""
     segments: list[Segment] = []
     for position, item in enumerate(ids):
         if position:
@@ -117,8 +119,8 @@ def render(
     in_history = behaviour_tokens in ("both", "history")
     in_candidates = behaviour_tokens in ("both", "candidates")
     shown: dict[str, list[Segment]] = {
-        "history": _items(history, in_history, notes) if len(history) else [" nothing yet"],
-        "candidates": _items(candidates, in_candidates),
+        "history": items_of(history, in_history, notes) if len(history) else [" nothing yet"],
+        "candidates": items_of(candidates, in_candidates),
         "target": [Item(int(target), in_candidates)] if target is not None else [],
         "user": [UserToken()] if user_token else [],
     }

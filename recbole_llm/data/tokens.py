@@ -115,7 +115,7 @@ class PromptTokenizer:
         if not isinstance(segment, Item):
             ids = self._separator if isinstance(segment, Separator) else self.encode(segment)
             return ids, [0] * len(ids)
-        title, note = self.title_ids[segment.id], self.encode(segment.note)
+        title, note = self.title_ids[segment.id] if segment.title else [], self.encode(segment.note)
         slot = [*self._before, self.pad_token_id, *self._after] if segment.slot else []
         named = [0] * len(slot)
         if slot:

@@ -182,8 +182,11 @@ class FullCollector(CandidateCollector):
     def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
         """Collect RecBole's full-sort scores [B, item_num]."""
         phase = PHASES[int(interaction[PHASE_FIELD][0])]
-        row = interaction[ROW_FIELD].cpu().numpy()
-        scores = scores_tensor.detach().float().cpu().numpy()[:, self._internal]  # [B, M]
+        self._collect_catalogue(scores_tensor, interaction[ROW_FIELD].cpu().numpy(), phase)
+
+    def _collect_catalogue(self, scores, row: np.ndarray, phase: str) -> None:
+        """Rank in scores [B, item_num] of rows [B]."""
+        scores = scores.detach().float().cpu().numpy()[:, self._internal]  # [B, M]
         rows = self._full_rows[phase]
         strict, average, length = catalogue_ranks(scores, rows, row)
         top = torch.empty(len(row), 0, dtype=torch.long)
@@ -193,8 +196,10 @@ class FullCollector(CandidateCollector):
         self._keep(phase, row, strict, np.full(len(row), -1), average, length, top)
 
     def collect_candidate_scores(self, scores, row_index, phase="test", items=None) -> None:
-        """Collect an LLM's scores [B, N] of the retrieved candidates `items` [B, N] (internal ids)."""
+        """Collect an LLM's scores: [B, N] of the retrieved candidates `items` [B, N] (internal ids), or [B, item_num] of all items."""
         scores, row = scores.detach().float().cpu(), np.asarray(torch.as_tensor(row_index).cpu())
+        if phase not in self.retrieved:
+            return self._collect_catalogue(scores, row, phase)
         found, items = self.retrieved[phase], items.cpu()
         bad = np.flatnonzero(~torch.isfinite(scores).all(1).numpy())
         if len(bad):

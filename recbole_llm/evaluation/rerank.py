@@ -120,7 +120,7 @@ class RerankDataLoader(DataLoader):
         self.full_rows = full_rows(config, phase)
         self.numbers = match_rows(dataset, getattr(self.full_rows.sets, phase))  # row -> line of the split
         canonical = {int(line): row for row, line in enumerate(self.numbers)}
-        self.asks = hasattr(get_model(config["model"]), "prefix")
+        self.asks = get_model(config["model"]).head == "yes_no"
         if self.asks:
             prompts = ClickRows(config, dataset, training=False)
             collate = ClickCollate(prompts, canonical)

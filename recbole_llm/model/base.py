@@ -1,6 +1,6 @@
 """What every LLM recommender shares: a frozen CRM, a frozen LLM with an adapter, a projector, candidate scoring.
 
-A new model overrides up to four methods: :meth:`LLMRecommender.render` (the prompt), :meth:`hybrid_probability` (the
+A new model overrides what differs: :meth:`LLMRecommender.render` (the prompt), :meth:`answer`, :meth:`hybrid_probability` (the
 curriculum), :meth:`adapter_config` (which adapter goes on the LLM) and :meth:`gate` (how experts are mixed for a row).
 """
 
@@ -16,7 +16,10 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType, ModelType, init_seed
 from torch import nn
 
+from recbole_llm import registry
 from recbole_llm.adapter import cast_weights, drop_by_row, enable_gradient_checkpointing, use_gate
+from recbole_llm.config.rules import list_problems
+from recbole_llm.config.stages import stage_at
 from recbole_llm.crm import store as crm_store
 from recbole_llm.data import prompt
 from recbole_llm.data.click.questions import click_templates
@@ -39,7 +42,9 @@ class LLMRecommender(SequentialRecommender):
     type = ModelType.SEQUENTIAL
     input_type = InputType.POINTWISE
     template_fields = ("history", "candidates")
-    scoring = "title"  # "yes_no": a click model, see model/reclora.py
+    head = "title"  # what answers: a "title", "letters" of options, "yes_no" (model/pointwise.py), or the "catalogue" (model/e4srec.py)
+    uses_projector = True  # False: prompts are text alone
+    crm_kinds = ("sequential",)  # of RecBole's models that may be the CRM; "general" ones (BPR, LightGCN) know users by their ids
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -47,22 +52,27 @@ class LLMRecommender(SequentialRecommender):
         self.constrained = config["likelihood_over"] == "candidates"
         self.tokens = dataset.prompt_tokenizer
         self.by_hand = HandMade(self, dataset)
-        self.crm = crm_store.load_or_train(config, dataset)
+        self.crm = crm_store.load_or_train(config, dataset) if self.needs_crm(config) else None
         init_seed(config["seed"], config["reproducibility"])  # the same start whether the CRM was trained now or read
         llm = load_llm(config)
         check_tokenizer(llm, self.tokens.tokenizer, self.tokens.used(self._templates()))
         self.context_length = context_length(llm)
-        embeddings = llm.get_input_embeddings()
+        self.user_dim = self.crm.user_dim(dataset) if self.crm else None
+        if self.uses_projector:
+            self._add_projectors(llm.get_input_embeddings(), dataset)
+        self.llm = self.adapt(llm)
+        _silence_dropout(self.llm)
+
+    def _add_projectors(self, embeddings: nn.Embedding, dataset) -> None:
+        """From the CRM's vectors to slots of the scale of the LLM's embeddings."""
+        config = self.config
         some = torch.arange(min(4096, embeddings.num_embeddings), device=embeddings.weight.device)
         out_std = embeddings(some).detach().float().std().item()  # as the LLM sees them: Gemma scales its embeddings
         hidden = embeddings.embedding_dim
         centred = config["projector_form"] == "mlp"  # a linear map starts as the CRM's own inner products
         self.projector = self._projector(self.crm.item_vectors, hidden, out_std, centred)
-        self.user_dim = self.crm.user_dim(dataset)
         if config["user_token"]:
             self.user_projector = self._projector(self._user_sample(dataset), hidden, out_std, centred=False)
-        self.llm = self.adapt(llm)
-        _silence_dropout(self.llm)
 
     # ---- what a model may override -------------------------------------------------------------------------------
 
@@ -78,8 +88,25 @@ class LLMRecommender(SequentialRecommender):
         )
 
     @classmethod
+    def answer(cls, tokens, example, position: int) -> list[int]:
+        """Token ids of the answer that names the candidate at ``position``: its title and the end token."""
+        return tokens.answer(example.candidates[position])
+
+    @classmethod
+    def needs_crm(cls, config) -> bool:
+        """Whether a run trains or reads a CRM: for slots and gates, or where the protocol's prompts rank what it retrieves."""
+        return cls.uses_projector or registry.protocol(config["protocol"] if config["protocol"] in registry.PROTOCOLS else None).retrieves
+
+    @classmethod
+    def check_config(cls, final: dict) -> list[str]:
+        """Lines (key, rule, remedy) for settings that this model cannot have; values may still be of a wrong type."""
+        return list_problems(cls, final)
+
+    @classmethod
     def hybrid_probability(cls, config, progress: float) -> float:
         """Chance that a training batch at ``progress`` in [0, 1) carries behaviour tokens (LLaRA, section 3.3)."""
+        if config["stages"]:
+            return float(stage_at(config["stages"], progress).get("prompts") != "text")
         return progress if config["curriculum"] == "linear" else 1.0
 
     @classmethod
@@ -139,7 +166,8 @@ class LLMRecommender(SequentialRecommender):
     def train(self, mode: bool = True):
         """Adapter, projector and router follow ``mode``; the frozen CRM stays in evaluation mode."""
         super().train(mode)
-        self.crm.eval()
+        if self.crm:
+            self.crm.eval()
         return self
 
     def enable_gradient_checkpointing(self) -> None:
@@ -161,14 +189,14 @@ class LLMRecommender(SequentialRecommender):
         if slots.any():
             vectors = self.projector(self.crm.item_vectors[items[slots]])
             embeds = embeds.masked_scatter(slots.unsqueeze(-1), vectors.to(embeds.dtype))
-        elif self.training:
+        elif self.training and self.uses_projector:
             embeds = embeds + _untouched(self.projector).to(embeds.dtype)
         users = items == USER_SLOT
         if users.any():
             rows = users.any(1)
             vectors = self.user_projector(self.crm.user_vectors(interaction)[rows])
             embeds = embeds.masked_scatter(users.unsqueeze(-1), vectors.to(embeds.dtype))
-        elif self.training and self.config["user_token"]:
+        elif self.training and hasattr(self, "user_projector"):
             embeds = embeds + _untouched(self.user_projector).to(embeds.dtype)
         return embeds
 
@@ -176,11 +204,11 @@ class LLMRecommender(SequentialRecommender):
         """Teacher-forced answers.
 
         Returns:
-            ``(log_likelihood [B], answer tokens [B])``, the first summed over each answer's title and end token: over
+            ``(log_likelihood [B], weight [B])``, the first summed over each answer's title and end token: over
             the vocabulary, or (``likelihood_over: candidates``) among the tokens that lead to a candidate.
         """
         answer, answer_mask = interaction["answer_ids"], interaction["answer_mask"]
-        n_tokens, among = answer_mask.sum(1), None
+        weight, among = self.weight(interaction), None
         if self.constrained:  # tokens after every row's last choice cost nothing
             length = int(until_last_choice(interaction["rival_mask"]).sum(1).max())
             answer, answer_mask = answer[:, :length], answer_mask[:, :length]
@@ -196,7 +224,7 @@ class LLMRecommender(SequentialRecommender):
         else:
             losses = nn.functional.cross_entropy(logits.flatten(0, 1).float(), answer.flatten(), reduction="none")
             found = -losses.view(answer.shape)
-        return (found * answer_mask).sum(1), n_tokens
+        return (found * answer_mask).sum(1), weight
 
     def _logits(self, interaction, embeds, mask, keep: int, tokens) -> torch.Tensor:
         """``[B, keep, V]`` at the last positions of ``embeds [B, W, d]``, of these tokens of the vocabulary or of all."""
@@ -223,10 +251,19 @@ class LLMRecommender(SequentialRecommender):
         if method != "tree":
             raise ValueError(f"users_per_list: rows cannot share this LLM's forward pass ({reason}); set users_per_list: 1")
 
+    def weight(self, interaction: Interaction) -> torch.Tensor:
+        """``[B]``: how much each row counts in the loss, here its answer's tokens; the trainer divides by the sum of a step's."""
+        return interaction["answer_mask"].sum(1)
+
+    def loss(self, interaction: Interaction) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(sum of the rows' losses, sum of their weights)``."""
+        log_likelihood, weight = self(interaction)
+        return -log_likelihood.sum(), weight.sum()
+
     def calculate_loss(self, interaction: Interaction) -> torch.Tensor:
-        """Mean negative log-likelihood per answer token."""
-        log_likelihood, n_tokens = self(interaction)
-        return -log_likelihood.sum() / n_tokens.sum()
+        """The mean loss per unit of weight, as RecBole's trainer asks for it."""
+        summed, weight = self.loss(interaction)
+        return summed / weight
 
     @torch.no_grad()
     def score_candidates(self, interaction: Interaction) -> torch.Tensor:
@@ -288,7 +325,7 @@ class LLMRecommender(SequentialRecommender):
         asked = lines[self.ITEM_ID].numpy()
         if ((asked < 1) | (asked >= self.n_items)).any():
             raise ValueError(f"predict: {self.ITEM_ID} holds ids that are none of the {self.n_items - 1} items")
-        if self.scoring == "yes_no":  # each item is asked about by itself
+        if self.head == "yes_no":  # each item is asked about by itself
             groups = [(np.arange(len(lines)), asked[:, None])]
         else:
             scores = self.by_hand.crm_scores(self.crm, lines, self.by_hand.history(interaction))
@@ -329,7 +366,7 @@ class LLMRecommender(SequentialRecommender):
 
     def _templates(self) -> list[str]:
         config = self.config
-        templates = click_templates(config) if self.scoring == "yes_no" else config["prompt_templates"]
+        templates = click_templates(config) if self.head == "yes_no" else config["prompt_templates"]
         return prompt.with_words(templates, config["prompt_words"])
 
     @torch.no_grad()

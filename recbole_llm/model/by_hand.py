@@ -28,7 +28,7 @@ class HandMade:
 
     def __init__(self, model, dataset):
         self.config, self.dataset = model.config, dataset
-        self.click = model.scoring == "yes_no"
+        self.click = model.head == "yes_no"
         self.user, self.item = dataset.uid_field, dataset.iid_field
         self.list, self.length = dataset.item_id_list_field, dataset.item_list_length_field
         self.tie_order = np.random.default_rng([int(self.config["candidate_seed"]), 3]).permutation(dataset.item_num)

@@ -21,6 +21,7 @@ import torch
 from torch.nn import functional
 
 from recbole_llm.adapter import GatedLoraConfig, Router
+from recbole_llm.config.rules import GATE_INPUTS
 from recbole_llm.model.llara import LLaRA
 
 
@@ -40,6 +41,19 @@ class iLoRA(LLaRA):  # noqa: N801  (the paper's name, as typed on the command li
     @classmethod
     def released_settings(cls, settings):
         return {**super().released_settings(settings), "curriculum": "linear"}
+
+    @classmethod
+    def check_config(cls, final):
+        """The number of experts, among which the rank is split, must divide it."""
+        rank, experts, top_k = (final.get(key) for key in ("lora_r", "num_experts", "gate_top_k"))
+        problems = super().check_config(final)
+        if type(rank) is int and type(experts) is int and experts > 0 and rank % experts:
+            problems.append(f"num_experts: must divide lora_r, got num_experts={experts} and lora_r={rank}")
+        if final.get("gate_form") == "topk" and type(experts) is type(top_k) is int and top_k > experts:
+            problems.append(f"gate_top_k: must be at most num_experts={experts}, got {top_k}")
+        if final.get("gate_input") in ("auto", "target"):
+            problems.append(f"gate_input: {cls.__name__} takes {', '.join(GATE_INPUTS)}, got {final['gate_input']!r}")
+        return problems
 
     def adapter_config(self):
         return GatedLoraConfig(

@@ -12,6 +12,7 @@ class Protocol:
         name: as in `protocol`.
         labelled: test rows carry labels, and scores are judged against them; else a row ranks its target among others.
         among_candidates: a row ranks a candidate set in a drawn order, which `permutations` may draw again.
+        retrieves: a model that ranks by prompts ranks what its CRM retrieves.
         columns: of the rows file.
         metrics: that leaderboards show; main_metric: the one that orders them.
     """
@@ -19,6 +20,7 @@ class Protocol:
     name: str | None = None
     labelled = False
     among_candidates = False
+    retrieves = False
     columns: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     main_metric = ""
@@ -51,8 +53,8 @@ class Protocol:
         """The loader class of a RecBole model's validation and test rows; None: RecBole's."""
         return None
 
-    def prompt_loader(self, phase: str):
-        """The loader of a plugin model's prompts where it is not the model's own; else None."""
+    def prompt_loader(self, phase: str, head: str):
+        """The loader of prompts for a model's ``head`` where it is not the model's own; else None."""
         return None
 
     def judge(self, trainer, config, dataset) -> None:

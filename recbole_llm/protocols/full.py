@@ -17,6 +17,7 @@ class Full(Ranking):
     """The target among all items outside the user's history."""
 
     name = "full"
+    retrieves = True
     metrics, main_metric = ("hit@10", "ndcg@10", "mrr@10", "hit@1"), "ndcg@10"
     topk = (1, 5, 10, 20)
 
@@ -41,8 +42,8 @@ class Full(Ranking):
     def evaluation_loader(self, config):
         return FullRowsDataLoader
 
-    def prompt_loader(self, phase):
-        return None if phase == "train" else partial(RerankDataLoader, phase=phase)
+    def prompt_loader(self, phase, head):
+        return None if phase == "train" or head == "catalogue" else partial(RerankDataLoader, phase=phase)
 
     def judge(self, trainer, config, dataset):
         trainer.eval_collector = FullCollector(config, dataset)

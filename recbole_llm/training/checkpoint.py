@@ -70,8 +70,8 @@ def identity(model) -> dict:
         "llm": config["llm_path"],
         "llm_sha256": provenance.weights_hash(config["llm_path"]),
         "n_items": int(model.n_items),
-        "crm": model.crm.name,
-        "crm_sha256": model.crm.sha256,
+        "crm": model.crm and model.crm.name,
+        "crm_sha256": model.crm and model.crm.sha256,
     }
 
 

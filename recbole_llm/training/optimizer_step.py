@@ -1,6 +1,6 @@
 """One optimizer step: what Accelerate wraps, how micro-batches add up, when a step must not count.
 
-A step's loss is -sum(log-likelihood) / (answer tokens of all its rows, in all processes): every answer token weighs the
+A step's loss is -sum(log-likelihood) / (weights of all its rows, in all processes), by default every answer token weighs the
 same, however rows are dealt out over micro-batches and processes.
 """
 
@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
 
+from recbole_llm.config.stages import stage_at
 from recbole_llm.runtime import distributed, memory
 from recbole_llm.training.run_folder import step_seed
 from recbole_llm.training.step_batches import WEIGHT_FIELD, to_device
@@ -129,11 +130,12 @@ class OptimizerSteps:
         """
         if self.accelerator is None:
             self._prepare()
-        tokens = sum(float((batch["answer_mask"].sum(1) * _weight(batch)).sum()) for batch in group)
+        tokens = sum(float((self.model.weight(batch) * _weight(batch)).sum()) for batch in group)
         (n_tokens,) = distributed.total(tokens)
         torch.manual_seed(step_seed(self.config["seed"], self.position.step, distributed.rank()))
         self.optimizer.zero_grad(set_to_none=True)
         losses = [self._accumulate(batch, n_tokens, i + 1 == len(group)) for i, batch in enumerate(group)]  # [B] each
+        self._rest_outside_stage()
         weights = [w for g in self.optimizer.param_groups for w in g["params"]]
         norm = self.accelerator.clip_grad_norm_(weights, **(self.clip_grad_norm or {"max_norm": math.inf}))
         summed = torch.stack([loss.sum() for loss in losses]).double().sum()
@@ -152,6 +154,16 @@ class OptimizerSteps:
         self._check_scale()
         self.position.step += 1
         return loss, n_tokens
+
+    def _rest_outside_stage(self) -> None:
+        """Leave the weights alone that the present stage does not train: without a gradient AdamW passes them over."""
+        if not self.config["stages"]:
+            return
+        stage = stage_at(self.config["stages"], self.position.step / max(1, self.total_steps))
+        for group in self.optimizer.param_groups:
+            if group["name"] not in stage["trains"]:
+                for weight in group["params"]:
+                    weight.grad = None
 
     def _accumulate(self, batch, n_tokens: float, last: bool) -> torch.Tensor:
         """Forward and backward of one micro-batch; each row's loss ``[B]``, on the device."""
@@ -241,4 +253,4 @@ def _weight(batch) -> torch.Tensor:
     """Weights of a batch's rows ``[B]``: 0 for the stand-in of a process without a row."""
     if WEIGHT_FIELD in batch:
         return batch[WEIGHT_FIELD]
-    return torch.ones(len(batch), device=batch["answer_mask"].device)
+    return torch.ones(len(batch), device=batch["prompt_mask"].device)

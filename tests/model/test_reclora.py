@@ -9,7 +9,8 @@ from recbole_llm.crm.store import load_or_train
 from recbole_llm.data.click.questions import ClickRows, Question
 from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.evaluation.preparation import prepare_data
-from recbole_llm.model.reclora import RecLoRA, _one_item_per_row
+from recbole_llm.model.pointwise import _one_item_per_row
+from recbole_llm.model.reclora import RecLoRA
 from recbole_llm.results.result_file import read_result
 from recbole_llm.training.checkpoint import load_checkpoint_into, save_checkpoint
 from tests import tiny

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from recbole.utils import get_model
 
 from recbole_llm import registry
 from recbole_llm.data.click.questions import ClickCollate, ClickRows, Question
@@ -156,4 +157,4 @@ class TestClickDataLoader(EvalClickDataLoader):
 def click_dataloader(config, phase: str):
     """The dataloader class of a pointwise model, for RecBole's `get_dataloader(config, phase)`."""
     loaders = {"train": TrainClickDataLoader, "valid": ValidClickDataLoader, "test": TestClickDataLoader}
-    return registry.protocol(config["protocol"]).prompt_loader(phase) or loaders[phase]
+    return registry.protocol(config["protocol"]).prompt_loader(phase, get_model(config["model"]).head) or loaders[phase]

@@ -23,9 +23,10 @@ from recbole_llm.data.rows import ROW_FIELD
 
 @dataclass(frozen=True)
 class ClickExample(Example):
-    """An `Example` whose history carries notes (" (liked)", " (4 of 5)"), one per item, or None."""
+    """An `Example` whose history carries notes (" (liked)", " (4 of 5)") and labels, one per item, or None where there are none."""
 
     notes: list[str] | None = None
+    likes: list[bool] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,15 +101,17 @@ class ClickRows(PromptRows):
             prefixes, branches = [tuple(a + b for a, b in zip(head, tail, strict=True))], []
         return {"key": key, "prompts": prefixes, "branches": branches}
 
-    def _example(self, key: Question, history: list[int], notes, target: int) -> ClickExample:
+    def _example(self, key: Question, history: list[int], notes, target: int, likes=None) -> ClickExample:
         shown = self.config["behaviour_tokens"] if key.hybrid else "none"
         user = bool(self.config["user_token"]) and key.hybrid
-        return ClickExample(history, [], target, self.templates[key.template], shown, user, notes)
+        return ClickExample(history, [], target, self.templates[key.template], shown, user, notes=notes, likes=likes)
 
     def _prefix(self, key: Question, places: tuple[int, ...]) -> tuple[list[int], list[int]]:
         history = self.timelines.items[list(places)].tolist()
         notes = None if self.notes is None else [self.notes[place] for place in places]
-        example = self._example(key, history, notes, key.candidates[0])
+        labels = self.timelines.labels
+        likes = None if labels is None else [bool(labels[place]) for place in places]
+        example = self._example(key, history, notes, key.candidates[0], likes)
         return self.tokens.assemble(self.model_class.prefix(example))
 
     def _branch(self, key: Question, item: int) -> tuple[list[int], list[int]]:
@@ -125,9 +128,9 @@ def click_templates(config) -> list[str]:
 def _parse(text: str, fields) -> list:
     template = parse_template(text, fields)
     names = [piece.name for piece in template if isinstance(piece, Field)]
-    if "history" in names[names.index("target") :]:
+    if late := [name for name in names[names.index("target") + 1 :] if name != "user"]:
         raise ValueError(
-            f"click template {text!r}: {{history}} must stand before {{target}}: what stands before it is shared by all "
+            f"click template {text!r}: {{{late[0]}}} must stand before {{target}}: what stands before it is shared by all "
             "items asked about"
         )
     return template

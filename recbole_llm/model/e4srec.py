@@ -1,0 +1,74 @@
+"""E4SRec: efficient, effective, extensible LLMs for sequential recommendation (Li et al., 2023, arXiv 2312.02443).
+
+Section 3.3: a prompt holds item ids alone, each one projected vector of a sequential recommender, and no title; a linear layer over the
+catalogue reads the last hidden state h, p = softmax(W h), and LoRA, the input projection and W learn by cross entropy with the next item
+among all items. All items are scored in one forward pass, so that `protocol: full` needs no retriever.
+
+Differences from the paper: the instruction is one sentence; the CRM is any model of `crm_model` (the paper: SASRec).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from recbole_llm import registry
+from recbole_llm.data.prompt import Field, Item
+from recbole_llm.llm import branch_forward
+from recbole_llm.model.base import LLMRecommender
+
+
+class E4SRec(LLMRecommender):
+    """Item vectors in, scores of the catalogue out."""
+
+    template_fields = ("history",)
+    head = "catalogue"
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.score = nn.Linear(self.llm.get_input_embeddings().embedding_dim, self.n_items, bias=False)
+        self.whole_catalogue = registry.protocol(config["protocol"]).retrieves
+
+    @classmethod
+    def render(cls, example):
+        """The history as slots without titles."""
+        slots = [Item(item, slot=True, title=False) for item in example.history]
+        return [part for piece in example.template for part in (slots if piece == Field("history") else [piece])]
+
+    @classmethod
+    def check_config(cls, final):
+        problems = prompt_problems(cls, final)
+        for key, value in (("llm_eval", "generate"), ("selection", "generation")):
+            if final.get(key) == value:
+                problems.append(f"{key}: {value} has no meaning for E4SRec, which scores items and writes no text")
+        return problems
+
+    def log_probs(self, interaction) -> torch.Tensor:
+        """``[B, n_items]`` float32: log softmax(W h), without the padding item."""
+        embeds, mask = self.embed(interaction), interaction["prompt_mask"]
+        out = branch_forward.forward(
+            self.llm, embeds, mask.long(), branch_forward.positions_of(mask), keep=1, use_cache=False, output_hidden_states=True
+        )
+        logits = self.score(out.hidden_states[-1][:, -1].to(self.score.weight.dtype)).float()
+        padding = torch.zeros_like(logits, dtype=torch.bool).index_fill_(1, logits.new_zeros(1, dtype=torch.long), True)
+        return logits.masked_fill(padding, torch.finfo(logits.dtype).min).log_softmax(1)
+
+    def weight(self, interaction):
+        """One per row."""
+        return interaction["prompt_mask"].new_ones(len(interaction), dtype=torch.long)
+
+    def forward(self, interaction):
+        found = self.log_probs(interaction).gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
+        return found, self.weight(interaction)
+
+    @torch.no_grad()
+    def score_candidates(self, interaction):
+        """Log-probabilities of the candidates ``[B, C]``, or under `protocol: full` of all items ``[B, n_items]``."""
+        found = self.log_probs(interaction)
+        return found if self.whole_catalogue else found.gather(1, interaction["candidates"])
+
+
+def prompt_problems(model: type, final: dict) -> list[str]:
+    """Lines for settings of titles and lists, of which this model's prompts have none."""
+    wrong = {"behaviour_tokens": "history", "user_token": False, "users_per_list": 1, "history_from": 0}
+    return [f"{key}: {model.__name__}'s prompts are the history's vectors; leave it at {value}" for key, value in wrong.items() if final.get(key) != value]

@@ -1,0 +1,48 @@
+"""LlamaRec: two-stage recommendation with LLMs for ranking (Yue et al., 2023, arXiv 2311.02089).
+
+Section 3.3: a sequential recommender retrieves candidates; the prompt shows the history and the candidates as options (A), (B), ..., and
+a verbalizer reads the option letters' logits at the prompt's last position, one forward pass for all. Training is cross entropy of the
+target's letter, -log softmax(z)_letter over the vocabulary (`likelihood_over: vocabulary`), or over the options alone.
+
+Differences from the paper: its retriever is LRURec, here any sequential model of RecBole (`crm_model`, read under `protocol: full`; under
+`candidates` the frozen candidate set is ranked); letters are A to Z, so at most 26 options (the paper shows 20).
+"""
+
+from __future__ import annotations
+
+from string import ascii_uppercase
+
+from recbole_llm import registry
+from recbole_llm.data import prompt
+from recbole_llm.data.prompt import Field, Item
+from recbole_llm.model.base import LLMRecommender
+from recbole_llm.model.tallrec import text_only_problems
+
+
+class LlamaRec(LLMRecommender):
+    """Options and a verbalizer, text alone."""
+
+    head = "letters"
+    uses_projector = False
+
+    @classmethod
+    def render(cls, example):
+        """LLaRA's segments, each candidate behind its option letter."""
+        shown = {"history": prompt.items_of(example.history, slot=False) or [" nothing yet"], "candidates": []}
+        for letter, item in zip(ascii_uppercase, example.candidates, strict=False):
+            shown["candidates"] += [f"\n({letter})", Item(item, slot=False)]
+        return [part for piece in example.template for part in (shown[piece.name] if isinstance(piece, Field) else [piece])]
+
+    @classmethod
+    def answer(cls, tokens, example, position):
+        """The option letter, as it follows the prompt's end, without an end token: the last position predicts it."""
+        return tokens.encode(f" {ascii_uppercase[position]}")[-1:]
+
+    @classmethod
+    def check_config(cls, final):
+        known = final.get("protocol") in registry.PROTOCOLS
+        key = "rerank_n" if known and registry.protocol(final["protocol"]).retrieves else "n_candidates"
+        problems = super().check_config(final) + text_only_problems(cls, final)
+        if type(final.get(key)) is int and final[key] > len(ascii_uppercase):
+            problems.append(f"{key}: LlamaRec has {len(ascii_uppercase)} option letters, got {final[key]}; lower it")
+        return problems

@@ -1,0 +1,45 @@
+"""TALLRec: tuning LLMs to recommend (Bao et al., RecSys 2023, arXiv 2305.00447).
+
+Section 3.2, rec-tuning: an instruction lists the items that a user liked and those that they disliked, and asks whether they will enjoy
+a target; the answer is Yes or No. LoRA learns max sum_t log P(y_t | x, y_<t) on a few such samples; there is no recommender beside the
+LLM and no behaviour token. The score of an item is P(Yes) = e^(z_Yes) / (e^(z_Yes) + e^(z_No)).
+
+Differences from the paper: the instruction-tuned checkpoint takes the place of its alpaca tuning stage; no loss on the prompt's tokens;
+Under `protocol: candidates`, whose rows have no labels, all of the history counts as liked and negatives are sampled.
+"""
+
+from __future__ import annotations
+
+from recbole_llm.data import prompt
+from recbole_llm.data.prompt import Field
+from recbole_llm.model.pointwise import PointwiseLLM, halves
+
+
+class TALLRec(PointwiseLLM):
+    """Text alone: liked and disliked titles, plain LoRA, Yes or No."""
+
+    template_fields = ("liked", "disliked", "target")
+    uses_projector = False
+
+    @classmethod
+    def prefix(cls, example):
+        """The two lists; an empty one says "nothing"."""
+        likes = example.likes or [True] * len(example.history)
+        shown = {"liked": [], "disliked": []}
+        for item, liked in zip(example.history, likes, strict=True):
+            shown["liked" if liked else "disliked"].append(item)
+        segments = []
+        for piece in halves(example.template)[0]:
+            listed = isinstance(piece, Field) and (prompt.items_of(shown[piece.name], slot=False) or [" nothing"])
+            segments += listed or [piece]
+        return segments
+
+    @classmethod
+    def check_config(cls, final):
+        return super().check_config(final) + text_only_problems(cls, final)
+
+
+def text_only_problems(model: type, final: dict) -> list[str]:
+    """Lines for settings of vectors that a model of text alone does not read."""
+    wrong = {"behaviour_tokens": "none", "user_token": False}
+    return [f"{key}: {model.__name__} shows text alone; leave it at {value}" for key, value in wrong.items() if final.get(key) != value]

@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from recbole_llm.config.stages import stage_at
+from tests.model.contract import PointwiseContract
+
+CRM = {"train_batch_size": 64, "embedding_size": 8}
+
+
+class TestCoLLM(PointwiseContract):
+    name = "CoLLM"
+    settings = {"text_history_len": 4, "lora_dropout": 0.0, "stages": None, "crm_config": CRM}
+
+    @pytest.mark.parametrize("crm_model", ["BPR", "LightGCN", "SASRec"])
+    def test_the_user_slot_holds_the_crms_vector(self, crm_model, tiny_data, tiny_llm, tmp_path):
+        own = {"train_batch_size": 64, **({"hidden_size": 8, "inner_size": 8} if crm_model == "SASRec" else CRM)}
+        _, data, model = self.build(tiny_data, tiny_llm, tmp_path, crm_model=crm_model, crm_config=own)
+        batch = next(iter(data[3]))
+        assert model.crm.user_vectors(batch).shape == (len(batch), 8) and model.crm.item_vectors.shape == (model.n_items, 8)
+        if model.crm.general:  # P(i over j) of the CRM itself, whatever is cached
+            users = batch["user_id"]
+            expected = model.crm.model.full_sort_predict(batch).view(len(batch), -1) if crm_model == "BPR" else None
+            found = model.crm.user_vectors(batch) @ model.crm.item_vectors.T
+            assert len(users) and (expected is None or torch.allclose(found, expected, atol=1e-5))
+
+    def test_stages_train_the_adapter_then_the_map(self, tiny_data, tiny_llm, tmp_path):
+        from recbole_llm.training.trainer import LLMTrainer
+
+        stages = [{"name": "text", "until": 0.5, "trains": ["adapter"], "prompts": "text"}, {"name": "map", "until": 1.0, "trains": ["projector"]}]
+        config, data, model = self.build(tiny_data, tiny_llm, tmp_path, stages=stages)
+        assert stage_at(stages, 0.49)["name"] == "text" and stage_at(stages, 0.5)["name"] == "map"
+        weights = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+        moved = {}
+
+        def watch(trainer):
+            step, before = trainer._step, {}
+
+            def watched(group):
+                before.update({name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad})
+                found = step(group)
+                stage = "text" if trainer.position.step <= trainer.total_steps / 2 else "map"
+                for name, weight in model.named_parameters():
+                    if weight.requires_grad and not torch.equal(weight, before[name]):
+                        moved.setdefault(stage, set()).add("projector" if "projector" in name else "adapter")
+                return found
+
+            trainer._step = watched
+            return trainer
+
+        watch(LLMTrainer(config, model)).fit(data[1], data[2], show_progress=False)
+        assert moved == {"text": {"adapter"}, "map": {"projector"}} and weights
