@@ -1,0 +1,116 @@
+"""No import circle, nested imports counted, and the order of the packages: a stage imports what comes before it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "recbole_llm"
+# A module may import modules of its own line and of the lines above it. Nobody imports what is last: it stands on everything.
+LAYERS = (
+    {"version", "runtime", "compat.patching", "compat.progress_bar"},
+    {"registry"},
+    {"config", "cli.arguments"},
+    {"adapter", "llm"},
+    {"data"},
+    {"results"},
+    {"evaluation"},
+    {"protocols"},
+    {"fit"},
+    {"crm"},
+    {"model"},
+    {"training"},
+    {"recommend", "quick_start"},
+    {"leaderboard"},
+    {"analysis"},
+    {"reproduce"},
+    {"cli", "__main__"},
+    {"compat", "__init__"},
+)
+AT_THE_ROOT = 8  # files at most
+
+
+def modules(root=ROOT) -> dict[str, ast.Module]:
+    """{dotted name under the package: syntax tree}"""
+    found = {}
+    for file in root.rglob("*.py"):
+        parts = file.relative_to(root).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+        found[name] = ast.parse(file.read_text(encoding="utf-8"))
+    return found
+
+
+def imports(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
+    """{module: modules of the package that it imports, at the top or inside a function}"""
+    graph = {}
+    for name, tree in trees.items():
+        wanted = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                wanted |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                wanted |= {one if one.removeprefix("recbole_llm.") in trees else node.module for one in names}
+        inside = {"__init__" if one == "recbole_llm" else one.removeprefix("recbole_llm.") for one in wanted if one.startswith("recbole_llm")}
+        graph[name] = {one for one in inside if one in trees and one != name}
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Modules that cannot be put in an order: what is left when modules without imports are taken away, again and again."""
+    left = {name: set(to) for name, to in graph.items()}
+    while free := [name for name, to in left.items() if not to & left.keys()]:
+        for name in free:
+            del left[name]
+    return [sorted(left)] if left else []
+
+
+def layer(name: str) -> int:
+    """The place of a module in `LAYERS`: by its own name, else by its package's."""
+    own = [i for i, names in enumerate(LAYERS) if name in names]
+    return (own or [i for i, names in enumerate(LAYERS) if name.split(".")[0] in names])[0]
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return imports(modules())
+
+
+def test_there_is_no_circle(graph):
+    assert len(graph) > 100 and not circles(graph)
+
+
+def test_a_circle_is_found(graph):
+    closed = {**graph, "version": {"quick_start"}}
+    assert {"version", "quick_start"} <= set(circles(closed)[0])
+
+
+def test_a_stage_imports_what_comes_before_it(graph):
+    wrong = [(name, one) for name, to in graph.items() for one in to if layer(one) > layer(name)]
+    assert not wrong
+
+
+def test_the_root_holds_what_a_newcomer_looks_for():
+    assert len(list(ROOT.glob("*.py"))) <= AT_THE_ROOT
+
+
+def test_every_package_says_what_comes_in_and_what_goes_out():
+    for file in ROOT.rglob("__init__.py"):
+        assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))), file
+
+
+def test_nothing_outside_a_protocol_compares_its_name():
+    for name, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Compare) and not name.startswith("protocols."):
+                text = ast.unparse(node)
+                assert not ("protocol" in text and any(f"'{one}'" in text for one in ("ctr", "full", "candidates"))), (name, text)
+
+
+def test_nothing_outside_a_model_names_a_models_class():
+    own = {"LLaRA", "iLoRA", "RecLoRA", "TALLRec", "CoLLM", "E4SRec", "LlamaRec"}
+    for name, tree in modules().items():
+        if name.startswith("model.") or name == "registry":
+            continue
+        named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & own
+        assert not named, (name, named)
