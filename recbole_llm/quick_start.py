@@ -49,7 +49,7 @@ def run_recbole_llm(
     """
     config = LLMConfig(model, dataset, config_file_list, config_dict, command_line)
     _check_tested(config)
-    if registry.is_plugin_model(config["model"]) and config.model_class.needs_crm(config):
+    if registry.is_plugin_model(config["model"]) and getattr(config.model_class, "needs_crm", lambda _: True)(config):
         check_crm(config)
     distributed.start(config["device"])
     init_logger(config) if distributed.is_main() else distributed.quiet_others()

@@ -10,7 +10,8 @@ import pytest
 import torch
 from recbole.utils import get_model
 
-from recbole_llm import ConfigError, LLMConfig, quick_start, run_recbole_llm
+from recbole_llm import ConfigError, LLMConfig, run_recbole_llm
+from recbole_llm.cli.main import main
 from recbole_llm.config.properties import properties_dir
 from recbole_llm.evaluation.preparation import prepare_data
 from recbole_llm.training.checkpoint import read_state
@@ -124,12 +125,12 @@ def test_the_command_line_prints_the_table_last_and_errors_without_a_traceback(t
     settings = tiny.settings(tiny_data, tiny_llm, tmp_path)
     arguments = [f"--{k}={v}" for k, v in settings.items() if k in ("data_path", "checkpoint_dir", "result_dir", "state")]
     arguments += ["--load_col={inter: [user_id, item_id, timestamp]}", "--n_candidates=8", "--show_progress=False"]
-    assert quick_start.main(["--model=Pop", "--dataset=tiny", "--epochs=1", *arguments]) == 0
+    assert main(["--model=Pop", "--dataset=tiny", "--epochs=1", *arguments]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[-1].startswith("result file: ") and any(line.startswith("hit@1") for line in lines)
-    assert quick_start.main(["--model=iLora", "--dataset=tiny", *arguments]) == 2
+    assert main(["--model=iLora", "--dataset=tiny", *arguments]) == 2
     assert "Unknown model 'iLora'. Did you mean iLoRA" in capsys.readouterr().err
-    assert quick_start.main(["--model=Pop", "--dataset=tiny", "--epoch=1", "--seeed=3", *arguments]) == 2
+    assert main(["--model=Pop", "--dataset=tiny", "--epoch=1", "--seeed=3", *arguments]) == 2
     complaint = capsys.readouterr().err
     assert "epoch: unknown key" in complaint and "'epochs'" in complaint and "seeed" in complaint
 
@@ -202,7 +203,7 @@ def test_a_gguf_file_is_known_by_its_sha256_in_results_and_checkpoints(tiny_data
 def test_what_an_llm_s_yaml_sets_is_said_once(tiny_data, tiny_llm, tmp_path, monkeypatch, caplog):
     root = shutil.copytree(properties_dir(), tmp_path / "properties")
     (root / "llm/small.yaml").write_text(f"llm_source: {{hub: {tiny_llm}}}\nlora_r: 4\nmodels: {{LLaRA: {{lora_alpha: 12}}}}\nepochs: 7\n")
-    monkeypatch.setattr("recbole_llm.config.loader.properties_dir", lambda: root)
+    monkeypatch.setattr("recbole_llm.config.properties.properties_dir", lambda: root)
     with caplog.at_level(logging.INFO):
         outcome = run_recbole_llm("LLaRA", "tiny", config_dict=tiny.settings(tiny_data, "small", tmp_path, epochs=0))
     lines = [line for line in caplog.messages if "small sets" in line]

@@ -14,7 +14,7 @@ import yaml
 from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, get_model, training_arguments
 
 from recbole_llm import registry
-from recbole_llm.config.properties import properties_dir, property_files
+from recbole_llm.config import properties
 
 # Set by RecBole itself from other keys or from the machine: (key, what to set instead)
 DERIVED = {
@@ -43,9 +43,9 @@ def known_keys(model, dataset, model_class=None):
     The plugin's keys are those of its YAML files, of whichever model is run, and of the YAML that a model was registered with;
     RecBole's are those of its files and lists, and what the source of one of its models reads.
     """
-    root = properties_dir()
+    root = properties.properties_dir()
     files = {root / "overall.yaml", root / "llm.yaml", *root.glob("model/*.yaml"), *root.glob("dataset/*.yaml")}
-    files |= set(property_files(model, dataset).values())
+    files |= set(properties.property_files(model, dataset).values())
     known = {key for key, owner in recbole_keys() if owner in (None, model)} | {"model", "dataset"}
     for file in files:
         known |= (yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}).keys()

@@ -146,7 +146,7 @@ def _complete(protocol, final, given, model_class, chosen):
 
 def _crm_problems(final, dataset, model_class):
     """Lines for a `crm_model` that is none of RecBole's models of the kinds that the model reads, and for keys of `crm_config`."""
-    if not model_class.needs_crm(final):
+    if not getattr(model_class, "needs_crm", lambda _: True)(final):
         return []
     name, own = final.get("crm_model"), final.get("crm_config")
     if not isinstance(name, str):  # `value_problems` says so
@@ -155,7 +155,7 @@ def _crm_problems(final, dataset, model_class):
         kind = get_model(registry.check_model(name)).type
     except ValueError as error:
         return [f"crm_model: {str(error).partition(' Available')[0]} Choose SASRec, GRU4Rec, Caser, NARM, BERT4Rec, DIN ..."]
-    kinds = model_class.crm_kinds
+    kinds = getattr(model_class, "crm_kinds", ("sequential",))
     if registry.is_plugin_model(name) or kind.name.lower() not in kinds:
         more = ", BPR, LightGCN" if "general" in kinds else ""
         return [f"crm_model: {name} is no {' or '.join(kinds)} model of RecBole; choose SASRec, GRU4Rec, Caser, NARM, BERT4Rec, DIN{more} ..."]

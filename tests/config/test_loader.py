@@ -8,15 +8,14 @@ import pytest
 import torch
 import yaml
 from recbole.config import Config
-from recbole_llm.config.protocol_defaults import apply_protocol
 
 from recbole_llm import registry
 from recbole_llm.config import loader as module
 from recbole_llm.config import rules
-from recbole_llm.config.known_keys import known_keys
+from recbole_llm.config.known_keys import keys_read, known_keys, recbole_keys
 from recbole_llm.config.loader import LLMConfig, config_from_values
 from recbole_llm.config.properties import properties_dir
-from recbole_llm.config.values import ConfigError, plain_values
+from recbole_llm.config.values import ConfigError, SafeLoader, plain_values
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def properties(tmp_path, monkeypatch):
     root = tmp_path / "properties"
     for folder in ("model", "dataset", "llm"):
         (root / folder).mkdir(parents=True)
-    monkeypatch.setattr(module, "properties_dir", lambda: root)
+    monkeypatch.setattr("recbole_llm.config.properties.properties_dir", lambda: root)
     monkeypatch.setattr("sys.argv", ["test"])
 
     def write(files):
@@ -148,7 +147,7 @@ def test_no_protocol_is_recbole(properties):
     config = make("BPR", config_dict={"protocol": None})
     assert config["eval_args"]["mode"]["test"] == "full" and config["valid_metric"] == "MRR@10"
     final = {"protocol": None}
-    apply_protocol(final, {}, None)
+    registry.protocol(None).complete(final, {}, None)
     assert final == {"protocol": None}
 
 
@@ -250,6 +249,15 @@ def test_rank_must_be_divisible_by_the_experts(properties):
         make("iLoRA", config_dict=base | {"gate_input": "auto"})
     assert make("iLoRA", config_dict=base | {"num_experts": 2})["num_experts"] == 2
     assert make("LLaRA", config_dict=base | {"num_experts": 3})["num_experts"] == 3
+
+
+def test_every_key_of_ours_has_a_default_and_a_rule():
+    """A plugin model's key is known by a YAML, not by what some code happens to read."""
+    files = [properties_dir() / "overall.yaml", properties_dir() / "llm.yaml", *properties_dir().glob("model/*.yaml")]
+    ours = set().union(*(yaml.load(file.read_text(), Loader=SafeLoader) or {} for file in files))
+    recbole = {key for key, _ in recbole_keys()}
+    assert len(ours) > 100 and not sorted(ours - recbole - rules.RULES.keys())
+    assert "some_key" not in known_keys("iLoRA", "ml-100k")
 
 
 def test_known_keys_come_from_files_and_source(properties):
@@ -384,7 +392,7 @@ def test_keys_are_read_from_code(tmp_path):
         if "three" in config and "mode" in config["four"]["five"]:
             peft_config["six"], final_config_dict["seven"], config[name], config.get(name)
     '''))
-    assert rules.keys_read(file) == {"one", "two", "three", "four", "seven"}
+    assert keys_read(file) == {"one", "two", "three", "four", "seven"}
 
 
 def test_rows_hold_as_many_items_as_a_prompt_shows():
@@ -449,8 +457,8 @@ def test_what_llms_set_is_known():
     known = {model: known_keys(model, "ml-100k") for model in ("LLaRA", "iLoRA", "RecLoRA")}
     files = sorted(properties_dir().glob("llm/*.yaml"))
     for file in files:
-        values = yaml.load(file.read_text(), Loader=module.SafeLoader)
-        assert values.pop("llm_source") and known.keys() >= (models := values.pop("models", {})).keys()
+        values = yaml.load(file.read_text(), Loader=SafeLoader)
+        assert values.pop("llm_source") and (models := values.pop("models", {})).keys() <= {*known, "PointwiseLLM"}
         assert all(values.keys() | models.get(model, {}).keys() <= known[model] for model in known), file
         assert all(LLMConfig(model, "ml-100k", config_dict={"llm_path": file.stem}) for model in known)
     assert len(files) == 8
