@@ -2,10 +2,9 @@
 
 import pytest
 
-from recbole_llm.config import recipes
 from recbole_llm.config.known_keys import known_keys
 from recbole_llm.config.loader import LLMConfig
-from recbole_llm.config.properties import properties_dir
+from recbole_llm.config.properties import properties_dir, recipes
 from recbole_llm.config.values import ConfigError
 from recbole_llm.registry import is_plugin_model
 
@@ -43,12 +42,12 @@ def test_a_recipe_says_what_its_paper_says(model, dataset, rate, prompts, epochs
 
 
 def test_every_file_is_for_a_model_and_sets_known_keys():
-    assert len(recipes.known()) == 9
-    for name, values in recipes.known().items():
+    assert len(recipes()) == 9
+    for name, values in recipes().items():
         model = next(m for m in ("LLaRA", "iLoRA", "RecLoRA") if name.startswith(m.lower() + "-"))
         assert is_plugin_model(model) and values["datasets"]
         assert values.keys() - {"datasets"} <= known_keys(model, values["datasets"][0])
-    assert {file.stem for file in (properties_dir() / "recipe").glob("*")} == recipes.known().keys()
+    assert {file.stem for file in (properties_dir() / "recipe").glob("*")} == recipes().keys()
 
 
 def test_ml_25m_likes_above_three():
