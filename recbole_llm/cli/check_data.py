@@ -100,8 +100,9 @@ def candidate_lines(config, dataset) -> Lines:
     """What test rows are ranked among, with the digest that result files hold."""
     protocol = registry.protocol(config["protocol"])
     found = protocol.measured_on(config)
-    of = f" of {found['count']:,} items" if found["count"] and not protocol.among_candidates else ""
-    yield "candidates", f"{protocol.ranks(found['count'])}{of}, sha256 {found['sha256']}"
+    of = f" of {found['count']:,}" if found["count"] else ""
+    what = str(found["count"]) if protocol.among_candidates else f"{protocol.ranks(found['count'])}{of}"
+    yield "candidates", f"{what}, sha256 {found['sha256']}"
 
 
 def prompt_lines(config, _) -> Lines:

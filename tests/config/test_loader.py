@@ -10,12 +10,13 @@ import yaml
 from recbole.config import Config
 
 from recbole_llm import registry
-from recbole_llm.config import loader as module
+from recbole_llm.config import known_keys as keys_module
+from recbole_llm.config import properties as properties_module
 from recbole_llm.config import rules
-from recbole_llm.config.known_keys import keys_read, known_keys, recbole_keys
+from recbole_llm.config.known_keys import keys_read, known_keys
 from recbole_llm.config.loader import LLMConfig, config_from_values
 from recbole_llm.config.properties import properties_dir
-from recbole_llm.config.values import ConfigError, SafeLoader, plain_values
+from recbole_llm.config.values import ConfigError, SafeLoader, plain_values, read_yaml
 
 
 @pytest.fixture
@@ -24,14 +25,15 @@ def properties(tmp_path, monkeypatch):
     root = tmp_path / "properties"
     for folder in ("model", "dataset", "llm"):
         (root / folder).mkdir(parents=True)
-    monkeypatch.setattr("recbole_llm.config.properties.properties_dir", lambda: root)
+    for module in (properties_module, keys_module):
+        monkeypatch.setattr(module, "properties_dir", lambda: root)
     monkeypatch.setattr("sys.argv", ["test"])
 
     def write(files):
         for name, text in files.items():
             (root / name).write_text(textwrap.dedent(text))
 
-    write({"overall.yaml": "protocol: candidates\nn_candidates: 20\nlayer: overall\n"})
+    write({"overall.yaml": "protocol: candidates\nn_candidates: 20\nlayer: overall\n", "llm.yaml": "crm_epochs: 8\n"})
     return write
 
 
@@ -240,6 +242,7 @@ def test_values_that_keep_the_rules(key, value):
 
 
 def test_rank_must_be_divisible_by_the_experts(properties):
+    properties({"llm.yaml": "lora_r: 8\n", "model/iLoRA.yaml": "num_experts: 4\ngate_form: linear\ngate_input: sequence\ngate_top_k: 2\n"})
     base = {"train_neg_sample_args": None, "lora_r": 8}
     with pytest.raises(ConfigError, match="num_experts: must divide lora_r, got num_experts=3 and lora_r=8"):
         make("iLoRA", config_dict=base | {"num_experts": 3})
@@ -278,7 +281,7 @@ def test_also_known_keys_of_other_models(properties):
     assert make("BPR", config_dict={"n_facet": 1}, also_known={"n_facet"})["n_facet"] == 1
 
 
-def test_third_party_keys_are_read_from_its_source(properties, tmp_path, monkeypatch):
+def test_third_party_keys_are_those_of_its_yaml(properties, tmp_path, monkeypatch):
     source = """
         from recbole.model.sequential_recommender import SASRec
         from recbole.utils import InputType
@@ -286,15 +289,18 @@ def test_third_party_keys_are_read_from_its_source(properties, tmp_path, monkeyp
             input_type = InputType.POINTWISE
             def __init__(self, config, dataset):
                 super().__init__(config, dataset)
-                self.depth = config["my_depth"]
+                self.depth, self.undeclared = config["my_depth"], config["my_width"]
     """
     (tmp_path / "mine_module.py").write_text(textwrap.dedent(source))
+    (tmp_path / "mine.yaml").write_text("my_depth: 1\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    registry.register("mine_module:Mine")
+    registry.register("mine_module:Mine", properties=tmp_path / "mine.yaml")
     assert make("Mine", config_dict={"my_depth": 2, "train_neg_sample_args": None})["my_depth"] == 2
     with pytest.raises(ConfigError, match="my_dept: unknown key; did you mean 'my_depth'"):
         make("Mine", config_dict={"my_dept": 2, "train_neg_sample_args": None})
+    with pytest.raises(ConfigError, match="my_width: unknown key"):
+        make("Mine", config_dict={"my_width": 2, "train_neg_sample_args": None})
 
 
 def test_unknown_model_and_command_line_of_the_host(properties, monkeypatch):
@@ -334,7 +340,7 @@ def test_missing_and_empty_files(properties, tmp_path):
 
 def test_yaml_numbers_as_in_recbole(tmp_path):
     (tmp_path / "n.yaml").write_text("a: 1e-3\nb: 1.5e+3\nc: .5\nd: 2E5\ne: 1e\nf: 10\ng: 1:30\n")
-    values = module.read_yaml(tmp_path / "n.yaml")
+    values = read_yaml(tmp_path / "n.yaml")
     assert values == {"a": 1e-3, "b": 1500.0, "c": 0.5, "d": 2e5, "e": "1e", "f": 10, "g": 90}
     assert type(values["f"]) is int
 
@@ -458,7 +464,7 @@ def test_what_llms_set_is_known():
     files = sorted(properties_dir().glob("llm/*.yaml"))
     for file in files:
         values = yaml.load(file.read_text(), Loader=SafeLoader)
-        assert values.pop("llm_source") and (models := values.pop("models", {})).keys() <= {*known, "PointwiseLLM"}
+        assert values.pop("llm_source") and known.keys() >= (models := values.pop("models", {})).keys()
         assert all(values.keys() | models.get(model, {}).keys() <= known[model] for model in known), file
         assert all(LLMConfig(model, "ml-100k", config_dict={"llm_path": file.stem}) for model in known)
     assert len(files) == 8
