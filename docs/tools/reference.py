@@ -1,4 +1,4 @@
-"""The settings and commands, as tables made from what declares them: property files, `config_check.RULES`, the parsers."""
+"""The settings and commands, as tables made from what declares them: property files, `recbole_llm.config.rules.RULES`, the parsers."""
 
 import argparse
 import json
@@ -14,7 +14,12 @@ FILES = {  # what each holds, in the order of the layers
     "overall.yaml": "Every model, RecBole's own included",
     "llm.yaml": "LLM recommenders",
     "model/iLoRA.yaml": "iLoRA, over these",
-    "model/RecLoRA.yaml": "RecLoRA, over these",
+    "model/LlamaRec.yaml": "LlamaRec, over these",
+    "model/E4SRec.yaml": "E4SRec, over these",
+    "model/PointwiseLLM.yaml": "Models that answer Yes or No, over these",
+    "model/RecLoRA.yaml": "RecLoRA, over those of Yes or No",
+    "model/TALLRec.yaml": "TALLRec, over those of Yes or No",
+    "model/CoLLM.yaml": "CoLLM, over those of Yes or No",
     "llm/smollm2-135m.yaml": "SmolLM2-135M (`llm_path: smollm2-135m`), over llm.yaml",
 }
 
