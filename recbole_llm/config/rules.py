@@ -155,6 +155,12 @@ RULES = {
     "curriculum": choice("linear", "none"),
     "stages": optional((stages_hold, "must be a list of {name, until, trains: [adapter, projector, router]} with rising `until`, the last 1")),
     "prompt_words": SETTINGS,
+    "note_words": SETTINGS,
+    "click_templates": SETTINGS,
+    "prompt_templates": (
+        lambda value: isinstance(value, list) and value != [] and all(isinstance(text, str) for text in value),
+        "must be a list of templates",
+    ),
     "epochs": COUNT,
     "train_sample_size": SAMPLE,
     "valid_sample_size": optional(POSITIVE),
