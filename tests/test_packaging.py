@@ -69,11 +69,11 @@ def test_installed_copy_works_from_another_directory(installed, tmp_path):
 
 
 def test_missing_properties_are_an_error(monkeypatch, tmp_path):
-    from recbole_llm.config import loader as config_loader
+    from recbole_llm.config import properties
 
-    monkeypatch.setattr(config_loader, "__file__", str(tmp_path / "recbole_llm/config.py"))
+    monkeypatch.setattr(properties, "__file__", str(tmp_path / "recbole_llm/config/properties.py"))
     with pytest.raises(FileNotFoundError, match="no properties/overall.yaml"):
-        config_loader.properties_dir.__wrapped__()
+        properties.properties_dir.__wrapped__()
 
 
 def test_recbole_is_left_out_where_pip_cannot_resolve_it(requirements):

@@ -202,7 +202,7 @@ def test_a_gguf_file_is_known_by_its_sha256_in_results_and_checkpoints(tiny_data
 def test_what_an_llm_s_yaml_sets_is_said_once(tiny_data, tiny_llm, tmp_path, monkeypatch, caplog):
     root = shutil.copytree(properties_dir(), tmp_path / "properties")
     (root / "llm/small.yaml").write_text(f"llm_source: {{hub: {tiny_llm}}}\nlora_r: 4\nmodels: {{LLaRA: {{lora_alpha: 12}}}}\nepochs: 7\n")
-    monkeypatch.setattr("recbole_llm.config.loader.properties_dir", lambda: root)
+    monkeypatch.setattr("recbole_llm.config.properties.properties_dir", lambda: root)
     with caplog.at_level(logging.INFO):
         outcome = run_recbole_llm("LLaRA", "tiny", config_dict=tiny.settings(tiny_data, "small", tmp_path, epochs=0))
     lines = [line for line in caplog.messages if "small sets" in line]

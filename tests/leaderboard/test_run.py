@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import recbole_llm
-from recbole_llm import quick_start
+from recbole_llm.cli.main import main
 from recbole_llm.config.values import ConfigError
 from recbole_llm.leaderboard import reuse, run
 from recbole_llm.results import result_file
@@ -67,7 +67,7 @@ class Runs:
 
 
 def board(shared, runs, monkeypatch, models=NAMES, **more):
-    monkeypatch.setattr(recbole_llm, "run_recbole_llm", runs, raising=False)
+    monkeypatch.setattr(run, "run_recbole_llm", runs)
     return run.run_leaderboard(models, "tiny", settings=shared, resamples=200, **more)
 
 
@@ -103,9 +103,9 @@ def test_one_failing_row_is_shown_with_its_reason_while_the_others_go_on(shared,
     )
     text = Path(shared["result_dir"], "tiny.candidates.leaderboard.md").read_text()
     assert "failed (seed 2020): FloatingPointError" in text
-    monkeypatch.setattr(recbole_llm, "run_recbole_llm", Runs(fail=["Pop"]), raising=False)
+    monkeypatch.setattr(run, "run_recbole_llm", Runs(fail=["Pop"]))
     arguments = [f"--{k}={json.dumps(v) if not isinstance(v, str) else v}" for k, v in shared.items()]
-    assert quick_start.main([f"--model={NAMES}", "--dataset=tiny", "--resamples=50", *arguments]) == 1
+    assert main([f"--model={NAMES}", "--dataset=tiny", "--resamples=50", *arguments]) == 1
     assert "failed (seed 2020)" in capsys.readouterr().out
     mended = Runs()
     frame = board(shared, mended, monkeypatch)
@@ -251,7 +251,7 @@ RECORD = {
 )  # fmt: skip
 def test_a_metric_that_rows_do_not_have_is_refused_before_anything_runs(protocol, metric, complaint, shared, monkeypatch):
     runs = Runs()
-    monkeypatch.setattr(recbole_llm, "run_recbole_llm", runs, raising=False)
+    monkeypatch.setattr(run, "run_recbole_llm", runs)
     more = {"threshold": {"rating": 3}} if protocol == "ctr" else {}
     with pytest.raises(ConfigError, match=complaint):
         run.run_leaderboard("SASRec", "tiny", protocol, settings=shared | more, metric=metric)
@@ -301,7 +301,7 @@ def test_a_real_board_of_a_baseline_and_an_llm_and_its_reuse(tiny_data, tiny_llm
     shared = tiny.settings(tiny_data, tiny_llm, tmp_path, train_sample_size=16, crm_epochs=1, permutations=2)
     arguments = [f"--{k}={json.dumps(v) if not isinstance(v, str) else v}" for k, v in shared.items()]
     command = ["--model=Pop,iLoRA@K=2", "--dataset=tiny", "--resamples=200", *arguments]
-    assert quick_start.main(command) == 0
+    assert main(command) == 0
     record = json.loads((tmp_path / "results/tiny.candidates.iLoRA@K=2.seed2020.json").read_text())
     assert record["variant"] == "iLoRA@K=2" and record["config"]["num_experts"] == 2
     assert record["cost"]["latency_ms"]["p95"] >= record["cost"]["latency_ms"]["p50"] > 0
@@ -314,6 +314,6 @@ def test_a_real_board_of_a_baseline_and_an_llm_and_its_reuse(tiny_data, tiny_llm
     assert sum(record["checks"]["position"]["rows"]) == 40
     stamps = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "results").glob("*seed*")}
     capsys.readouterr()
-    assert quick_start.main(command) == 0
+    assert main(command) == 0
     assert stamps == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "results").glob("*seed*")}
     assert "Bias checks" in capsys.readouterr().out

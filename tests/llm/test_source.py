@@ -52,7 +52,7 @@ def short_names(monkeypatch, tmp_path, **files):
     folder.mkdir(parents=True)
     for name, values in files.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
-    monkeypatch.setattr("recbole_llm.config.loader.properties_dir", lambda: folder.parent)
+    monkeypatch.setattr("recbole_llm.config.properties.properties_dir", lambda: folder.parent)
 
 
 class Distribution:
