@@ -192,7 +192,7 @@ def test_a_crm_path_that_does_not_fit_names_the_key(content, more, complaint, tr
 def test_a_model_that_cannot_serve_is_not_trained_first(tiny_data, tiny_llm, tmp_path, monkeypatch):
     config = config_for(tiny_data, tiny_llm, tmp_path, crm_model="FPMC", crm_config={})
     train = create_dataset(config).build()[0]
-    monkeypatch.setattr(crm_store.recommender, "fit", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(crm_store.fit, "fit", lambda *_: pytest.fail("trained"))
     with pytest.raises(ValueError, match="crm_model=FPMC has no `item_embedding`"):
         crm_store.load_or_train(config, train)
     assert not (tmp_path / "saved" / "crm").exists()

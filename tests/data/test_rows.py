@@ -266,7 +266,7 @@ def test_a_corrupt_cache_is_rebuilt_with_a_warning(make_config, caplog, damage):
 
 
 def test_changed_data_or_filters_make_other_sets(make_config, tmp_path):
-    from tests.data.conftest import write_files
+    from tests.toy import write_files
 
     path = write_files(tmp_path / "changing")
     config = make_config(data_path=str(path))

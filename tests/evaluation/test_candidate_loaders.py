@@ -133,7 +133,7 @@ def test_metrics_equal_closed_forms_also_under_ties(scripted, levels):
 
 
 def test_a_constant_scorer_is_at_chance(make_config, tmp_path):
-    from tests.data.conftest import write_files
+    from tests.toy import write_files
 
     path = write_files(tmp_path / "many", n_users=400)
     trainer, test = make_trainer(make_config("BPR", data_path=str(path), metric_decimal_place=9))

@@ -96,7 +96,7 @@ def test_a_normalised_timestamp_gives_general_models_the_same_rows(make_config, 
 
 
 def test_item_features_that_drop_interactions_are_an_error(make_config, tmp_path):
-    from tests.data.conftest import write_files
+    from tests.toy import write_files
 
     path = write_files(tmp_path / "dropped")
     config = make_config("SASRec", data_path=str(path))

@@ -42,7 +42,7 @@ def trained(monkeypatch):
         seen.append((config["model"], config["embedding_size"], config["seed"]))
         return SimpleNamespace(best_valid_score=1 / (1 + abs(config["embedding_size"] - 16)))
 
-    monkeypatch.setattr("recbole_llm.fit.fit", fit)
+    monkeypatch.setattr(tune.fit, "fit", fit)
     return seen
 
 
@@ -82,7 +82,7 @@ def test_a_trial_that_fails_ends_alone(runs, space, monkeypatch):
             raise FloatingPointError("not finite")
         return SimpleNamespace(best_valid_score=float(config["embedding_size"]))
 
-    monkeypatch.setattr("recbole_llm.fit.fit", fit)
+    monkeypatch.setattr(tune.fit, "fit", fit)
     assert tune.tune_rows(runs, space).settings["BPR"] == {"embedding_size": 32}
 
 

@@ -17,7 +17,7 @@ from recbole_llm.runtime import distributed
 from recbole_llm.training.step_batches import Steps
 from tests import tiny, workers
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def whole_run(settings, out):

@@ -126,7 +126,7 @@ def test_a_changed_archive_is_refused(server, tmp_path, ml_1m_served):
 
 def test_without_a_published_digest_the_first_one_counts(server, tmp_path, ml_1m_served, monkeypatch, capsys):
     ml_1m_served["files"][0]["sha256"] = None
-    monkeypatch.setattr(sources, "_own", lambda: {"ml-1m": ml_1m_served})
+    monkeypatch.setattr(sources, "dataset_sources", lambda: {"ml-1m": ml_1m_served})
     assert main(["ml-1m", "--target", "d"]) == 0
     server.files["ml-1m.zip"] = zipped(tmp_path / "other.zip", ml_1m(), "other/").read_bytes()
     assert main(["ml-1m", "--target", "d", "--force"]) == 1
