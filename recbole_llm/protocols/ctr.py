@@ -75,7 +75,7 @@ class Clicks(Protocol):
             )
         if getattr(model_class, "head", "yes_no") != "yes_no":
             problems.append(
-                f"protocol: {model_class.__name__} ranks candidates and gives no click probability; use RecLoRA"
+                f"protocol: {model_class.__name__} ranks candidates and gives no click probability; use RecLoRA, TALLRec or CoLLM"
             )
         return problems
 
