@@ -10,7 +10,8 @@ import pytest
 import torch
 from recbole.utils import get_model
 
-from recbole_llm import ConfigError, LLMConfig, quick_start, run_recbole_llm
+from recbole_llm import ConfigError, LLMConfig, run_recbole_llm
+from recbole_llm.cli.main import main
 from recbole_llm.config.properties import properties_dir
 from recbole_llm.evaluation.preparation import prepare_data
 from recbole_llm.training.checkpoint import read_state
@@ -124,12 +125,12 @@ def test_the_command_line_prints_the_table_last_and_errors_without_a_traceback(t
     settings = tiny.settings(tiny_data, tiny_llm, tmp_path)
     arguments = [f"--{k}={v}" for k, v in settings.items() if k in ("data_path", "checkpoint_dir", "result_dir", "state")]
     arguments += ["--load_col={inter: [user_id, item_id, timestamp]}", "--n_candidates=8", "--show_progress=False"]
-    assert quick_start.main(["--model=Pop", "--dataset=tiny", "--epochs=1", *arguments]) == 0
+    assert main(["--model=Pop", "--dataset=tiny", "--epochs=1", *arguments]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[-1].startswith("result file: ") and any(line.startswith("hit@1") for line in lines)
-    assert quick_start.main(["--model=iLora", "--dataset=tiny", *arguments]) == 2
+    assert main(["--model=iLora", "--dataset=tiny", *arguments]) == 2
     assert "Unknown model 'iLora'. Did you mean iLoRA" in capsys.readouterr().err
-    assert quick_start.main(["--model=Pop", "--dataset=tiny", "--epoch=1", "--seeed=3", *arguments]) == 2
+    assert main(["--model=Pop", "--dataset=tiny", "--epoch=1", "--seeed=3", *arguments]) == 2
     complaint = capsys.readouterr().err
     assert "epoch: unknown key" in complaint and "'epochs'" in complaint and "seeed" in complaint
 

@@ -52,6 +52,11 @@ def is_interval(value):
     return True
 
 
+def is_templates(value):
+    """Whether it is a list of at least one string."""
+    return isinstance(value, list) and bool(value) and all(isinstance(template, str) for template in value)
+
+
 INTERVAL = (is_interval, "must be an interval such as '[5,inf)', or several, '(0,1];[3,4)'")
 POSITIVE, COUNT, FLAG = integer(1), integer(0), choice(True, False)
 TEXT, SETTINGS, RATIO = of_type("a string", str), of_type("a mapping", dict), number(0, 1)
@@ -153,6 +158,12 @@ RULES = {
     "selection": choice("valid_metric", "generation"),
     "curriculum": choice("linear", "none"),
     "prompt_words": SETTINGS,
+    "prompt_templates": (is_templates, "must be a list of templates, each a string"),
+    "click_templates": (
+        lambda value: isinstance(value, dict) and all(map(is_templates, value.values())),
+        "must be a mapping of ctr and candidates to lists of templates, each a string",
+    ),
+    "note_words": SETTINGS,
     "epochs": COUNT,
     "train_sample_size": SAMPLE,
     "valid_sample_size": optional(POSITIVE),

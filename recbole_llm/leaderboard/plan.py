@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recbole_llm import registry
-from recbole_llm.config.known_keys import known_keys
+from recbole_llm.config.known_keys import known_keys, unknown_problems
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.values import ConfigError, parse_value, read_yaml
 from recbole_llm.crm.store import check_crm
@@ -250,7 +250,5 @@ def _unknown_everywhere(entries: list[Entry], datasets: list[str], groups: dict[
         every = set().union(*those)
         for key in values:
             if key not in every:
-                from recbole_llm.config.rules import unknown_problems
-
                 problems += unknown_problems({key: values[key]}, every)
     return problems
