@@ -53,8 +53,8 @@ def is_interval(value):
 
 
 def is_templates(value):
-    """Whether it is a list of at least one string."""
-    return isinstance(value, list) and bool(value) and all(isinstance(template, str) for template in value)
+    """Whether it is a list of strings."""
+    return isinstance(value, list) and all(isinstance(template, str) for template in value)
 
 
 INTERVAL = (is_interval, "must be an interval such as '[5,inf)', or several, '(0,1];[3,4)'")
@@ -158,7 +158,7 @@ RULES = {
     "selection": choice("valid_metric", "generation"),
     "curriculum": choice("linear", "none"),
     "prompt_words": SETTINGS,
-    "prompt_templates": (is_templates, "must be a list of templates, each a string"),
+    "prompt_templates": (lambda value: is_templates(value) and value != [], "must be a list of one or more templates, each a string"),
     "click_templates": (
         lambda value: isinstance(value, dict) and all(map(is_templates, value.values())),
         "must be a mapping of ctr and candidates to lists of templates, each a string",
