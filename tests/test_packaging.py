@@ -56,7 +56,7 @@ def test_properties_and_sources_are_inside(installed):
 
 def test_installed_copy_works_from_another_directory(installed, tmp_path):
     code = (
-        "import recbole_llm; from recbole_llm.config.loader import properties_dir;"
+        "import recbole_llm; from recbole_llm.config.properties import properties_dir;"
         "c = recbole_llm.LLMConfig('iLoRA', 'ml-100k');"
         "print(recbole_llm.__file__, properties_dir(), c['n_candidates'], c['item_text_field'], sep='|')"
     )

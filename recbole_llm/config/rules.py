@@ -53,6 +53,11 @@ def is_interval(value):
     return True
 
 
+def is_templates(value):
+    """Whether it is a list of strings."""
+    return isinstance(value, list) and all(isinstance(template, str) for template in value)
+
+
 INTERVAL = (is_interval, "must be an interval such as '[5,inf)', or several, '(0,1];[3,4)'")
 POSITIVE, COUNT, FLAG = integer(1), integer(0), choice(True, False)
 TEXT, SETTINGS, RATIO = of_type("a string", str), of_type("a mapping", dict), number(0, 1)
@@ -155,12 +160,12 @@ RULES = {
     "curriculum": choice("linear", "none"),
     "stages": optional((stages_hold, "must be a list of {name, until, trains: [adapter, projector, router]} with rising `until`, the last 1")),
     "prompt_words": SETTINGS,
-    "note_words": SETTINGS,
-    "click_templates": SETTINGS,
-    "prompt_templates": (
-        lambda value: isinstance(value, list) and value != [] and all(isinstance(text, str) for text in value),
-        "must be a list of templates",
+    "prompt_templates": (lambda value: is_templates(value) and value != [], "must be a list of one or more templates, each a string"),
+    "click_templates": (
+        lambda value: isinstance(value, dict) and all(map(is_templates, value.values())),
+        "must be a mapping of ctr and candidates to lists of templates, each a string",
     ),
+    "note_words": SETTINGS,
     "epochs": COUNT,
     "train_sample_size": SAMPLE,
     "valid_sample_size": optional(POSITIVE),

@@ -210,8 +210,21 @@ BAD = {
     "test_sample_size": [0, -1, 0.5], "projector_form": ["MLP", None], "slot_scale": [0, -1, "8x"], "behaviour_token_place": ["first", None], "item_separator": ["", ", ", None, 3, "\\n"],
     "user_token": ["yes", 1], "crm_config": [[1]], "llm_path": [3], "warmup_ratio": [1.1], "epochs": [-1, "3 "],
     "user_inter_num_interval": [5, "5", "[5,)", "[9,5]", "5,inf"], "item_inter_num_interval": ["[5,inf"],
+    "prompt_templates": ["{history}", [], [1]], "click_templates": [["{history}"], {"ctr": "{history}"}], "note_words": ["liked"],
     "val_interval": ["[3,inf)", {"rating": 3}, {"rating": "3,5"}],
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ["overall.yaml", "llm.yaml", "model/LLaRA.yaml", "model/iLoRA.yaml", "model/RecLoRA.yaml"])
+def test_every_key_of_ours_has_a_rule(file):
+    values = yaml.safe_load((properties_dir() / file).read_text()) or {}
+    recboles = {key for key, _ in recbole_keys()}
+    assert not values.keys() - rules.RULES.keys() - recboles
+    assert not rules.value_problems(read_yaml(properties_dir() / file))
+
+
+def test_the_files_of_models_are_those_above():
+    assert {file.stem for file in properties_dir().glob("model/*")} == {"LLaRA", "iLoRA", "RecLoRA"}
 
 
 @pytest.mark.parametrize("key, value", [(key, value) for key, values in BAD.items() for value in values])
@@ -230,6 +243,7 @@ GOOD = {
     "protocol": [None, "candidates"],
     "lora_alpha": [16, 0.5], "lora_dropout": [0, 0.1], "epochs": [0], "gate_form": ["topk"], "crm_path": [None, "x"],
     "test_sample_size": [None, 300], "gate_init": ["uniform"], "gate_input": ["token_embedding", "random_embedding"], "projector_form": ["linear"], "slot_scale": [8, 0.5], "behaviour_token_place": ["before"], "item_separator": [",", "\n", ";"],
+    "prompt_templates": [["{history}"]], "click_templates": [{"candidates": ["{history}"], "ctr": []}], "note_words": [{}],
     "lora_target_modules": ["all-linear", ["q_proj"]], "user_token": [True], "llm_quantization": ["4bit", None],
 }  # fmt: skip
 

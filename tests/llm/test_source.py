@@ -12,6 +12,7 @@ import torch
 import yaml
 from safetensors import safe_open
 
+from recbole_llm.config import properties
 from recbole_llm.config.properties import properties_dir
 from recbole_llm.config.values import ConfigError
 from recbole_llm.llm import loading
@@ -232,7 +233,7 @@ HUB = {
 
 def test_short_names_stand_for_hub_names_and_shadow_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert set(llm_source.short_names()) == {*HUB, "smollm2-135m"}
+    assert set(properties.short_names()) == {*HUB, "smollm2-135m"}
     for name, hub in HUB.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(b"")

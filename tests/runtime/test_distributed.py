@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from recbole_llm.cli import main as command
+from recbole_llm.cli import main as cli_main
 from recbole_llm.runtime import distributed
 from recbole_llm.training.step_batches import Steps
 from tests import tiny, workers
@@ -250,7 +250,7 @@ def command_line(settings):
     file.write_text(json.dumps({**settings, "epochs": 1, "load_col": settings["load_col"]}))
     arguments = ["--model=LLaRA", "--dataset=tiny", f"--config_files={file}", "--nproc=2"]
     arguments.append(f"--port={workers.free_port()}")
-    assert command._launch(command.parse_command_line(arguments), arguments, method="forkserver") == 0
+    assert cli_main._launch(cli_main.parse_command_line(arguments), arguments, method="forkserver") == 0
 
 
 @pytest.mark.parametrize("said, processes, asked", [("true", 2, True), ("true", 1, False), ("false", 2, False)])
@@ -261,8 +261,8 @@ def test_a_launcher_that_asks_for_fsdp_keeps_the_model_off_one_device(monkeypatc
 
 
 def leaves_the_run():
-    command.run_recbole_llm = lambda *settings: distributed.total(distributed.rank())
-    assert command.main(["--model=LLaRA", "--dataset=tiny"]) == 0
+    cli_main.run_recbole_llm = lambda *settings: distributed.total(distributed.rank())
+    assert cli_main.main(["--model=LLaRA", "--dataset=tiny"]) == 0
     assert not torch.distributed.is_initialized()
 
 
