@@ -78,7 +78,7 @@ def _check_tested(config) -> None:
 
 
 def _train_and_test(config, saved) -> tuple:
-    """(what `recommender.fit` gives, test result, seconds); several processes do it together."""
+    """(what `fit.fit` gives, test result, seconds); several processes do it together."""
     result_file.reset_peak_memory()
     fitted = fit.fit(config, saved=saved)
     _, _, _, test = fitted.data

@@ -17,6 +17,8 @@ from recbole_llm.config.loader import LLMConfig, config_from_values
 from recbole_llm.config.properties import properties_dir
 from recbole_llm.config.values import ConfigError, SafeLoader, plain_values, read_yaml
 
+MODELS = ("LLaRA", "iLoRA", "PointwiseLLM", "RecLoRA", "TALLRec", "CoLLM", "E4SRec", "LlamaRec")
+
 
 @pytest.fixture
 def properties(tmp_path, monkeypatch):
@@ -215,7 +217,7 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("file", ["overall.yaml", "llm.yaml", "model/LLaRA.yaml", "model/iLoRA.yaml", "model/RecLoRA.yaml"])
+@pytest.mark.parametrize("file", ["overall.yaml", "llm.yaml", *(f"model/{name}.yaml" for name in MODELS)])
 def test_every_key_of_ours_has_a_rule(file):
     values = yaml.safe_load((properties_dir() / file).read_text()) or {}
     recboles = {key for key, _ in recbole_keys()}
@@ -224,7 +226,7 @@ def test_every_key_of_ours_has_a_rule(file):
 
 
 def test_the_files_of_models_are_those_above():
-    assert {file.stem for file in properties_dir().glob("model/*")} == {"LLaRA", "iLoRA", "RecLoRA"}
+    assert {file.stem for file in properties_dir().glob("model/*")} == set(MODELS)
 
 
 @pytest.mark.parametrize("key, value", [(key, value) for key, values in BAD.items() for value in values])
