@@ -100,6 +100,11 @@ def protocols():
     return [name for name in PROTOCOLS if name is not None]
 
 
+def is_protocol(name):
+    """Whether a value is the name of a protocol."""
+    return isinstance(name, str) and name in PROTOCOLS
+
+
 def protocol(name):
     """The object of a protocol (None: RecBole's own evaluation); ValueError for an unknown name."""
     if name not in PROTOCOLS:

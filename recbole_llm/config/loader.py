@@ -120,8 +120,8 @@ def check_and_complete(config, final):
     known = known_keys(config.model, config.dataset, config.model_class) | also_known
     problems = unknown_problems(set_by_user, known)
     problems += rules.value_problems(final, config.model_class)
-    name = final.get("protocol") if final.get("protocol") in registry.PROTOCOLS else None  # `value_problems` names a wrong one
-    protocol = registry.protocol(name)
+    name = final.get("protocol")
+    protocol = registry.protocol(name if registry.is_protocol(name) else None)  # `value_problems` names a wrong one
     problems += protocol.problems(final, given, config.model_class)
     if registry.is_plugin_model(config.model):
         problems += _crm_problems(final, config.dataset, config.model_class)

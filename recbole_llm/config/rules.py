@@ -69,7 +69,7 @@ SAMPLE = optional(
 )
 GATE_INPUTS = ("sequence", "item_mean", "token_embedding", "random_embedding", "random", "uniform")  # of iLoRA
 RULES = {
-    "protocol": optional((lambda value: type(value) is str and value in registry.PROTOCOLS, "must be one of 'candidates', 'full', 'ctr'")),
+    "protocol": optional((registry.is_protocol, "must be one of 'candidates', 'full', 'ctr', or a registered protocol's name")),
     "calibration": choice("platt", "none"),
     "n_candidates": integer(2),
     "rerank_n": integer(2),

@@ -24,6 +24,6 @@ def stages_hold(stages) -> bool:
             return False
         ends.append(stage["until"])
         trains = stage["trains"]
-        if not isinstance(trains, list) or not trains or not set(trains) <= set(PARTS) or stage.get("prompts", "hybrid") not in PROMPTS:
+        if not isinstance(trains, list) or not trains or not all(part in PARTS for part in trains) or stage.get("prompts", "hybrid") not in PROMPTS:
             return False
     return all(type(end) in (int, float) for end in ends) and ends == sorted(set(ends)) and ends[-1] == 1

@@ -95,7 +95,7 @@ class LLMRecommender(SequentialRecommender):
     @classmethod
     def needs_crm(cls, config) -> bool:
         """Whether a run trains or reads a CRM: for slots and gates, or where the protocol's prompts rank what it retrieves."""
-        return cls.uses_projector or registry.protocol(config["protocol"] if config["protocol"] in registry.PROTOCOLS else None).retrieves
+        return cls.uses_projector or (registry.is_protocol(config["protocol"]) and registry.protocol(config["protocol"]).retrieves)
 
     @classmethod
     def check_config(cls, final: dict) -> list[str]:

@@ -40,7 +40,7 @@ class LlamaRec(LLMRecommender):
 
     @classmethod
     def check_config(cls, final):
-        known = final.get("protocol") in registry.PROTOCOLS
+        known = registry.is_protocol(final.get("protocol"))
         key = "rerank_n" if known and registry.protocol(final["protocol"]).retrieves else "n_candidates"
         problems = super().check_config(final) + text_only_problems(cls, final)
         if type(final.get(key)) is int and final[key] > len(ascii_uppercase):

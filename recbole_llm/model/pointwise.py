@@ -33,7 +33,7 @@ class PointwiseLLM(LLMRecommender):
     @classmethod
     def check_config(cls, final):
         problems = super().check_config(final)
-        known = final.get("protocol") in registry.PROTOCOLS
+        known = registry.is_protocol(final.get("protocol"))
         if final.get("crm_rows") == "sample" and known and not registry.protocol(final["protocol"]).labelled:
             problems.append(f"crm_rows: sample is for protocol 'ctr', got protocol={final.get('protocol')!r}; use all")
         for key, value in (("llm_eval", "generate"), ("selection", "generation")):
