@@ -1,6 +1,7 @@
 """The conventional recommender model (CRM) that an LLM recommender reads: trained once, then frozen.
 
-Any sequential model of RecBole that has an item embedding and ``forward(item_seq, item_seq_len)`` will do. It is
+Any sequential model of RecBole that has an item embedding and ``forward(item_seq, item_seq_len)`` will do, for models that say so
+(`crm_kinds`) general ones with user and item embeddings too. It is
 trained by RecBole's own Trainer on the full training split (RecLoRA's also on the LLM's sample alone, ``crm_rows``) and kept, as safetensors, under a hash of everything that
 shaped it. Its *item vectors* become behaviour tokens (LLaRA, section 3.2); its *user vector*, the sequence
 representation, feeds the gate (iLoRA, section 4.2). Both are read without gradient and with dropout off.
@@ -81,7 +82,11 @@ def crm_hash(config: LLMConfig) -> str:
 
 def item_tokens_hash(dataset) -> str:
     """sha256 over the external item tokens in the order of their internal ids."""
-    tokens = dataset.field2id_token[dataset.iid_field]
+    return _tokens_hash(dataset, dataset.iid_field)
+
+
+def _tokens_hash(dataset, field: str) -> str:
+    tokens = dataset.field2id_token[field]
     return hashlib.sha256("\n".join(map(str, tokens)).encode()).hexdigest()
 
 
@@ -291,6 +296,7 @@ def _write(path: Path, fitted: fit.Fitted, dataset) -> None:
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if model.type == ModelType.GENERAL:  # propagated over the graph of its own training rows, which the LLM's dataset need not have
+        meta["user_tokens"] = _tokens_hash(fitted.data[0], fitted.data[0].uid_field)
         state |= {f"{_TABLES}{name}": table.detach().cpu().contiguous().clone() for name, table in general_tables(model).items()}
     meta["weights"] = _digest(state)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -341,6 +347,8 @@ def _read(path: Path, own: LLMConfig, dataset, checked: bool = False) -> CRM:
         raise ValueError(f"{path} holds {meta.get('model')!r} but crm_model={own['model']!r}; make the two agree")
     if meta.get("item_tokens") != item_tokens_hash(dataset):
         raise Damaged(f"{path} was trained on other items, or in another order, than dataset {own['dataset']!r} has now")
+    if meta.get("user_tokens", _tokens_hash(dataset, dataset.uid_field)) != _tokens_hash(dataset, dataset.uid_field):
+        raise Damaged(f"{path} was trained on other users, or in another order, than dataset {own['dataset']!r} has now")
     if meta.get("split", split_hash(own)) != split_hash(own):
         raise Damaged(f"{path} learned from another split of {own['dataset']!r}, perhaps from rows that are tested here")
     model = get_model(own["model"])(own, dataset)
