@@ -24,7 +24,7 @@ from recbole_llm.crm import store as crm_store
 from recbole_llm.data import prompt
 from recbole_llm.data.click.questions import click_templates
 from recbole_llm.data.tokens import USER_SLOT
-from recbole_llm.llm import branch_forward, title_likelihood
+from recbole_llm.llm import branch_forward, causal_lm, title_likelihood
 from recbole_llm.llm.constrained_vocabulary import Among, until_last_choice
 from recbole_llm.llm.loading import check_tokenizer, context_length, load_llm
 from recbole_llm.llm.packing import LIST_FIELD, SHARED_FIELD, Packing
@@ -229,8 +229,8 @@ class LLMRecommender(SequentialRecommender):
     def _logits(self, interaction, embeds, mask, keep: int, tokens) -> torch.Tensor:
         """``[B, keep, V]`` at the last positions of ``embeds [B, W, d]``, of these tokens of the vocabulary or of all."""
         with self.gated(interaction):
-            out = branch_forward.forward(
-                self.llm, embeds, mask.long(), branch_forward.positions_of(mask), keep=keep, tokens=tokens, use_cache=False
+            out = causal_lm.forward(
+                self.llm, embeds, mask.long(), causal_lm.positions_of(mask), keep=keep, tokens=tokens, use_cache=False
             )
         return out.logits[:, -keep:]
 
@@ -238,10 +238,10 @@ class LLMRecommender(SequentialRecommender):
         """As :meth:`_logits`, in one sequence per candidate list (:mod:`recbole_llm.llm.packing`)."""
         packing = Packing.of(mask, interaction[LIST_FIELD], interaction[SHARED_FIELD])
         self._check_tree(packing.positions.shape[1])
-        embeds = branch_forward.cast(self.llm, packing.embeddings(embeds))
+        embeds = causal_lm.cast(self.llm, packing.embeddings(embeds))
         gate = self.gate(interaction)
         with nullcontext() if gate is None else use_gate(self.llm, packing.gate(gate)):
-            out = branch_forward.forward(
+            out = causal_lm.forward(
                 self.llm, embeds, packing.mask(embeds.dtype), packing.positions, keep=embeds.shape[1], tokens=tokens, use_cache=False
             )
         return packing.gather(out.logits, slice(-keep, None))
@@ -342,7 +342,7 @@ class LLMRecommender(SequentialRecommender):
         longest = int(interaction["branch_mask"].sum(-1).max())
         self._check_length(interaction["prompt_ids"].shape[1], longest - 1)
         with self.gated(interaction):
-            ids = branch_forward.generate(
+            ids = causal_lm.generate(
                 self.llm,
                 self.embed(interaction),
                 interaction["prompt_mask"],
