@@ -45,7 +45,7 @@ def analyse(name: str, request: Request, **options):
     for model in request.models:
         if not is_plugin_model(check_model(model)):
             raise ConfigError([f"model: {model} is no LLM recommender; the analyses are of LLaRA, iLoRA and RecLoRA"])
-    if all(get_model(model).head == "yes_no" for model in request.models) and not request.sets("protocol"):
+    if all(get_model(model).head.pointwise for model in request.models) and not request.sets("protocol"):
         request.settings["protocol"] = "ctr"  # what RecLoRA is for
     return module.run(request, **{**module.OPTIONS, **options})
 

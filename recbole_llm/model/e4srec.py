@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from recbole_llm import registry
+from recbole_llm.data.heads import CATALOGUE
 from recbole_llm.data.prompt import Field, Item
 from recbole_llm.llm import causal_lm
 from recbole_llm.model.base import LLMRecommender
@@ -22,7 +23,7 @@ class E4SRec(LLMRecommender):
     """Item vectors in, scores of the catalogue out."""
 
     template_fields = ("history",)
-    head = "catalogue"
+    head = CATALOGUE
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)

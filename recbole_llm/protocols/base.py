@@ -53,8 +53,8 @@ class Protocol:
         """The loader class of a RecBole model's validation and test rows; None: RecBole's."""
         return None
 
-    def prompt_loader(self, phase: str, head: str):
-        """The loader of prompts for a model's ``head`` where it is not the model's own; else None."""
+    def prompt_loader(self, phase: str, head):
+        """The loader of prompts for a model's ``head`` (:mod:`recbole_llm.data.heads`) where it is not the model's own; else None."""
         return None
 
     def judge(self, trainer, config, dataset) -> None:
