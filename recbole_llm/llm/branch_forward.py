@@ -163,8 +163,9 @@ def pick_method(llm, method, path_length):
 def choose_scorer(llm, path_length=0):
     """The fastest method that is exact for this model, and why: (method, reason).
 
-    path_length: tokens from the start of a prompt to the end of its longest branch. A 4-D mask replaces the model's own
-    sliding window, so the tree holds only where no path is longer than the window.
+    Args:
+        path_length: tokens from the start of a prompt to the end of its longest branch. A 4-D mask replaces the model's own
+            sliding window, so the tree holds only where no path is longer than the window.
     """
     config, model = llm.config.get_text_config(), base_of(llm)
     if type(model).__module__.startswith("transformers_modules."):

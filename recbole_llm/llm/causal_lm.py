@@ -33,7 +33,8 @@ def inputs_of(llm, embeds, mask, positions, keep, **others):
 def forward(llm, embeds, mask, positions, keep, tokens=None, **others):
     """One forward; arguments as of :func:`inputs_of`.
 
-    tokens: [U] ids whose logits alone are wanted, [.., U] in this order; None = the vocabulary's.
+    Args:
+        tokens: [U] ids whose logits alone are wanted, [.., U] in this order; None: the vocabulary's.
     """
     inputs = inputs_of(llm, embeds, mask, positions, keep, **others)
     if tokens is None:

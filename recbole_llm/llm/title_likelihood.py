@@ -67,7 +67,8 @@ def score_candidates(
 def _log_likelihoods(logits: BranchLogits, ids, among) -> torch.Tensor:
     """[B, n]: sums over the tokens ids [B, n, T], of which the first follows the prompt's end.
 
-    among: the same tokens as labels [B, n, T] with their rivals [B, n, T, C], or None for the vocabulary.
+    Args:
+        among: the same tokens as labels [B, n, T] with their rivals [B, n, T, C], or None for the vocabulary.
     """
     lines = len(logits.end)  # B, or B*n where no forward is shared
     if among:
@@ -98,7 +99,8 @@ def _log_probs(logits, ids):
 def _label_log_probs(logits, labels, among=None):
     """float32 log-probabilities [B, N] of labels [B, N] under logits [B, N, V], in blocks of bounded size.
 
-    among: these labels with their rivals, and logits [B, N, U]; None for the vocabulary.
+    Args:
+        among: these labels with their rivals, and logits [B, N, U]; None for the vocabulary.
     """
     if among is not None:
         return among.log_probs(logits)

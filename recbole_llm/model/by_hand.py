@@ -83,7 +83,9 @@ class HandMade:
     def candidates(self, lines: Interaction, scores: np.ndarray, asked: np.ndarray | None = None) -> list[tuple]:
         """What the LLM ranks: [(row numbers [b], candidates [b, N])], N being `rerank_n`, or fewer where a row has fewer items.
 
-        scores: of `crm_scores`; asked: an item of each row [B] that must be among them: it takes the last one's place if need be.
+        Args:
+            scores: of `crm_scores`.
+            asked: an item of each row [B] that must be among them: it takes the last one's place if need be.
         """
         counts = np.minimum(np.isfinite(scores).sum(1), self.config["rerank_n"])
         if not counts.all():
@@ -109,7 +111,8 @@ class HandMade:
     def prompts(self, lines: Interaction, candidates: np.ndarray, hybrid: bool = True, split=None) -> Interaction:
         """What `score_candidates` reads of rows with candidates [B, C]; without ``hybrid``, text alone.
 
-        split: a dataset of these lines that knows more of them (RecLoRA's timelines); None makes one of their histories.
+        Args:
+            split: a dataset of these lines that knows more of them (RecLoRA's timelines); None makes one of their histories.
         """
         index, candidates = range(len(lines)), np.asarray(candidates)
         split = split or self.split(lines)
@@ -166,7 +169,11 @@ class HandMade:
 def ranked_scores(scores: np.ndarray, candidates: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Scores of the whole catalogue: ``found`` [B, N] of the candidates, and below them the rest in the CRM's order.
 
-    scores: the CRM's [B, item_num], minus infinity for what is not recommended, which stays so. float32 [B, item_num]
+    Args:
+        scores: the CRM's [B, item_num], minus infinity for what is not recommended, which stays so.
+
+    Returns:
+        float32 [B, item_num].
     """
     n_items = scores.shape[1]
     order = np.argsort(-scores, axis=1, kind="stable")
