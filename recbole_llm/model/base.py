@@ -24,8 +24,9 @@ from recbole_llm.data import heads, prompt
 from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.llm import branch_forward, causal_lm, title_likelihood
 from recbole_llm.llm.constrained_vocabulary import Among, until_last_choice
-from recbole_llm.llm.loading import check_tokenizer, context_length, load_llm
+from recbole_llm.llm.loading import context_length, load_llm
 from recbole_llm.llm.packing import LIST_FIELD, SHARED_FIELD, Packing
+from recbole_llm.llm.tokenizer import check_tokenizer
 from recbole_llm.model.by_hand import HandMade
 from recbole_llm.model.parameter_groups import parameter_groups
 from recbole_llm.model.projector import Projector
