@@ -51,7 +51,7 @@ EXTRAS = {
 setup(
     name="recbole_llm",
     version=VERSION,
-    description="LLM-based sequential recommenders (LLaRA, iLoRA, RecLoRA) as a plugin for RecBole 1.2.1",
+    description="LLM recommenders (LLaRA, iLoRA, RecLoRA, TALLRec, CoLLM, E4SRec, LlamaRec) as a plugin for RecBole 1.2.1",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="recbole_llm developers",
