@@ -13,7 +13,7 @@ from tabulate import tabulate
 from recbole_llm import fit, registry
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.values import ConfigError, plain_values
-from recbole_llm.crm.store import check_crm
+from recbole_llm.crm.settings import check_crm
 from recbole_llm.data.interactions import expected_phases
 from recbole_llm.evaluation import bias_checks, test_rows
 from recbole_llm.llm.loading import count_parameters
