@@ -14,7 +14,7 @@ from recbole_llm import fit, registry
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.values import ConfigError, plain_values
 from recbole_llm.crm.settings import check_crm
-from recbole_llm.data.interactions import expected_phases
+from recbole_llm.data.rows import expected_phases
 from recbole_llm.evaluation import bias_checks, test_rows
 from recbole_llm.llm.loading import count_parameters
 from recbole_llm.results import cost, provenance, result_file
@@ -185,4 +185,3 @@ def _table(record: dict, n_rows: int, path) -> str:
         table.append([f"generate {name}", f"{value:.4f}" if isinstance(value, float) else value])
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in record["seconds"].items())
     return f"\n{head}\n{tabulate(table, headers=['metric', 'test'])}\n{seconds}\nresult file: {path}"
-

@@ -17,7 +17,7 @@ import yaml
 import recbole_llm
 from recbole_llm import run_recbole_llm
 from recbole_llm.__main__ import main
-from recbole_llm.data.rows import candidate_sets
+from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.evaluation.preparation import prepare_data
 from recbole_llm.training.checkpoint import _record_hash
 from tests import tiny

@@ -23,8 +23,9 @@ from recbole_llm import registry
 from recbole_llm.cli.arguments import parse_command_line
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.data.filters import rows_dropped
-from recbole_llm.data.interactions import brings_histories, expected_phases, interaction_files, load_interactions
+from recbole_llm.data.interactions import brings_histories, interaction_files, load_interactions
 from recbole_llm.data.item_text import titles_and_unnamed
+from recbole_llm.data.rows import expected_phases
 from recbole_llm.data.tokens import PromptTokenizer
 from recbole_llm.llm.loading import load_tokenizer
 from recbole_llm.model.explain import prompt_text

@@ -8,7 +8,7 @@ import os
 
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.values import NON_RESULT_KEYS, REPORTING_KEYS, ConfigError, plain_values
-from recbole_llm.data.rows import DATA_KEYS
+from recbole_llm.data.fingerprint import DATA_KEYS
 from recbole_llm.results import provenance
 from recbole_llm.version import __version__
 

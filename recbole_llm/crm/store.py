@@ -17,7 +17,7 @@ from recbole_llm import fit
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.crm.frozen import CRM, general_tables
 from recbole_llm.crm.settings import split_differences
-from recbole_llm.data.rows import split_hash
+from recbole_llm.data.fingerprint import split_hash
 
 _TABLES = "tables."  # of a general model in a file of weights
 

@@ -18,7 +18,7 @@ from recbole_llm.config.loader import LLMConfig
 from recbole_llm.crm import store
 from recbole_llm.crm.frozen import CRM
 from recbole_llm.crm.settings import crm_config, crm_hash, split_differences
-from recbole_llm.data.rows import split_hash
+from recbole_llm.data.fingerprint import split_hash
 from recbole_llm.runtime import distributed
 
 

@@ -21,8 +21,9 @@ from recbole.utils import get_model
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from recbole_llm import registry
+from recbole_llm.data.candidate_sets import CandidateSets, candidate_sets
 from recbole_llm.data.prompt import parse_template, with_words
-from recbole_llm.data.rows import ROW_FIELD, CandidateSets, candidate_sets, match_rows
+from recbole_llm.data.rows import ROW_FIELD, match_rows
 from recbole_llm.data.sample import sample_evaluation_rows, sample_rows
 from recbole_llm.llm.constrained_vocabulary import rivals
 from recbole_llm.llm.packing import LIST_FIELD, SHARED_FIELD, shared_tokens

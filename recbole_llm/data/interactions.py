@@ -8,9 +8,6 @@ interactions tie, so that setting is kept.
 """
 
 import copy
-import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +17,7 @@ from torch.nn import functional
 from recbole_llm.data.atomic import read_header
 from recbole_llm.data.benchmark import check_benchmark
 from recbole_llm.data.convert import ensure_dataset, how_to_get
-from recbole_llm.data.loading import not_there
+from recbole_llm.data.time_order import not_there
 
 _NOT_LOADED = {  # settings about columns that are not loaded here, or that would alter the ones that are
     "unload_col": None,
@@ -177,108 +174,3 @@ def widen_histories(config, split) -> None:
         held = split.inter_feat[field]
         if held.shape[1] < most:
             split.inter_feat.interaction[field] = functional.pad(held, (0, most - held.shape[1]))
-
-
-class Histories(Mapping):
-    """External user -> sorted catalogue indices of everything the user ever interacted with (compressed sparse rows).
-
-    Attributes
-    ----------
-    users : sorted external tokens. str [U]
-    indptr, items : user u's items are `items[indptr[u]:indptr[u + 1]]`. int64 [U + 1], int32 [total]
-    """
-
-    def __init__(self, users: np.ndarray, indptr: np.ndarray, items: np.ndarray):
-        self.users, self.indptr, self.items = users, indptr, items
-        self._place = {user: i for i, user in enumerate(users.tolist())}
-
-    def __getitem__(self, user: str) -> np.ndarray:
-        place = self._place[str(user)]
-        return self.items[self.indptr[place] : self.indptr[place + 1]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._place)
-
-    def __len__(self) -> int:
-        return len(self._place)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What is evaluated. Row lists are pairs (users, targets) of external tokens, sorted by user, then by time.
-
-    Attributes
-    ----------
-    catalogue : sorted external tokens of the items that occur in any split. str [M]
-    histories : whole histories, over all splits.
-    valid, test : (users, targets). str [n] each
-    """
-
-    catalogue: np.ndarray
-    histories: Histories
-    valid: tuple[np.ndarray, np.ndarray]
-    test: tuple[np.ndarray, np.ndarray]
-
-
-def expected_phases(config) -> tuple[str, ...]:
-    """Return the evaluation phases for which the split must yield rows, of ("valid", "test")."""
-    if config["benchmark_filename"] is not None:
-        return ("valid", "test")
-    ((mode, value),) = config["eval_args"]["split"].items()
-    if mode == "LS":
-        return {"valid_only": ("valid",), "test_only": ("test",)}.get(value, ("valid", "test"))
-    return tuple(phase for phase, share in zip(("valid", "test"), value[1:], strict=True) if share > 0)
-
-
-def _histories(dataset) -> tuple[np.ndarray, Histories]:
-    """Return the catalogue and the whole histories of a dataset that is not yet built."""
-    feat = dataset.inter_feat
-    users, items = (np.asarray(feat[field], dtype=np.int64) for field in (dataset.uid_field, dataset.iid_field))
-    list_field = dataset.iid_field + dataset.config["LIST_SUFFIX"]
-    if list_field in feat:  # each row brings its own history
-        lists = list(feat[list_field])
-        users = np.concatenate([users, np.repeat(users, [len(history) for history in lists])])
-        items = np.concatenate([items, *lists]).astype(np.int64)
-    names_of, items_of = (
-        np.asarray(dataset.field2id_token[f], dtype=str) for f in (dataset.uid_field, dataset.iid_field)
-    )
-    catalogue, item_index = np.unique(items_of[items], return_inverse=True)
-    names, user_index = np.unique(names_of[users], return_inverse=True)
-    pairs = np.unique(user_index * len(catalogue) + item_index)
-    owners, seen = np.divmod(pairs, len(catalogue))
-    indptr = np.searchsorted(owners, np.arange(len(names) + 1))
-    return catalogue, Histories(names, indptr, seen.astype(np.int32))
-
-
-def _row_pairs(split) -> tuple[np.ndarray, np.ndarray]:
-    users, items = (
-        np.asarray(split.field2id_token[field], dtype=str)[split.inter_feat[field].numpy()]
-        for field in (split.uid_field, split.iid_field)
-    )
-    order = np.argsort(users, kind="stable")
-    return users[order], items[order]
-
-
-def evaluation_rows(config) -> Rows:
-    """Read a dataset's evaluation rows and whole histories; they do not depend on the model.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If a file or column is missing, or the split leaves a phase without rows.
-    """
-    dataset = load_interactions(config)
-    catalogue, histories = _histories(dataset)
-    _, valid, test = dataset.build()
-    rows = Rows(catalogue, histories, _row_pairs(valid), _row_pairs(test))
-    for phase in expected_phases(config):
-        users = getattr(rows, phase)[0]
-        if not len(users):
-            raise ValueError(
-                f"{config['dataset']}: no {phase} row. eval_args.split {config['eval_args']['split']} of "
-                f"{len(histories)} users and {len(histories.items)} distinct interactions leaves none: a row needs an "
-                f"earlier interaction, leave-one-out with valid and test needs four. Use more data or another split"
-            )
-        if without := len(histories) - len(set(users.tolist())):
-            logging.getLogger().info(f"{config['dataset']}: {without} of {len(histories)} users have no {phase} row")
-    return rows

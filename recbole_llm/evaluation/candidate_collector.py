@@ -13,8 +13,9 @@ import torch
 from recbole.evaluator import Collector
 from recbole.utils import EvaluatorType
 
+from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.data.candidates import CandidateSet
-from recbole_llm.data.rows import ITEMS_FIELD, PHASE_FIELD, PHASES, ROW_FIELD, candidate_sets
+from recbole_llm.data.rows import ITEMS_FIELD, PHASE_FIELD, PHASES, ROW_FIELD
 
 
 @dataclass(frozen=True)

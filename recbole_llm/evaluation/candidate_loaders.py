@@ -14,8 +14,9 @@ from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleDataLoader,
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.data.interaction import Interaction
 
+from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.data.candidates import CandidateSet
-from recbole_llm.data.rows import ITEMS_FIELD, PHASE_FIELD, PHASES, ROW_FIELD, candidate_sets, match_rows
+from recbole_llm.data.rows import ITEMS_FIELD, PHASE_FIELD, PHASES, ROW_FIELD, match_rows
 
 
 class _CandidateRows:

@@ -23,8 +23,9 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import get_model
 
-from recbole_llm.data.candidates import row_key
-from recbole_llm.data.rows import PHASE_FIELD, PHASES, ROW_FIELD, CandidateSets, candidate_sets
+from recbole_llm.data.candidate_draw import row_key
+from recbole_llm.data.candidate_sets import CandidateSets, candidate_sets
+from recbole_llm.data.rows import PHASE_FIELD, PHASES, ROW_FIELD
 from recbole_llm.evaluation.candidate_collector import CandidateCollector, target_ranks
 from recbole_llm.evaluation.candidate_loaders import _CandidateRows
 

@@ -11,7 +11,8 @@ from recbole.data.dataloader import NegSampleEvalDataLoader
 from recbole.evaluator import Collector
 from recbole.utils import ModelType
 
-from recbole_llm.data.click.rows import labelled_rows, labelled_splits
+from recbole_llm.data.click.rows import labelled_rows
+from recbole_llm.data.click.splits import labelled_splits
 from recbole_llm.data.rows import ROW_FIELD
 from recbole_llm.evaluation.click_metrics import Platt, user_ranks
 from recbole_llm.registry import is_plugin_model

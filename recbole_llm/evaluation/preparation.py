@@ -9,9 +9,9 @@ from recbole.sampler import KGSampler
 from recbole.utils import ModelType
 
 from recbole_llm import registry
+from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.data.convert import ensure_dataset
 from recbole_llm.data.interactions import fit_histories, widen_histories
-from recbole_llm.data.rows import candidate_sets
 
 
 def prepare_data(config):

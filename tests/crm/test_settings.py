@@ -1,7 +1,7 @@
 import pytest
 
 from recbole_llm.crm.settings import crm_config, crm_hash
-from recbole_llm.data.rows import split_hash
+from recbole_llm.data.fingerprint import split_hash
 from tests.crm.files import config_for
 
 

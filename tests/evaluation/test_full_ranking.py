@@ -13,7 +13,7 @@ from recbole.model.abstract_recommender import AbstractRecommender
 from recbole_llm import run_recbole_llm
 from recbole_llm.config.values import ConfigError
 from recbole_llm.data.candidates import CandidateSet
-from recbole_llm.data.interactions import Histories
+from recbole_llm.data.rows import Histories
 from recbole_llm.evaluation import rerank
 from recbole_llm.evaluation.full_ranking import FullCollector, FullRows, catalogue_ranks, shuffled
 from recbole_llm.evaluation.rerank import Retrieved, top_items

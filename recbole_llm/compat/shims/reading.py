@@ -66,16 +66,16 @@ def time_order():
     """
     from recbole.data.dataset import Dataset
 
-    from recbole_llm.data import loading
+    from recbole_llm.data import time_order
 
     fill, sort = Dataset._fill_nan, Dataset.sort
 
     def _fill_nan(self):
         fill(self)
-        loading.put_in_order(self)
+        time_order.put_in_order(self)
 
     def sort_checked(self, by, ascending=True):
-        loading.check_columns(self, by)
+        time_order.check_columns(self, by)
         sort(self, by, ascending)
 
     Dataset._fill_nan, Dataset.sort = _fill_nan, sort_checked

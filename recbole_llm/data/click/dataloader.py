@@ -15,9 +15,9 @@ import torch
 from recbole.utils import get_model
 
 from recbole_llm import registry
+from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.data.click.questions import ClickCollate, ClickRows, Question
 from recbole_llm.data.dataloader import EvalPromptDataLoader, TrainBatches, TrainPromptDataLoader
-from recbole_llm.data.rows import candidate_sets
 from recbole_llm.data.sample import sample_evaluation_rows, sample_rows
 
 PROMPT_ROWS = 20  # labelled rows at most that share one prompt

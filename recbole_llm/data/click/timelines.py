@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recbole_llm.data.click.rows import Interactions
+from recbole_llm.data.click.interactions import Interactions
 
 
 @dataclass(frozen=True)
