@@ -1,5 +1,6 @@
 """Which rows are learnt from and measured: seeded samples (`train_sample_size`, `valid_sample_size`, `test_sample_size`)."""
 
+import hashlib
 import logging
 
 import numpy as np
@@ -43,3 +44,12 @@ def sample_evaluation_rows(n: int, size: int | None, seed: int, phase: str) -> n
         return np.arange(n)
     generator = np.random.default_rng(seed if phase == "valid" else [seed, 5])
     return np.sort(generator.permutation(n)[:size])
+
+
+def train_sample(train) -> dict | None:
+    """Which training rows the LLM saw: their numbers in the training split, in order, and their digest."""
+    sample = getattr(getattr(train, "batches", None), "sample", None)
+    if sample is None:
+        return None
+    text = " ".join(map(str, sample.tolist()))
+    return {"count": len(sample), "sha256": hashlib.sha256(text.encode()).hexdigest(), "rows": text}

@@ -14,14 +14,8 @@ from recbole_llm.data.click.questions import ClickCollate, ClickRows, Question
 from recbole_llm.data.dataloader import Collate, Key, PromptRows
 from recbole_llm.data.rows import match_rows
 from recbole_llm.data.sample import sample_evaluation_rows
-from recbole_llm.evaluation.full_ranking import (
-    BLOCK,
-    PAIRWISE_BLOCK,
-    FullRows,
-    catalogue_ranks,
-    full_rows,
-    shuffled,
-)
+from recbole_llm.evaluation.full_ranking import BLOCK, PAIRWISE_BLOCK
+from recbole_llm.evaluation.full_rows import FullRows, catalogue_ranks, full_rows, shuffled
 
 
 @dataclass(frozen=True)
@@ -172,3 +166,11 @@ def attach_retriever(trainer, loader) -> None:
     if isinstance(loader, RerankDataLoader) and len(loader.numbers):
         found = loader.found or loader.attach(trainer.model)
         trainer.eval_collector.retrieved[loader.phase] = found
+
+
+def retriever(config, trainer) -> dict | None:
+    """In ``full``, what an LLM row re-ranks: ``{"model", "n", "recall"}``; the recall bounds the row's metrics."""
+    retrieved = getattr(trainer.eval_collector, "retrieved", None)
+    if not retrieved:
+        return None
+    return {"model": trainer.model.crm.name, "n": config["rerank_n"], "recall": round(retrieved["test"].recall, 6)}

@@ -8,7 +8,8 @@ from __future__ import annotations
 from functools import partial
 
 from recbole_llm.data.fingerprint import ROWS
-from recbole_llm.evaluation.full_ranking import FullCollector, FullRowsDataLoader, full_rows
+from recbole_llm.evaluation.full_ranking import FullCollector, FullRowsDataLoader
+from recbole_llm.evaluation.full_rows import full_rows
 from recbole_llm.evaluation.rerank import RerankDataLoader
 from recbole_llm.protocols.candidates import Ranking
 
