@@ -15,7 +15,7 @@ from recbole.evaluator import metric_types
 from recbole.utils import InputType, get_model
 
 from recbole_llm import registry
-from recbole_llm.config import rules
+from recbole_llm.config import checks
 from recbole_llm.config.known_keys import known_keys, unknown_problems
 from recbole_llm.config.values import ConfigError, SafeLoader, parse_value, read_yaml
 
@@ -119,7 +119,7 @@ def check_and_complete(config, final):
         final["users_per_list"] = max(1, min(users, count - 1))
     known = known_keys(config.model, config.dataset, config.model_class) | also_known
     problems = unknown_problems(set_by_user, known)
-    problems += rules.value_problems(final, config.model_class)
+    problems += checks.value_problems(final, config.model_class)
     name = final.get("protocol")
     protocol = registry.protocol(name if registry.is_protocol(name) else None)  # `value_problems` names a wrong one
     problems += protocol.problems(final, given, config.model_class)
@@ -127,7 +127,7 @@ def check_and_complete(config, final):
         problems += _crm_problems(final, config.dataset, config.model_class)
     try:
         _complete(protocol, final, given, config.model_class, set_by_user)
-        problems += rules.metric_problems(final)
+        problems += checks.metric_problems(final)
     except Exception:  # a bad value may end it; that value is among the problems
         if not problems:
             raise
@@ -162,4 +162,3 @@ def _crm_problems(final, dataset, model_class):
     if not isinstance(own, dict):
         return []
     return [f"crm_config ({name}): {line}" for line in unknown_problems(own, known_keys(name, dataset))]
-

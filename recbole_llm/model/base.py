@@ -18,7 +18,7 @@ from torch import nn
 
 from recbole_llm import registry
 from recbole_llm.adapter import cast_weights, drop_by_row, enable_gradient_checkpointing, use_gate
-from recbole_llm.config.rules import list_problems
+from recbole_llm.config.checks import list_problems
 from recbole_llm.config.stages import stage_at
 from recbole_llm.crm.training import load_or_train
 from recbole_llm.data import prompt

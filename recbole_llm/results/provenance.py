@@ -27,7 +27,8 @@ _BASELINE = (
     "evaluation/preparation.py", "evaluation/full_", "evaluation/labelled_rows.py", "evaluation/click_metrics.py",
 )  # fmt: skip
 # What a plugin model's numbers do not depend on
-_NOT_RUN = ("analysis/", "cli/", "leaderboard/", "results/", "data/convert/", "config/rules.py", "config/known_keys.py", "quick_start.py",
+_NOT_RUN = ("analysis/", "cli/", "leaderboard/", "results/", "data/convert/", "config/rules.py", "config/checks.py", "config/known_keys.py",
+            "quick_start.py",
             "recommend.py", "reproduce.py", "version.py", "__main__.py")  # fmt: skip
 _WEIGHTS = (".safetensors", ".json", ".model")  # of an LLM's folder: weights, configuration, tokenizer
 _WHOLE = 2**26  # files up to this size are hashed whole
