@@ -24,11 +24,10 @@ _NO_NUMBER = frozenset({"", "nan", "na", "n/a", "null", "none"})  # ways to writ
 class Table:
     """The records of an atomic file, as they are written. n of each.
 
-    Attributes
-    ----------
-    types : field -> type of every column of the header, None where the header gives none
-    columns : field -> its values, of the fields asked for. list of str [n]
-    lines : number of the line on which each record begins, from 1. int64 [n]
+    Attributes:
+        types: field -> type of every column of the header, None where the header gives none
+        columns: field -> its values, of the fields asked for. list of str [n]
+        lines: number of the line on which each record begins, from 1. int64 [n]
     """
 
     path: Path
@@ -43,10 +42,8 @@ class Table:
     def floats(self, field: str) -> np.ndarray:
         """The numbers of a column, NaN where a cell is empty. float64 [n]
 
-        Raises
-        ------
-        ValueError
-            Names file, line and value of the first cell that holds no finite number.
+        Raises:
+            ValueError: names file, line and value of the first cell that holds no finite number.
         """
         values, bad = _parse(self.columns[field])
         if bad is not None:
@@ -99,10 +96,8 @@ def _is_number(value: str) -> bool:
 def read_header(path, separator: str = "\t", encoding: str | None = None) -> dict[str, str | None]:
     """Return the columns of an atomic file, field -> type (None where the header gives none).
 
-    Raises
-    ------
-    ValueError
-        If the file has no header, its columns are separated by something else, or two have one name.
+    Raises:
+        ValueError: the file has no header, its columns are separated by something else, or two have one name.
     """
     path, encoding = Path(path), encoding or "utf-8"
     try:
@@ -148,14 +143,12 @@ def _other_separator(header: str, separator: str) -> str | None:
 def read_table(path, separator: str = "\t", encoding: str | None = None, wanted=None) -> Table:
     """Read an atomic file.
 
-    Parameters
-    ----------
-    wanted : function that is given the header (field -> type) and returns the fields to keep; None: all
+    Args:
+        wanted: function that is given the header (field -> type) and returns the fields to keep; None: all
 
-    Raises
-    ------
-    ValueError
-        If the file is not text in `encoding`, or a line does not fit the header; file and line are named.
+    Raises:
+        ValueError: the file is not text in `encoding`, or a line does not fit the header; file and line are
+            named.
     """
     path = Path(path)
     lines = lines_of(path, encoding or "utf-8")

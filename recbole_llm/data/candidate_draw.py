@@ -30,10 +30,8 @@ def encode(parts: Sequence[str]) -> bytes:
 def row_key(seed: int, phase: str, user: str, target: str, epoch: int | None = None) -> bytes:
     """Return the key of one row's random words; the epoch belongs to training rows and to them only.
 
-    Raises
-    ------
-    ValueError
-        For an unknown phase, a training row without an epoch, or an evaluation row with one.
+    Raises:
+        ValueError: for an unknown phase, a training row without an epoch, or an evaluation row with one.
     """
     if phase not in PHASES:
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, not {phase!r}")
@@ -73,23 +71,23 @@ def sample_candidates(
 ) -> tuple[np.ndarray, int]:
     """Draw the candidates of one row.
 
-    Parameters
-    ----------
-    user, target : external tokens; together with `seed`, `phase` and `epoch` they determine the draw.
-    target_index : index of the target in the sorted catalogue.
-    seen : sorted distinct catalogue indices of the user's whole history, the target among them. Shape [h].
-    n_items : size M of the catalogue.
-    n_candidates : C, the target included.
+    Args:
+        user: external token; with `target`, `seed`, `phase` and `epoch` it determines the draw.
+        target: external token.
+        target_index: index of the target in the sorted catalogue.
+        seen: sorted distinct catalogue indices of the user's whole history, the target among them. Shape [h].
+        n_items: size M of the catalogue.
+        n_candidates: C, the target included.
+        seed: `candidate_seed`, in training the run's `seed`.
+        phase: "train", "valid" or "test".
+        epoch: of training rows, None else.
 
-    Returns
-    -------
-    candidates : int32 [C], indices into the catalogue, in the order in which they are shown.
-    position : where the target stands, `candidates[position] == target_index`.
+    Returns:
+        The candidates, int32 [C], indices into the catalogue in the order in which they are shown; and the position of the
+        target among them.
 
-    Raises
-    ------
-    ValueError
-        If fewer than C-1 items are unseen.
+    Raises:
+        ValueError: fewer than C-1 items are unseen.
     """
     n_unseen = n_items - len(seen)
     if n_unseen < n_candidates - 1:

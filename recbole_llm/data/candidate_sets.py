@@ -62,21 +62,18 @@ class CandidateSets:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draw the candidates of training rows for one epoch, from the run's `seed`.
 
-        Parameters
-        ----------
-        users, targets : external tokens, n of each.
-        recent : each row's latest items; where given, only they and the target are left out of its negatives, as in
-            LLaRA's released code, and an item that the user saw earlier or later may be one.
+        Args:
+            users: external tokens. str [n]
+            targets: external tokens. str [n]
+            epoch: from 0.
+            recent: each row's latest items; where given, only they and the target are left out of its negatives, as
+                in LLaRA's released code, and an item that the user saw earlier or later may be one.
 
-        Returns
-        -------
-        candidates : indices into `catalogue`. int32 [n, C]
-        target_position : int16 [n]
+        Returns:
+            The candidates, int32 [n, C], indices into `catalogue`; and the targets' positions among them, int16 [n].
 
-        Raises
-        ------
-        ValueError
-            If users have fewer than C-1 unseen items; all of them are named.
+        Raises:
+            ValueError: users have fewer than C-1 unseen items; all of them are named.
         """
         users, targets = ([str(token) for token in column] for column in (users, targets))
         n_items, width = len(self.catalogue), self.test.n_candidates
@@ -98,17 +95,16 @@ class CandidateSets:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draw one candidate list for several training rows: their targets and, uniformly, other items of the catalogue.
 
-        Parameters
-        ----------
-        users, targets : external tokens, n of each, fewer than C.
-        number : of the list in the epoch; with the run's `seed` and `epoch` it determines the draw.
-        recent : as in `training_candidates`.
+        Args:
+            users: external tokens, fewer than C. str [n]
+            targets: external tokens. str [n]
+            epoch: from 0.
+            number: of the list in the epoch; with the run's `seed` and `epoch` it determines the draw.
+            recent: as in `training_candidates`.
 
-        Returns
-        -------
-        candidates : indices into `catalogue`, each once. int32 [C]
-        target_position : where each row's target stands. int64 [n]
-        unseen : False where a candidate is in the row's history, and so no negative of it; True at its target. bool [n, C]
+        Returns:
+            The candidates, int32 [C], indices into `catalogue`, each once; the position of each row's target, int64 [n]; and
+            bool [n, C], False where a candidate is in the row's history, and so no negative of it, True at its target.
         """
         at = np.array([self._place[str(target)] for target in targets])
         wanted = np.unique(at)
@@ -161,12 +157,9 @@ def candidate_sets(config) -> CandidateSets:
     model, nor on `seed`, which only the training candidates take. `test_sample_size` test rows are kept; the stored file
     has them all.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `evaluation_rows` and `build_candidate_set`.
-    OSError
-        If the cache file cannot be written; nothing is left half-written.
+    Raises:
+        FileNotFoundError, ValueError: as `evaluation_rows` and `build_candidate_set`.
+        OSError: the cache file cannot be written; nothing is left half-written.
     """
     key, train_seed = fingerprint(config), int(config["seed"])
     path = Path(config["checkpoint_dir"]).absolute() / "candidates" / f"{config['dataset']}-{key[:16]}.npz"

@@ -17,13 +17,14 @@ from recbole_llm.data.candidate_draw import KEY_VERSION, check_unseen, encode, s
 class CandidateSet:
     """The candidates of every row of one phase; immutable.
 
-    Attributes
-    ----------
-    phase, seed : what the rows were drawn for and with.
-    user_ids, item_ids : external tokens of each row's user and target. str [n]
-    catalogue : sorted external tokens of the items that occur. str [M]
-    candidates : indices into `catalogue`, as shown. int32 [n, C]
-    target_position : column of the target. int16 [n]
+    Attributes:
+        phase: the phase that the rows were drawn for.
+        seed: the seed that they were drawn with.
+        user_ids: external tokens of the rows' users. str [n]
+        item_ids: external tokens of the rows' targets. str [n]
+        catalogue: sorted external tokens of the items that occur. str [M]
+        candidates: indices into `catalogue`, as shown. int32 [n, C]
+        target_position: column of the target. int16 [n]
     """
 
     phase: str
@@ -104,17 +105,14 @@ def build_candidate_set(
 ) -> CandidateSet:
     """Draw the candidates of many rows.
 
-    Parameters
-    ----------
-    rows : (users, targets), external tokens, n of each.
-    histories : external user -> sorted distinct catalogue indices of the whole history.
-    catalogue : sorted distinct external item tokens. str [M]
+    Args:
+        rows: (users, targets), external tokens, n of each.
+        histories: external user -> sorted distinct catalogue indices of the whole history.
+        catalogue: sorted distinct external item tokens. str [M]
 
-    Raises
-    ------
-    ValueError
-        If a user has fewer than C-1 unseen items (all such users are named), or a target is not in the catalogue or
-        not in its user's history.
+    Raises:
+        ValueError: a user has fewer than C-1 unseen items (all such users are named), or a target is not in the
+            catalogue or not in its user's history.
     """
     users, targets = (np.asarray(column, dtype=str) for column in rows)
     check_unseen(users.tolist(), histories, len(catalogue), n_candidates)
@@ -136,10 +134,9 @@ def build_candidate_set(
 def write_npz(path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays to an .npz file through a temporary file in the same folder: whole or not at all.
 
-    Raises
-    ------
-    OSError
-        Naming the file and the remedy, if the folder cannot be written or the disk is full. Nothing is left behind.
+    Raises:
+        OSError: naming the file and the remedy, if the folder cannot be written or the disk is full. Nothing is
+            left behind.
     """
     path = Path(path)
     temporary = None

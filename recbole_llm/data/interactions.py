@@ -35,12 +35,9 @@ _NOT_LOADED = {  # settings about columns that are not loaded here, or that woul
 def interaction_files(config) -> list[Path]:
     """Return the .inter files of the dataset, one, or one per entry of `benchmark_filename`; fetched where it is missing.
 
-    Raises
-    ------
-    FileNotFoundError
-        Naming the file, and the command that makes it where one exists.
-    ValueError
-        If `benchmark_filename` does not name three files of the same columns.
+    Raises:
+        FileNotFoundError: naming the file, and the command that makes it where one exists.
+        ValueError: `benchmark_filename` does not name three files of the same columns.
     """
     ensure_dataset(config)
     folder, dataset = Path(config["data_path"]), config["dataset"]
@@ -101,10 +98,9 @@ def _interaction_columns(config) -> list[str]:
 def reduced_config(config):
     """Copy a RecBole config so that it loads the interaction columns and the columns it filters by, nothing else.
 
-    Raises
-    ------
-    ValueError
-        If interactions are not ordered by time, or the history list of a benchmark file is not an alias of the item.
+    Raises:
+        ValueError: interactions are not ordered by time, or the history list of a benchmark file is not an alias
+            of the item.
     """
     if config["eval_args"]["order"] != "TO":
         raise ValueError(
@@ -137,10 +133,8 @@ def load_interactions(config) -> SequentialDataset:
 def check_histories(config, dataset) -> None:
     """Refuse benchmark files with rows that have no history, which no sequential model reads.
 
-    Raises
-    ------
-    ValueError
-        Names the files, a few users and the remedy.
+    Raises:
+        ValueError: names the files, a few users and the remedy.
     """
     if not brings_histories(config):
         return

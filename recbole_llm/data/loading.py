@@ -22,10 +22,8 @@ def load_feat(dataset, filepath, source) -> pd.DataFrame | None:
     Token columns hold text, NaN where a cell is empty; float columns finite numbers; sequences arrays. Interactions
     without user, item or time are dropped, and counted in a warning.
 
-    Raises
-    ------
-    ValueError
-        If the file does not fit its header or its types; file, line, column and value are named.
+    Raises:
+        ValueError: the file does not fit its header or its types; file, line, column and value are named.
     """
     load, unload = dataset._get_load_and_unload_col(source)
     if load == set():
@@ -159,9 +157,8 @@ def _cut(dataset, name: str, values: pd.Series) -> pd.Series:
 def check_imputed(dataset) -> None:
     """Refuse to invent a number for users or items of the interactions that the .user or .item file lacks.
 
-    Raises
-    ------
-    ValueError
+    Raises:
+        ValueError: a user or an item has no row there, or no number; names the first and how many there are.
     """
     for name, key in (("user", dataset.uid_field), ("item", dataset.iid_field)):
         frame = getattr(dataset, f"{name}_feat")

@@ -18,10 +18,8 @@ _NAMED = 5  # lines shown in a message
 def lines_of(path: Path, encoding: str) -> list[str]:
     """The lines of a file without their ends.
 
-    Raises
-    ------
-    ValueError
-        Names the first byte that is no text in this encoding.
+    Raises:
+        ValueError: names the first byte that is no text in this encoding.
     """
     content = path.read_bytes()
     try:
@@ -83,10 +81,8 @@ def _csv_records(lines: list[str], separator: str, width: int) -> list[tuple[int
 def _is_csv(records, lines, counts, numbers, width, path) -> bool:
     """Whether quoted values of several lines are values, rather than rows between two stray quotes.
 
-    Raises
-    ------
-    ValueError
-        Names the lines where both are possible.
+    Raises:
+        ValueError: names the lines where both are possible.
     """
     like_rows = dict(zip(numbers.tolist(), (counts == width).tolist(), strict=True))  # line -> has the header's width
     exact = len(like_rows) == sum(like_rows.values())

@@ -24,10 +24,10 @@ PHASES = ("valid", "test")
 class Histories(Mapping):
     """External user -> sorted catalogue indices of everything the user ever interacted with (compressed sparse rows).
 
-    Attributes
-    ----------
-    users : sorted external tokens. str [U]
-    indptr, items : user u's items are `items[indptr[u]:indptr[u + 1]]`. int64 [U + 1], int32 [total]
+    Attributes:
+        users: sorted external tokens. str [U]
+        indptr: the items of user u are `items[indptr[u]:indptr[u + 1]]`. int64 [U + 1]
+        items: catalogue indices. int32 [total]
     """
 
     def __init__(self, users: np.ndarray, indptr: np.ndarray, items: np.ndarray):
@@ -49,11 +49,11 @@ class Histories(Mapping):
 class Rows:
     """What is evaluated. Row lists are pairs (users, targets) of external tokens, sorted by user, then by time.
 
-    Attributes
-    ----------
-    catalogue : sorted external tokens of the items that occur in any split. str [M]
-    histories : whole histories, over all splits.
-    valid, test : (users, targets). str [n] each
+    Attributes:
+        catalogue: sorted external tokens of the items that occur in any split. str [M]
+        histories: whole histories, over all splits.
+        valid: (users, targets) of the validation rows. str [n] each
+        test: (users, targets) of the test rows. str [n] each
     """
 
     catalogue: np.ndarray
@@ -104,10 +104,8 @@ def _row_pairs(split) -> tuple[np.ndarray, np.ndarray]:
 def evaluation_rows(config) -> Rows:
     """Read a dataset's evaluation rows and whole histories; they do not depend on the model.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If a file or column is missing, or the split leaves a phase without rows.
+    Raises:
+        FileNotFoundError, ValueError: a file or column is missing, or the split leaves a phase without rows.
     """
     dataset = load_interactions(config)
     catalogue, histories = _histories(dataset)
@@ -131,14 +129,11 @@ def match_rows(dataset, candidates: CandidateSet) -> np.ndarray:
 
     A pair (user, target) that occurs several times is matched in order of occurrence.
 
-    Returns
-    -------
-    index : row of `dataset.inter_feat` for each row of the set. int64 [n]
+    Returns:
+        The row of `dataset.inter_feat` for each row of the set. int64 [n]
 
-    Raises
-    ------
-    ValueError
-        If the split lacks rows of the set, naming the first.
+    Raises:
+        ValueError: the split lacks rows of the set, naming the first.
     """
     places: dict[tuple[str, str], list[int]] = {}
     columns = (

@@ -13,10 +13,8 @@ def sample_rows(n: int, size, seed: int, labels: np.ndarray | None = None) -> np
         them, with a warning.
     labels : with them, each label keeps its share of the rows (to the nearest row). [n]
 
-    Raises
-    ------
-    ValueError
-        If `size` leaves no row.
+    Raises:
+        ValueError: `size` leaves no row.
     """
     if size is None:
         return np.arange(n)

@@ -57,9 +57,8 @@ def not_there(file: Path, config, missing: list[str], types: dict[str, str | Non
 def check_columns(dataset, by) -> None:
     """Refuse to sort by a column that was not loaded.
 
-    Raises
-    ------
-    ValueError
+    Raises:
+        ValueError: the file has no such column, or `load_col` leaves it out.
     """
     missing = [name for name in ([by] if isinstance(by, str) else by) if name not in dataset.inter_feat]
     if not missing:

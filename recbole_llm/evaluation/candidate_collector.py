@@ -31,15 +31,13 @@ class RankedRows:
 def target_ranks(scores: torch.Tensor, position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rank the target among its candidates.
 
-    Parameters
-    ----------
-    scores : [B, C] finite, higher is better.
-    position : [B] column of the target.
+    Args:
+        scores: [B, C] finite, higher is better.
+        position: [B] column of the target.
 
-    Returns
-    -------
-    strict : rank from 1, equal scores ordered by column. int64 [B]
-    average : rank with equal scores sharing their mean rank (what AUC needs). float [B]
+    Returns:
+        Ranks from 1 with equal scores ordered by column, int64 [B]; and ranks with equal scores sharing their mean, which AUC
+        needs, float [B].
     """
     target = scores.gather(1, position[:, None])  # [B, 1]
     columns = torch.arange(scores.shape[1], device=scores.device)
@@ -98,16 +96,13 @@ class CandidateCollector(Collector):
     def collect_candidate_scores(self, scores, row_index, phase="test", items=None) -> None:
         """Collect scores of whole candidate rows.
 
-        Parameters
-        ----------
-        scores : [B, C], in the order of the candidate set, higher is better.
-        row_index : [B] row numbers in the candidate set of `phase`.
-        items : [B, C] internal item ids; needed for metrics over recommended items (coverage, popularity) only.
+        Args:
+            scores: [B, C], in the order of the candidate set, higher is better.
+            row_index: [B] row numbers in the candidate set of `phase`.
+            items: [B, C] internal item ids; needed for metrics over recommended items (coverage, popularity) only.
 
-        Raises
-        ------
-        ValueError
-            If a score is NaN or infinite (rows are named), or scores do not have C columns.
+        Raises:
+            ValueError: a score is NaN or infinite (rows are named), or scores do not have C columns.
         """
         chosen: CandidateSet = getattr(self._candidate_sets, phase)
         scores, row = scores.detach().float().cpu(), torch.as_tensor(row_index).long().cpu()

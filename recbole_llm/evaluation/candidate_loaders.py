@@ -58,16 +58,15 @@ class CandidateEvalDataLoader(_CandidateRows, NegSampleEvalDataLoader):
     row of the candidate set in its order, with the model's own columns, user and item features joined and RecBole's
     `transform` applied, plus `candidate_row`, `candidate_phase` and the label (1 at the target).
 
-    Parameters
-    ----------
-    config, dataset, sampler : as RecBole passes them; `dataset` is the model's own valid or test split.
-    shuffle : ignored, rows keep the order of the candidate set.
-    phase : "valid" or "test"; taken from the sampler where it has one.
+    Args:
+        config: the model's config.
+        dataset: the model's own validation or test split.
+        sampler: RecBole's sampler of that split.
+        shuffle: ignored, rows keep the order of the candidate set.
+        phase: "valid" or "test"; taken from the sampler where it has one.
 
-    Raises
-    ------
-    ValueError
-        If the phase is unknown, or the split lacks a row of the candidate set.
+    Raises:
+        ValueError: the phase is unknown, or the split lacks a row of the candidate set.
     """
 
     def __init__(self, config, dataset, sampler=None, shuffle=False, phase=None):

@@ -47,10 +47,8 @@ class LabelledLoader(NegSampleEvalDataLoader):
 def prepare_labelled(config, evaluation_loader):
     """(dataset, train, valid, test) of any model under `protocol: ctr`.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `labelled_rows` and `labelled_splits`.
+    Raises:
+        FileNotFoundError, ValueError: as `labelled_rows` and `labelled_splits`.
     """
     if config["MODEL_TYPE"] in (ModelType.DECISIONTREE, ModelType.KNOWLEDGE, ModelType.TRADITIONAL):
         raise ValueError(f"{config['model']}: protocol ctr has no loaders for this type of model; choose another")
@@ -72,9 +70,8 @@ def prepare_labelled(config, evaluation_loader):
 class LabelledCollector(Collector):
     """Keeps the score of every labelled row and hands RecBole's value metrics scores and labels in row order.
 
-    Attributes
-    ----------
-    calibration : a function from scores to probabilities, or None; see `click_metrics.Platt`
+    Attributes:
+        calibration: a function from scores to probabilities, or None; see `click_metrics.Platt`
     """
 
     def __init__(self, config):

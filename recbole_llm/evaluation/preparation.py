@@ -17,14 +17,12 @@ from recbole_llm.data.interactions import fit_histories, widen_histories
 def prepare_data(config):
     """Create the dataset of a model and its loaders, as the run's protocol has them.
 
-    Returns
-    -------
-    dataset, train_data, valid_data, test_data : a loader of length 0 stands for a phase that the split does not have.
+    Returns:
+        (dataset, train loader, validation loader, test loader); a loader of length 0 stands for a phase that the split does
+        not have.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If files, columns or rows are missing (each error names the remedy).
+    Raises:
+        FileNotFoundError, ValueError: files, columns or rows are missing (each error names the remedy).
     """
     return registry.protocol(config["protocol"]).prepare(config)
 

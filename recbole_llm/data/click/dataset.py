@@ -17,9 +17,9 @@ from recbole_llm.data.dataset import PromptDataset
 class ClickDataset(PromptDataset):
     """A `PromptDataset` that also knows what each user did before each row, and under `protocol: ctr` the labels.
 
-    Attributes
-    ----------
-    timelines : see `Timelines`; of each split `numbers` [rows] are the rows' places in `timelines.start` and `.end`.
+    Attributes:
+        timelines: see `Timelines`; of each split `numbers` [rows] are the rows' places in `timelines.start` and
+            `.end`.
     """
 
     timelines: Timelines

@@ -20,12 +20,12 @@ NUMBER = "interaction_number"
 class Interactions:
     """Every interaction of a dataset, in order of time, equal times in the order of its file. n of each.
 
-    Attributes
-    ----------
-    users, items : external tokens. str [n]
-    times : seconds, or RecBole's normalised time; only their order matters. float64 [n]
-    ratings : float64 [n], or None where the file has none
-    labels : 1 liked, 0 not. int8 [n], or None where there is no protocol that asks for labels
+    Attributes:
+        users: external tokens. str [n]
+        items: external tokens. str [n]
+        times: seconds, or RecBole's normalised time; only their order matters. float64 [n]
+        ratings: float64 [n], or None where the file has none.
+        labels: 1 liked, 0 not. int8 [n], or None where no protocol asks for labels.
     """
 
     users: np.ndarray
@@ -47,10 +47,8 @@ def label_columns(config) -> tuple[str | None, float | None]:
 def load_numbered(config, labelled: bool) -> tuple[SequentialDataset, Interactions]:
     """RecBole's dataset over the interaction columns, not yet built, each interaction numbered; and the interactions.
 
-    Raises
-    ------
-    ValueError
-        With `labelled`, if the dataset has neither labels nor ratings.
+    Raises:
+        ValueError: with `labelled`, if the dataset has neither labels nor ratings.
     """
     reduced = reduced_config(config)
     present = columns_of(interaction_files(config)[0], config)
@@ -108,13 +106,13 @@ def interaction_numbers(feats: Sequence, dataset, data: Interactions) -> list[np
 
     Rows are told apart by (user, item); of a pair that occurs several times the last occurrences belong together.
 
-    Parameters
-    ----------
-    feats : the splits' `inter_feat`, train first; together in order of time for each user.
+    Args:
+        feats: the splits' `inter_feat`, train first; together in order of time for each user.
+        dataset: the RecBole dataset that they are of, which gives the external tokens.
+        data: the numbered interactions.
 
-    Returns
-    -------
-    int64 [rows of the split], one array per split
+    Returns:
+        One array for each split. int64 [rows of the split]
     """
     order = np.argsort(data.times, kind="stable")
     numbers: dict[tuple[str, str], list[int]] = {}

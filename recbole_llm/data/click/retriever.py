@@ -27,16 +27,17 @@ def most_relevant(
 ) -> np.ndarray:
     """Places of the k items of each row's history nearest to its target.
 
-    Parameters
-    ----------
-    vectors : unit vectors by internal item id. float32 [M, d]
-    items : `Timelines.items`; row n's history is `items[start[n]:end[n]]`.
-    start, end, targets : int64 [n]
+    Args:
+        vectors: unit vectors by internal item id. float32 [M, d]
+        items: `Timelines.items`; the history of row i is `items[start[i]:end[i]]`.
+        start: where the histories start. int64 [n]
+        end: where they end. int64 [n]
+        targets: internal ids of the items asked about. int64 [n]
+        k: how many places are wanted.
 
-    Returns
-    -------
-    places into `items`, in order of time (oldest first), -1 after the last. int64 [n, k]. Of equal similarities the
-    later interaction is taken.
+    Returns:
+        Places in `items`, in order of time (oldest first), -1 after the last. int64 [n, k]. Of equal similarities the later
+        interaction is taken.
     """
     places = recent(start, end, k)
     long = np.flatnonzero(end - start > k)
@@ -77,12 +78,9 @@ def item_vectors(config, titles: list[str], title_ids: list[list[int]]) -> np.nd
     `retrieval_encoder` is `llm` (the run's own) or a sentence-transformers model. The result is kept in
     `<checkpoint_dir>/text_vectors/`.
 
-    Raises
-    ------
-    ImportError
-        If the encoder's package is not installed; names the extra.
-    ValueError
-        If there is no item text, or a vector is not finite.
+    Raises:
+        ImportError: the encoder's package is not installed; names the extra.
+        ValueError: there is no item text, or a vector is not finite.
     """
     if not any(titles[1:]):
         raise ValueError(

@@ -81,10 +81,9 @@ def _check_classes(rows: LabelledRows, phase: str, config) -> None:
 def labelled_rows(config) -> LabelledRows:
     """The labelled rows of a dataset under `protocol: ctr`, the same for every model; kept in memory.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If files, columns or labels are missing, or a phase has rows of one class only.
+    Raises:
+        FileNotFoundError, ValueError: files, columns or labels are missing, or a phase has rows of one class
+            only.
     """
     settings = [config[key] for key in ("threshold", "LABEL_FIELD", "RATING_FIELD", "test_sample_size")]
     key = " ".join([fingerprint(config), *map(str, settings)])

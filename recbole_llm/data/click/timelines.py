@@ -16,11 +16,12 @@ from recbole_llm.data.click.interactions import Interactions
 class Timelines:
     """All users' interactions in order of time, one user after the other.
 
-    Attributes
-    ----------
-    items : internal item ids. int64 [total]
-    labels, ratings : int8 and float64 [total], or None
-    start, end : for interaction number n, `items[start[n]:end[n]]` is what its user did strictly before. int64 [n]
+    Attributes:
+        items: internal item ids. int64 [total]
+        labels: 1 liked, 0 not. int8 [total], or None.
+        ratings: float64 [total], or None.
+        start: `items[start[i]:end[i]]` is what the user of interaction number i did strictly before. int64 [n]
+        end: see `start`. int64 [n]
     """
 
     items: np.ndarray

@@ -168,10 +168,9 @@ def read_frame(path, content: bytes | None = None) -> dict[str, list]:
 
     `content` is read in place of the file, where the file is inside an archive; errors name `path`.
 
-    Raises
-    ------
-    RefusedPickle
-        If the pickle names anything that is not in `ALLOWED`, or is damaged, or is not such a DataFrame.
+    Raises:
+        RefusedPickle: the pickle names anything that is not in `ALLOWED`, or is damaged, or is not such a
+            DataFrame.
     """
     try:
         content = Path(path).read_bytes() if content is None else content
