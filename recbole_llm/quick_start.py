@@ -175,7 +175,7 @@ def _cost_and_checks(config, trainer, test, record, rows) -> dict:
 
 
 def _table(record: dict, n_rows: int, path) -> str:
-    """What the user reads last."""
+    """The text that is printed at the end of a run."""
     metrics = record["metrics"]
     what = registry.protocol(record["protocol"]).ranks(record["candidates"]["count"])
     head = f"{record['model']} on {record['dataset']}, {what}, {result_file.count_of_rows(n_rows, record['n_test_rows'])}"

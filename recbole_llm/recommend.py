@@ -5,7 +5,7 @@
     recommender.recommend(users=["196"], k=10)
     recommender.recommend(history=["Toy Story (1995)", "Heat (1995)"], k=5)
 
-The CRM retrieves `rerank_n` items, the LLM ranks them, the rest follow in the CRM's order (`data.inference`). Nothing here
+The CRM retrieves `rerank_n` items, the LLM ranks them, the rest follow in the CRM's order (`model.by_hand`). Nothing here
 opens a pickle: a run's folder holds safetensors, JSON and YAML.
 """
 
@@ -43,8 +43,10 @@ class Ranked:
     """What a request is answered with.
 
     Attributes:
-        items: ``[N]`` internal ids as the LLM ranks them; scores: ``[N]`` the LLM's.
-        rest: those that follow in the CRM's order. crm_rank: by internal id, from 1, of items with interactions.
+        items: ``[N]`` internal ids as the LLM ranks them.
+        scores: ``[N]`` the LLM's scores of them.
+        rest: internal ids of those that follow, in the CRM's order.
+        crm_rank: rank by the CRM, from 1, of each item with interactions, by internal id.
     """
 
     items: np.ndarray
@@ -96,6 +98,8 @@ class Recommender:
     """A trained LLM recommender with its data.
 
     Args:
+        config: the run's configuration.
+        model: the trained model.
         splits: its training, validation and test split.
 
     Raises:
@@ -139,14 +143,35 @@ class Recommender:
         return pd.concat(parts, ignore_index=True)
 
     def explain(self, users=None, history=None, k: int | None = None, candidates=None, exclude=(), until=None) -> str:
-        """How lists come about: prompts with their slots, the gate's weights, the scores. Arguments as of `recommend`."""
+        """How lists come about, as text: prompts with their slots, the gate's weights, the scores.
+
+        Args:
+            users: as in `recommend`, like the rest.
+            history: a new user's items.
+            k: items for each.
+            candidates: items to rank.
+            exclude: items to leave out.
+            until: "test", or None for the whole history.
+
+        Raises:
+            ValueError: as `recommend`.
+        """
         from recbole_llm.model.explain import explanation
 
         requests = self.requests.make(users, history, candidates, exclude, until)
         return "\n\n".join(explanation(self, request, _count(request, k)) for request in requests)
 
     def rank(self, requests: list[Request], counts: list[int], show_progress: bool = False) -> list[Ranked]:
-        """What is ranked for each request, at least ``counts`` items."""
+        """Rank what each request asks for.
+
+        Args:
+            requests: n of them.
+            counts: how many items each wants.
+            show_progress: a bar, where there is more than one batch.
+
+        Returns:
+            n rankings, each of at least as many items as are wanted.
+        """
         ranked: list[Ranked] = [None] * len(requests)
         step = max(1, BLOCK // self.requests.dataset.item_num)
         quiet = not show_progress or len(requests) <= self.config["eval_batch_size"]
@@ -159,7 +184,7 @@ class Recommender:
         return ranked
 
     def crm_scores(self, requests: list[Request]) -> tuple[Interaction, np.ndarray]:
-        """(rows that models read, the CRM's scores [B, item_num]), minus infinity for what may not be ranked."""
+        """The rows that models read, and the CRM's scores ``[B, item_num]``, minus infinity for what may not be ranked."""
         width = max(len(request.history) for request in requests)
         histories = np.stack([np.pad(request.history, (0, width - len(request.history))) for request in requests])
         columns = {
@@ -173,7 +198,20 @@ class Recommender:
         return lines, scores
 
     def groups(self, requests, counts, lines, scores) -> list[tuple[np.ndarray, np.ndarray]]:
-        """[(request numbers [b], candidates [b, N])]: what the LLM ranks, requests with as many candidates together."""
+        """Put requests with as many candidates together.
+
+        Args:
+            requests: B of them.
+            counts: how many items each wants.
+            lines: rows that models read.
+            scores: ``[B, item_num]`` the CRM's.
+
+        Returns:
+            Pairs of request numbers ``[b]`` and what the LLM ranks, ``[b, N]`` internal ids.
+
+        Raises:
+            ValueError: a request wants more items than are left to rank.
+        """
         retrieved = []
         for i, (request, k) in enumerate(zip(requests, counts, strict=True)):
             left = int(np.isfinite(scores[i]).sum()) if request.candidates is None else len(request.candidates)
@@ -189,7 +227,11 @@ class Recommender:
         return groups
 
     def prompts(self, lines: Interaction, candidates: np.ndarray) -> Interaction:
-        """What the LLM reads of rows with candidates [b, N]; with one that the CRM has no vector for, text alone."""
+        """The prompts of rows with candidates ``[b, N]``; text alone where the CRM has no vector for one of them.
+
+        Raises:
+            ValueError: the gate reads a vector that is not there (`gate_input: target`).
+        """
         if not self.names.cold[candidates].any():
             return self.hand.prompts(lines, candidates)
         if getattr(self.model, "gate_input", None) == "target":
@@ -201,7 +243,7 @@ class Recommender:
 
     @torch.no_grad()
     def score(self, batch: Interaction) -> np.ndarray:
-        """The LLM's scores [b, N] of a batch, in the precision of the run's evaluation."""
+        """The LLM's scores ``[b, N]`` of a batch, in the precision of the run's evaluation."""
         device, kind = self.model.device, precision(self.config["mixed_precision"] or "auto", self.model.device)
         with torch.autocast(device.type, torch.float16 if kind == "fp16" else torch.bfloat16, enabled=kind != "no"):
             return self.model.score_candidates(batch.to(device)).float().cpu().numpy()
@@ -215,7 +257,7 @@ class Recommender:
                     yield int(i), self._ranked(requests[i], counts[i], scores[i], items, llm)
 
     def _batches(self, lines, groups) -> Iterator[tuple[np.ndarray, np.ndarray, Interaction]]:
-        """(request numbers, candidates, prompts) of batches of like prompts, the longest first."""
+        """Batches of like prompts, the longest first: (request numbers ``[b]``, candidates ``[b, N]``, prompts)."""
         alike: dict[tuple, list] = {}
         for rows, candidates in groups:
             alike.setdefault((candidates.shape[1], bool(self.names.cold[candidates].any())), []).append((rows, candidates))
@@ -233,7 +275,7 @@ class Recommender:
         return self.model.tokens.with_titles(self.names.titles)
 
     def _ranked(self, request, k, crm, items, llm) -> Ranked:
-        """crm [item_num]; items [N] as they were shown; llm [N]."""
+        """The ranking of a request for k items, from the CRM's scores ``[item_num]`` and the LLM's ``[N]`` of the ``items`` shown."""
         best = np.argsort(-llm, kind="stable")  # equal scores in the order shown, as in evaluation
         order = items[~self.names.cold[items]]
         if request.candidates is None:
@@ -258,7 +300,7 @@ class Recommender:
 
 
 def _count(request: Request, k: int | None) -> int:
-    """Items asked for."""
+    """How many items a request is answered with."""
     if k is None:
         return K if request.candidates is None else min(K, len(request.candidates))
     return int(k)

@@ -1,6 +1,6 @@
 """What a dataset holds and what a run makes of it: recbole-llm data check NAME [--model=LLaRA] [--key=value ...]
 
-What people run before they spend a night of GPU. Everything is read by the code that runs read it by, under the settings given,
+To be run before a long training. Everything is read by the code that runs read it by, under the settings given,
 which are those of `run`. Nothing is trained; of the LLM only the tokenizer is opened, and where it is not here, tokens and the
 example prompt are left out. Exit code: 0, 1 where something would stop a run, 2 where there are no interactions to read.
 """

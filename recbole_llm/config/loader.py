@@ -23,9 +23,18 @@ from recbole_llm.config.values import ConfigError, SafeLoader, parse_value, read
 class LLMConfig(Config):
     """RecBole's Config for `run_recbole_llm`: every model, RecBole's own included, gets the plugin's layers and checks.
 
-    command_line: the parsed --key=value settings, the highest layer; `sys.argv` is never read.
-    also_known: further keys that are not errors, e.g. those of the other models of a leaderboard.
-    Raises ConfigError with all problems at once, ValueError for an unknown model, FileNotFoundError for a file.
+    Args:
+        model: a model's name.
+        dataset: a dataset's name.
+        config_file_list: YAML files; later ones win.
+        config_dict: settings over the files.
+        command_line: the parsed --key=value settings, the highest layer; `sys.argv` is never read.
+        also_known: further keys that are not errors, e.g. those of the other models of a leaderboard.
+
+    Raises:
+        ConfigError: wrong settings, all of them at once.
+        ValueError: the model is unknown.
+        FileNotFoundError: a config file is missing.
     """
 
     def __init__(
@@ -69,7 +78,9 @@ class LLMConfig(Config):
 def config_from_values(values, chosen=None):
     """Rebuild a Config from `plain_values`, for the device at hand and a single process; nothing is read or checked.
 
-    chosen: what the user sets now, over the values.
+    Args:
+        values: what `plain_values` gave.
+        chosen: what the user sets now, over the values.
     """
     values, chosen = {**values, **(chosen or {})}, chosen or {}
     config = object.__new__(Config)
@@ -96,8 +107,12 @@ def config_from_values(values, chosen=None):
 def place_on_device(final, chosen):
     """Fill in the device keys of a single process.
 
-    RecBole hides every GPU but gpu_id, whose default is 0, as soon as a Config is made, and lets use_gpu stand unread. Here
+    RecBole hides every GPU but gpu_id, whose default is 0, as soon as a Config is made, and does not read use_gpu. Here
     CUDA_VISIBLE_DEVICES is as the user left it unless gpu_id was `chosen`, and `use_gpu: False` means the CPU.
+
+    Args:
+        final: the merged configuration, changed in place.
+        chosen: whether the user set gpu_id.
     """
     ids = final["gpu_id"]
     final["gpu_id"] = ",".join(map(str, ids)) if isinstance(ids, (list, tuple)) else str(ids)
@@ -108,7 +123,11 @@ def place_on_device(final, chosen):
 
 
 def check_and_complete(config, final):
-    """Raise ConfigError for all wrong settings of `final`, then let the protocol complete it."""
+    """Let the protocol complete the merged configuration `final` of `config`, once nothing in it is wrong.
+
+    Raises:
+        ConfigError: wrong settings, all of them at once.
+    """
     if isinstance(config, LLMConfig):
         set_by_user, also_known = config.external_config_dict, config._also_known
     else:  # plain RecBole reads the arguments of whatever script is running, which need not be settings

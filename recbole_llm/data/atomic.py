@@ -25,7 +25,8 @@ class Table:
     """The records of an atomic file, as they are written. n of each.
 
     Attributes:
-        types: field -> type of every column of the header, None where the header gives none
+        path: the file.
+        types: field -> type of every column of the header, None where the header gives none.
         columns: field -> its values, of the fields asked for. list of str [n]
         lines: number of the line on which each record begins, from 1. int64 [n]
     """
@@ -43,7 +44,7 @@ class Table:
         """The numbers of a column, NaN where a cell is empty. float64 [n]
 
         Raises:
-            ValueError: names file, line and value of the first cell that holds no finite number.
+            ValueError: a cell holds no finite number; names file, line and value of the first.
         """
         values, bad = _parse(self.columns[field])
         if bad is not None:
@@ -54,7 +55,11 @@ class Table:
         return values
 
     def times(self, field: str) -> np.ndarray:
-        """As `floats`, for the column of times, which may also hold ISO 8601 dates: they become seconds since 1970."""
+        """As `floats`, for the column of times, which may also hold ISO 8601 dates: they become seconds since 1970.
+
+        Raises:
+            ValueError: a cell holds neither, or numbers and dates are mixed; names file, line and value.
+        """
         text = self.columns[field]
         values, bad = _parse(text)
         if bad is None:
@@ -144,11 +149,13 @@ def read_table(path, separator: str = "\t", encoding: str | None = None, wanted=
     """Read an atomic file.
 
     Args:
-        wanted: function that is given the header (field -> type) and returns the fields to keep; None: all
+        path: the file.
+        separator: between columns.
+        encoding: of the file; None for UTF-8.
+        wanted: a function that is given the header (field -> type) and returns the fields to keep; None for all.
 
     Raises:
-        ValueError: the file is not text in `encoding`, or a line does not fit the header; file and line are
-            named.
+        ValueError: the file is not text in `encoding`, or a line does not fit the header; names file and line.
     """
     path = Path(path)
     lines = lines_of(path, encoding or "utf-8")

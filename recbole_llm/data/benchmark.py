@@ -58,7 +58,7 @@ def check_history_lists(dataset) -> None:
     """Refuse history lists that are not loaded, or written with another separator than `seq_separator`.
 
     Raises:
-        ValueError: names the list and the separator that splits it into known items.
+        ValueError: a list is not; names it, and the separator that splits it into known items.
     """
     field = dataset.iid_field + dataset.config["LIST_SUFFIX"] if dataset.iid_field else None
     frame = dataset.inter_feat

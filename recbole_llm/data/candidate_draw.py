@@ -31,7 +31,7 @@ def row_key(seed: int, phase: str, user: str, target: str, epoch: int | None = N
     """Return the key of one row's random words; the epoch belongs to training rows and to them only.
 
     Raises:
-        ValueError: for an unknown phase, a training row without an epoch, or an evaluation row with one.
+        ValueError: the phase is unknown, a training row has no epoch, or an evaluation row has one.
     """
     if phase not in PHASES:
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, not {phase!r}")
@@ -114,7 +114,11 @@ def _too_few(unseen: Mapping[str, int], n_items: int, n_candidates: int) -> str:
 
 
 def check_unseen(users, histories: Mapping[str, np.ndarray], n_items: int, n_candidates: int) -> None:
-    """Raise one ValueError naming every user with fewer than C-1 unseen items."""
+    """Refuse candidate sets that users with fewer than C-1 unseen items cannot have.
+
+    Raises:
+        ValueError: names all of these users.
+    """
     if n_candidates < 2:
         raise ValueError(f"n_candidates must be at least 2 (a target and a negative), not {n_candidates}")
     unseen = {str(user): n_items - len(histories[user]) for user in dict.fromkeys(users)}

@@ -25,8 +25,11 @@ _memory: dict[tuple, "CandidateSets"] = {}  # by file, fingerprint and the file'
 class CandidateSets:
     """The rows of a dataset with their frozen candidates, and the source of training candidates.
 
-    `rows` are all rows of the split: what no model may train on. `test` holds those that are measured, a sample of them
-    with `test_sample_size`.
+    Attributes:
+        rows: all rows of the split, on which no model may train.
+        valid: the validation rows.
+        test: the test rows that are measured, a sample of them with `test_sample_size`.
+        train_seed: the run's `seed`, of which training candidates are drawn.
     """
 
     rows: Rows
@@ -47,7 +50,11 @@ class CandidateSets:
         return {item: i for i, item in enumerate(self.catalogue.tolist())}
 
     def internal_items(self, dataset) -> np.ndarray:
-        """Return a dataset's internal ids of the catalogue. int64 [M]; ValueError if it lacks an item."""
+        """Return a dataset's internal ids of the catalogue. int64 [M]
+
+        Raises:
+            ValueError: the dataset lacks an item; names the filters that may have dropped it.
+        """
         known = dataset.field2token_id[dataset.iid_field]
         missing = [item for item in self.catalogue.tolist() if item not in known]
         if missing:
@@ -175,7 +182,7 @@ def candidate_sets(config) -> CandidateSets:
 
 
 def _stamp(path: Path) -> tuple | None:
-    """What changes when a file does; None where there is none."""
+    """Time, size and inode of a file, which change when it does; None where there is none."""
     try:
         found = path.stat()
     except OSError:

@@ -77,7 +77,11 @@ class CandidateSet:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "CandidateSet":
-        """Rebuild a set and check its digest; KeyError or ValueError if `arrays` is not such a set."""
+        """Rebuild a set and check its digest.
+
+        Raises:
+            KeyError, ValueError: `arrays` are not those of a set.
+        """
         columns = {name: arrays[name] for name in cls.FIELDS[2:-1]}
         loaded = cls(phase=str(arrays["phase"]), seed=int(arrays["seed"]), **columns)
         if loaded.sha256 != str(arrays["sha256"]):
@@ -90,7 +94,11 @@ class CandidateSet:
 
     @classmethod
     def load(cls, path) -> "CandidateSet":
-        """Read what `save` wrote; ValueError naming the file if it is damaged."""
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file is damaged; names it.
+        """
         return read_npz(path, cls.from_arrays)
 
 
@@ -109,6 +117,10 @@ def build_candidate_set(
         rows: (users, targets), external tokens, n of each.
         histories: external user -> sorted distinct catalogue indices of the whole history.
         catalogue: sorted distinct external item tokens. str [M]
+        n_candidates: C, the target included.
+        seed: `candidate_seed`, in training the run's `seed`.
+        phase: "train", "valid" or "test".
+        epoch: of training rows, None else.
 
     Raises:
         ValueError: a user has fewer than C-1 unseen items (all such users are named), or a target is not in the
@@ -135,8 +147,7 @@ def write_npz(path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays to an .npz file through a temporary file in the same folder: whole or not at all.
 
     Raises:
-        OSError: naming the file and the remedy, if the folder cannot be written or the disk is full. Nothing is
-            left behind.
+        OSError: the folder cannot be written, or the disk is full; names the file and the remedy. Nothing is left behind.
     """
     path = Path(path)
     temporary = None
@@ -157,7 +168,12 @@ def write_npz(path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_npz(path, build):
-    """Return `build(arrays)` of an .npz file without unpickling; ValueError naming the file if it is damaged."""
+    """Return `build(arrays)` of an .npz file without unpickling.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or `build` refuses what it holds; names the file.
+    """
     try:
         with np.load(path, allow_pickle=False) as stored:
             return build({name: stored[name] for name in stored.files})

@@ -23,7 +23,7 @@ def check_left(dataset) -> None:
     """Refuse a dataset of which filters leave nothing.
 
     Raises:
-        ValueError: names the dataset, each filter that dropped rows, and the rows before and after.
+        ValueError: no row is left; names the dataset, each filter that dropped rows, and the rows before and after.
     """
     for feat in ("inter", "user", "item"):
         frame = getattr(dataset, f"{feat}_feat", None)

@@ -1,6 +1,6 @@
 """The interactions as RecBole's sequential models see them, read without regard to the model that will be run.
 
-RecBole's data depend on the model in quiet ways: item features can drop interactions
+RecBole's data depend on the model: item features can drop interactions
 (`filter_inter_by_user_or_item`), a general model keeps users whom a sequential one cannot score. Evaluation rows
 must not, so they are taken from a RecBole `SequentialDataset` over a copy of the config that loads the interaction
 columns and nothing else. RecBole sorts by 32-bit timestamps; normalising them (its ml-100k does) changes which
@@ -36,7 +36,7 @@ def interaction_files(config) -> list[Path]:
     """Return the .inter files of the dataset, one, or one per entry of `benchmark_filename`; fetched where it is missing.
 
     Raises:
-        FileNotFoundError: naming the file, and the command that makes it where one exists.
+        FileNotFoundError: a file is missing; names it, and the command that makes it where one exists.
         ValueError: `benchmark_filename` does not name three files of the same columns.
     """
     ensure_dataset(config)
@@ -75,7 +75,11 @@ def loaded_files(config) -> list[Path]:
 
 
 def _interaction_columns(config) -> list[str]:
-    """The .inter columns that rows are made of; ValueError naming file and column if one is missing."""
+    """The .inter columns that rows are made of.
+
+    Raises:
+        ValueError: one is missing; names file and column.
+    """
     file = interaction_files(config)[0]
     types = read_header(file, config["field_separator"], config["encoding"])
     needed = [config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]]
@@ -134,7 +138,7 @@ def check_histories(config, dataset) -> None:
     """Refuse benchmark files with rows that have no history, which no sequential model reads.
 
     Raises:
-        ValueError: names the files, a few users and the remedy.
+        ValueError: there are such rows; names the files, a few users and the remedy.
     """
     if not brings_histories(config):
         return

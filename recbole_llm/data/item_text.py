@@ -109,7 +109,11 @@ def _strangers(path: Path, text_field: str, item: str, written: dict[str, str]) 
 
 
 def titles_and_unnamed(config, dataset) -> tuple[list[str], list[str]]:
-    """(titles as `load_titles` returns them, external ids of the items that have none). Raises as `load_titles`."""
+    """(titles as `load_titles` returns them, external ids of the items that have none).
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_titles`.
+    """
     path = _item_file(config)
     written = read_titles(
         path, dataset.iid_field, config["item_text_field"], config["field_separator"], config["encoding"] or "utf-8"

@@ -19,7 +19,7 @@ def lines_of(path: Path, encoding: str) -> list[str]:
     """The lines of a file without their ends.
 
     Raises:
-        ValueError: names the first byte that is no text in this encoding.
+        ValueError: a byte is no text in this encoding; names the first.
     """
     content = path.read_bytes()
     try:
@@ -82,7 +82,7 @@ def _is_csv(records, lines, counts, numbers, width, path) -> bool:
     """Whether quoted values of several lines are values, rather than rows between two stray quotes.
 
     Raises:
-        ValueError: names the lines where both are possible.
+        ValueError: both are possible; names the lines.
     """
     like_rows = dict(zip(numbers.tolist(), (counts == width).tolist(), strict=True))  # line -> has the header's width
     exact = len(like_rows) == sum(like_rows.values())
@@ -122,7 +122,7 @@ def _evened(body, counts, numbers, separator, width, path, quotes: bool) -> list
 
 
 def _unescape(value: str) -> str:
-    """Undo CSV quoting where it is certain: outer quotes and only doubled quotes inside, one pair at least."""
+    """Undo CSV quoting where there is no doubt: outer quotes and only doubled quotes inside, one pair at least."""
     inner = value[1:-1]
     quoted = len(value) > 2 and value[0] == value[-1] == '"' and '""' in inner
     return inner.replace('""', '"') if quoted and '"' not in inner.replace('""', "") else value

@@ -47,7 +47,7 @@ class Histories(Mapping):
 
 @dataclass(frozen=True)
 class Rows:
-    """What is evaluated. Row lists are pairs (users, targets) of external tokens, sorted by user, then by time.
+    """The rows that are evaluated: pairs (users, targets) of external tokens, sorted by user, then by time.
 
     Attributes:
         catalogue: sorted external tokens of the items that occur in any split. str [M]
@@ -133,7 +133,7 @@ def match_rows(dataset, candidates: CandidateSet) -> np.ndarray:
         The row of `dataset.inter_feat` for each row of the set. int64 [n]
 
     Raises:
-        ValueError: the split lacks rows of the set, naming the first.
+        ValueError: the split lacks rows of the set; names the first.
     """
     places: dict[tuple[str, str], list[int]] = {}
     columns = (

@@ -1,4 +1,4 @@
-"""Which rows are learnt from and measured: seeded samples (`train_sample_size`, `valid_sample_size`, `test_sample_size`)."""
+"""Which rows a model learns from and is measured on: seeded samples (`train_sample_size`, `valid_sample_size`, `test_sample_size`)."""
 
 import hashlib
 import logging
@@ -9,9 +9,12 @@ import numpy as np
 def sample_rows(n: int, size, seed: int, labels: np.ndarray | None = None) -> np.ndarray:
     """Sorted row numbers of a seeded sample of n rows; a smaller sample is part of a larger one.
 
-    size : a count, a share, or None for all rows. A count above n, which a default may be for a small dataset, is all of
-        them, with a warning.
-    labels : with them, each label keeps its share of the rows (to the nearest row). [n]
+    Args:
+        n: number of rows.
+        size: a count, a share, or None for all rows. A count above n, which a default may be for a small dataset, is all
+            of them, with a warning.
+        seed: of the draw.
+        labels: with them, each label keeps its share of the rows, to the nearest row. [n]
 
     Raises:
         ValueError: `size` leaves no row.
@@ -35,8 +38,11 @@ def sample_rows(n: int, size, seed: int, labels: np.ndarray | None = None) -> np
 def sample_evaluation_rows(n: int, size: int | None, seed: int, phase: str) -> np.ndarray:
     """Sorted row numbers of a seeded sample of n validation or test rows; a smaller sample is part of a larger one.
 
-    size : a count; None, or one above n, is all rows.
-    phase : "valid" or "test", which are sampled independently.
+    Args:
+        n: number of rows.
+        size: a count; None, or one above n, is all rows.
+        seed: of the draw.
+        phase: "valid" or "test", which are sampled independently.
     """
     if size is None:
         return np.arange(n)

@@ -73,7 +73,11 @@ class CandidateCollector(Collector):
         return candidate_sets(self.config)
 
     def rows(self) -> RankedRows:
-        """Return the rows of the last finished evaluation, in row order; RuntimeError if there is none."""
+        """Return the rows of the last finished evaluation, in row order.
+
+        Raises:
+            RuntimeError: there was none.
+        """
         if self._finished is None:
             raise RuntimeError("no evaluation has finished: call trainer.evaluate first")
         return self._finished
@@ -99,6 +103,7 @@ class CandidateCollector(Collector):
         Args:
             scores: [B, C], in the order of the candidate set, higher is better.
             row_index: [B] row numbers in the candidate set of `phase`.
+            phase: "valid" or "test".
             items: [B, C] internal item ids; needed for metrics over recommended items (coverage, popularity) only.
 
         Raises:

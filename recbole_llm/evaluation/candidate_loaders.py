@@ -96,7 +96,7 @@ class CandidateSequenceDataLoader(_CandidateRows, FullSortEvalDataLoader):
     """Evaluation batches over the frozen candidates, one line per row, for models with `full_sort_predict`.
 
     A batch is (interaction, None, positive row [B], positive item [B]); the interaction also has `candidate_items`
-    [B, C], `candidate_row` and `candidate_phase`. Parameters and errors as `CandidateEvalDataLoader`.
+    [B, C], `candidate_row` and `candidate_phase`. Arguments and errors are those of `CandidateEvalDataLoader`.
     """
 
     def __init__(self, config, dataset, sampler=None, shuffle=False, phase=None):

@@ -29,7 +29,7 @@ class ClickEvaluator(Evaluator):
     """RecBole's evaluator plus GAUC; without probabilities only the metrics that need none.
 
     Attributes:
-        probabilities: whether scores are probabilities (as given, or after calibration)
+        probabilities: whether scores are probabilities, as given or after calibration.
     """
 
     def __init__(self, config, probabilities: bool):

@@ -83,11 +83,11 @@ def catalogue_ranks(scores: np.ndarray, rows: FullRows, row: np.ndarray) -> tupl
 
     Args:
         scores: ``[B, M]`` by catalogue index, higher is better.
+        rows: the rows of the phase.
         row: ``[B]`` row numbers.
 
     Returns:
-        ``(strict [B], average [B], length [B])``: rank from 1 with ties by `tie_keys`, rank with ties sharing their
-        mean,
+        ``(strict [B], average [B], length [B])``: rank from 1 with ties by `tie_keys`, rank with ties sharing their mean,
         number of items ranked.
 
     Raises:

@@ -83,8 +83,16 @@ def build_splits(config, dataset) -> list:
 def assign_rows(dataset, valid: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Say for each interaction, in order of time, whether it is for training (0), validation (1) or test (2).
 
-    valid, test : (users, targets) of all rows, measured or not. Of a (user, item) pair that occurs several times, the last occurrences are the test rows, those before them the
-    validation rows. int8 [number of interactions]
+    Of a (user, item) pair that occurs several times, the last occurrences are the test rows, those before them the validation
+    rows.
+
+    Args:
+        dataset: a RecBole dataset that is not yet built.
+        valid: (users, targets) of all validation rows, measured or not.
+        test: (users, targets) of all test rows, measured or not.
+
+    Returns:
+        int8 [number of interactions]
     """
     wanted: dict[tuple[str, str], list[int]] = {}
     for label, (users, targets) in ((1, valid), (2, test)):

@@ -57,7 +57,9 @@ def catalogue_scores(model, interaction, item_features) -> torch.Tensor:
     Models without a full sort (DIN) score pair by pair, as RecBole's trainer lets them, in blocks of bounded memory.
 
     Args:
-        interaction: B lines; item_features: the dataset's item features, one line per item.
+        model: a model of RecBole.
+        interaction: B lines.
+        item_features: the dataset's item features, one line per item.
     """
     if type(model).full_sort_predict is not AbstractRecommender.full_sort_predict:
         return model.full_sort_predict(interaction).view(len(interaction), -1)
@@ -74,8 +76,12 @@ def retrieve(crm, lines, item_features, rows: FullRows, internal: np.ndarray, n:
     """Score the catalogue with a frozen CRM, in blocks of bounded memory.
 
     Args:
-        crm: RecBole's model; lines: row numbers -> what it reads of these rows, an interaction of as many lines.
-        item_features: the dataset's item features; internal: internal ids of the catalogue.
+        crm: RecBole's model.
+        lines: row numbers -> what it reads of these rows, an interaction of as many lines.
+        item_features: the dataset's item features, one line per item.
+        rows: the rows, and what each of them ranks.
+        internal: internal ids of the catalogue.
+        n: how many items are retrieved.
         k: how many items metrics look at, n or more of them.
 
     Raises:
@@ -169,7 +175,7 @@ def attach_retriever(trainer, loader) -> None:
 
 
 def retriever(config, trainer) -> dict | None:
-    """In ``full``, what an LLM row re-ranks: ``{"model", "n", "recall"}``; the recall bounds the row's metrics."""
+    """What an LLM row of ``full`` re-ranks: ``{"model", "n", "recall"}``, None elsewhere; the recall bounds its metrics."""
     retrieved = getattr(trainer.eval_collector, "retrieved", None)
     if not retrieved:
         return None

@@ -18,8 +18,8 @@ class ClickDataset(PromptDataset):
     """A `PromptDataset` that also knows what each user did before each row, and under `protocol: ctr` the labels.
 
     Attributes:
-        timelines: see `Timelines`; of each split `numbers` [rows] are the rows' places in `timelines.start` and
-            `.end`.
+        timelines: see `Timelines`.
+        numbers: of a split, the rows' places in `timelines.start` and `timelines.end`. [rows]
     """
 
     timelines: Timelines

@@ -48,7 +48,7 @@ def load_numbered(config, labelled: bool) -> tuple[SequentialDataset, Interactio
     """RecBole's dataset over the interaction columns, not yet built, each interaction numbered; and the interactions.
 
     Raises:
-        ValueError: with `labelled`, if the dataset has neither labels nor ratings.
+        ValueError: `labelled` asks for labels, and the dataset has neither labels nor ratings.
     """
     reduced = reduced_config(config)
     present = columns_of(interaction_files(config)[0], config)

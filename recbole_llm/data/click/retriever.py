@@ -2,7 +2,7 @@
 
 The CRM reads a long history of ids, the LLM a short one of titles; each is the latest interactions, or those most
 relevant to the item asked about: the largest cosines between vectors of item texts. Both come from what the user did
-strictly before the row (`data.timelines`). Vectors are the LLM's own mean-pooled states, or a sentence encoder's,
+strictly before the row (`data.click.timelines`). Vectors are the LLM's own mean-pooled states, or a sentence encoder's,
 computed once and kept under a hash of titles and encoder. Search is exact, by matrix products in bounded blocks.
 """
 
@@ -106,7 +106,11 @@ def item_vectors(config, titles: list[str], title_ids: list[list[int]]) -> np.nd
 
 
 def unit(raw: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1, row 0 zero; ValueError if one is not finite or without direction."""
+    """Rows scaled to length 1, row 0 zero.
+
+    Raises:
+        ValueError: a row is not finite, or zero and so without direction.
+    """
     raw = np.asarray(raw, dtype=np.float32)
     norms = np.linalg.norm(raw, axis=1, keepdims=True)
     bad = np.flatnonzero(~np.isfinite(norms[1:, 0]) | (norms[1:, 0] == 0)) + 1

@@ -21,9 +21,12 @@ _memory: dict[str, "LabelledRows"] = {}
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Which interactions are rows of which phase. `numbers[phase]` indexes `interactions`, in order of time.
+    """Which interactions are rows of which phase.
 
-    `n_test` counts the test rows of the split, of which `test_sample_size` may have left some out.
+    Attributes:
+        interactions: every interaction of the dataset.
+        numbers: phase -> places in `interactions`, in order of time. int64
+        n_test: number of test rows of the split, of which `test_sample_size` may have left some out.
     """
 
     interactions: Interactions
@@ -82,8 +85,7 @@ def labelled_rows(config) -> LabelledRows:
     """The labelled rows of a dataset under `protocol: ctr`, the same for every model; kept in memory.
 
     Raises:
-        FileNotFoundError, ValueError: files, columns or labels are missing, or a phase has rows of one class
-            only.
+        FileNotFoundError, ValueError: files, columns or labels are missing, or a phase has rows of one class only.
     """
     settings = [config[key] for key in ("threshold", "LABEL_FIELD", "RATING_FIELD", "test_sample_size")]
     key = " ".join([fingerprint(config), *map(str, settings)])

@@ -58,7 +58,9 @@ def build_timelines(data: Interactions, dataset) -> Timelines:
 def timelines_of_lists(sequences: np.ndarray, lengths: np.ndarray) -> Timelines:
     """Timelines for rows that bring their own history (benchmark files): row n's history is its list.
 
-    sequences : internal ids, right-padded. [n, L]; lengths : [n]
+    Args:
+        sequences: internal ids, right-padded. [n, L]
+        lengths: of the lists. [n]
     """
     inside = np.arange(sequences.shape[1])[None] < lengths[:, None]
     end = np.cumsum(lengths)
