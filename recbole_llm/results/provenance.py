@@ -29,7 +29,7 @@ _BASELINE = (
 # What a plugin model's numbers do not depend on
 _NOT_RUN = ("analysis/", "cli/", "leaderboard/", "results/", "data/convert/", "config/rules.py", "config/checks.py", "config/known_keys.py",
             "quick_start.py",
-            "recommend.py", "reproduce.py", "version.py", "__main__.py")  # fmt: skip
+            "recommend/", "reproduce.py", "version.py", "__main__.py")  # fmt: skip
 _WEIGHTS = (".safetensors", ".json", ".model")  # of an LLM's folder: weights, configuration, tokenizer
 _WHOLE = 2**26  # files up to this size are hashed whole
 _PART = 2**20

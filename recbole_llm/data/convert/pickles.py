@@ -34,7 +34,6 @@ ALLOWED = frozenset(
     }
 )
 
-
 _NUMBERS = re.compile(r"[iu][1248]|f[248]")
 
 
