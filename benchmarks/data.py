@@ -53,7 +53,7 @@ def recbole(dataset: str, data_path: str) -> Iterator:
 def ours(dataset: str, data_path: str) -> Iterator:
     """Reading, splitting, and the candidates of all validation and test rows, stored."""
     from recbole_llm import LLMConfig
-    from recbole_llm.data.rows import candidate_sets
+    from recbole_llm.data.candidate_sets import candidate_sets
 
     with tempfile.TemporaryDirectory() as folder:
         given = {**SETTINGS, "data_path": data_path, "checkpoint_dir": folder}

@@ -16,8 +16,8 @@ import numpy as np
 from recbole_llm import fit
 from recbole_llm.cli.arguments import parse_command_line
 from recbole_llm.config.loader import LLMConfig
-from recbole_llm.crm.store import crm_config
-from recbole_llm.data.rows import candidate_sets
+from recbole_llm.crm.settings import crm_config
+from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.evaluation.candidate_collector import CandidateCollector
 from recbole_llm.evaluation.preparation import prepare_data
 from recbole_llm.leaderboard.plan import seed_list

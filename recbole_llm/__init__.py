@@ -30,7 +30,7 @@ def __getattr__(name):
 
         return run_recbole_llm
     if name == "load":
-        from recbole_llm.recommend import load
+        from recbole_llm.recommend.recommender import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,9 +13,10 @@ from tabulate import tabulate
 from recbole_llm import fit, registry
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.values import ConfigError, plain_values
-from recbole_llm.crm.store import check_crm
-from recbole_llm.data.interactions import expected_phases
-from recbole_llm.evaluation import bias_checks, test_rows
+from recbole_llm.crm.settings import check_crm
+from recbole_llm.data.rows import expected_phases
+from recbole_llm.data.sample import train_sample
+from recbole_llm.evaluation import bias_checks, rerank
 from recbole_llm.llm.loading import count_parameters
 from recbole_llm.results import cost, provenance, result_file
 from recbole_llm.runtime import distributed
@@ -125,10 +126,10 @@ def _record(config, trainer, train, test_result, seconds) -> tuple[dict, tuple[s
         "metrics": {name.lower(): float(value) for name, value in test_result.items()},
         "generation": getattr(trainer, "generation", None),
         "calibrated": getattr(getattr(trainer.eval_collector, "calibration", None), "name", None),
-        "train_sample": test_rows.train_sample(train) if plugin else None,
+        "train_sample": train_sample(train) if plugin else None,
         "candidates": protocol.measured_on(config),
         "n_test_rows": protocol.n_test_rows(config),
-        "retriever": test_rows.retriever(config, trainer),
+        "retriever": rerank.retriever(config, trainer),
         "llm": _llm_record(config, model) if plugin else None,
         "crm": {"model": model.crm.name, "sha256": model.crm.sha256} if plugin and model.crm else None,
         "seconds": {"crm": round(crm_seconds, 2), **{name: round(value, 2) for name, value in seconds.items()}},
@@ -174,7 +175,7 @@ def _cost_and_checks(config, trainer, test, record, rows) -> dict:
 
 
 def _table(record: dict, n_rows: int, path) -> str:
-    """What the user reads last."""
+    """The text that is printed at the end of a run."""
     metrics = record["metrics"]
     what = registry.protocol(record["protocol"]).ranks(record["candidates"]["count"])
     head = f"{record['model']} on {record['dataset']}, {what}, {result_file.count_of_rows(n_rows, record['n_test_rows'])}"
@@ -185,4 +186,3 @@ def _table(record: dict, n_rows: int, path) -> str:
         table.append([f"generate {name}", f"{value:.4f}" if isinstance(value, float) else value])
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in record["seconds"].items())
     return f"\n{head}\n{tabulate(table, headers=['metric', 'test'])}\n{seconds}\nresult file: {path}"
-

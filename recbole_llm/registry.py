@@ -55,9 +55,19 @@ class Entry:
 def register(model, properties=None, trainer=None, dataset=None, dataloader=None):
     """Make a plugin model known to RecBole under its class name; a second call replaces the first.
 
-    model: the class, or "module:Class"; properties: its YAML file (None: `properties/model/<name>.yaml` of the plugin,
-    if there). trainer, dataset, dataloader: as in `Entry`, None for the plugin's own. Returns the name.
-    Raises ValueError where RecBole has a model of that name, and FileNotFoundError where `properties` is not a file.
+    Args:
+        model: the class, or "module:Class".
+        properties: its YAML file; None for `properties/model/<name>.yaml` of the plugin, if there.
+        trainer: as in `Entry`; None for the plugin's own.
+        dataset: as in `Entry`; None for the plugin's own.
+        dataloader: as in `Entry`; None for the plugin's own.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: RecBole has a model of that name.
+        FileNotFoundError: `properties` is not a file.
     """
     name = model.partition(":")[2] if isinstance(model, str) else model.__name__
     if not name.isidentifier():
@@ -81,7 +91,11 @@ def is_plugin_model(name):
 
 
 def entry(name):
-    """The `Entry` of a plugin model; KeyError for any other name."""
+    """The `Entry` of a plugin model.
+
+    Raises:
+        KeyError: no such model was registered.
+    """
     return _entries[name]
 
 
@@ -96,7 +110,12 @@ def dataset_class(name):
 
 
 def register_protocol(protocol, name=None):
-    """Make a protocol known by its name: a subclass of `protocols.base.Protocol`, or "module:Class" with `name`."""
+    """Make a protocol known by its name.
+
+    Args:
+        protocol: a subclass of `protocols.base.Protocol`, or "module:Class".
+        name: its name; needed with "module:Class".
+    """
     PROTOCOLS[name or protocol.name] = protocol
 
 
@@ -111,7 +130,11 @@ def is_protocol(name):
 
 
 def protocol(name):
-    """The object of a protocol (None: RecBole's own evaluation); ValueError for an unknown name."""
+    """The object of a protocol; of None, RecBole's own evaluation.
+
+    Raises:
+        ValueError: the name is unknown; names all protocols.
+    """
     if name not in PROTOCOLS:
         raise ValueError(f"protocol {name!r} is unknown; known are {', '.join(protocols())}")
     return resolve(PROTOCOLS[name])()
@@ -144,7 +167,8 @@ def available_models():
 def check_model(name):
     """Return `name` if RecBole or the plugin has a model of exactly that name.
 
-    Raises ValueError: "Unknown model 'x'. Did you mean ...? Available: ...".
+    Raises:
+        ValueError: there is none; gives the nearest names and all that there are.
     """
     plugin, recbole = available_models()
     if name in plugin or name in recbole:

@@ -50,7 +50,11 @@ def reproduce(paper: str, dataset: str, scale: str = "paper", seeds=None, config
     """Run a paper's table, or reuse what is there; ours beside the published numbers.
 
     Args:
-        paper: ``llara``, ``ilora`` or ``reclora``. scale: ``paper`` or ``small``. seeds: a number or a list.
+        paper: ``llara``, ``ilora`` or ``reclora``.
+        dataset: a dataset of that paper's table.
+        scale: ``paper`` or ``small``.
+        seeds: how many, or a list of them.
+        config_files: YAML files, under ``settings``.
         settings: over the scale's and the recipe's, not over what a row is named for.
 
     Raises:
@@ -89,7 +93,13 @@ def beside(paper: str, scale: str, board: dict, plan: dict, table: dict, key: st
     """Ours beside the published numbers, from a finished board.
 
     Args:
-        plan, table: the paper's rows and the published table in ``published.yaml``. key, about: the dataset's column there.
+        paper: ``llara``, ``ilora`` or ``reclora``.
+        scale: ``paper`` or ``small``.
+        board: the finished leaderboard.
+        plan: the paper's rows in ``published.yaml``.
+        table: the published table there.
+        key: the dataset's column in it.
+        about: what is said of that column.
     """
     click, metric = plan["table"] == "click", METRICS[plan["table"]]
     ours = {row["name"]: row for row in board["rows"]}

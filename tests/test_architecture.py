@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.docstrings import faults
+
 ROOT = Path(__file__).parent.parent / "recbole_llm"
 # A module may import modules of its own line and of the lines above it. Nobody imports what is last: it stands on everything.
 LAYERS = (
@@ -28,6 +30,8 @@ LAYERS = (
     {"compat", "__init__"},
 )
 AT_THE_ROOT = 8  # files at most
+# Where every docstring is in Google's format; the other packages follow, and then this is all of them
+GOOGLE = ("analysis", "cli", "compat", "config", "crm", "data", "evaluation", "protocols")
 
 
 def modules(root=ROOT) -> dict[str, ast.Module]:
@@ -114,3 +118,20 @@ def test_nothing_outside_a_model_names_a_models_class():
             continue
         named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & own
         assert not named, (name, named)
+
+
+def test_docstrings_are_in_googles_format():
+    to_come = ("data.dataloader", "data.click.dataloader", "data.click.questions")
+    for name, tree in modules().items():
+        if (name.split(".")[0] in GOOGLE or "." not in name) and name not in to_come:
+            assert not list(faults(tree)), name
+
+
+@pytest.mark.parametrize("line", [
+    "Parameters\n    ----------\n    n : rows", "n : rows", "n: rows", "n, m: rows", "Raises ValueError for none.",
+    "It is n; ValueError if none.", "\n    Args:\n        n, m: rows", "\n    Args:\n        k: rows", "\n    Args:\n        n: rows; m: more",
+])  # fmt: skip
+def test_other_formats_are_found(line):
+    function = 'def f(n, m):\n    """Does it.\n\n    {}\n    """\n'
+    assert list(faults(ast.parse(function.format(line))))
+    assert not list(faults(ast.parse(function.format("Args:\n        n: rows: a number\n        m: more\n\n    Raises:\n        ValueError: n is 0."))))

@@ -240,7 +240,7 @@ def test_visible_devices_are_the_users(kind, visible, tiny_data, tiny_llm, tmp_p
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "") if visible is None else monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     if visible is None:
         del os.environ["CUDA_VISIBLE_DEVICES"]
-    from recbole_llm.crm.store import crm_config
+    from recbole_llm.crm.settings import crm_config
 
     config = kind("LLaRA", "tiny", config_dict=settings(tiny_data, tiny_llm, tmp_path))
     crm_config(config)
@@ -253,7 +253,7 @@ def test_visible_devices_are_the_users(kind, visible, tiny_data, tiny_llm, tmp_p
 def test_use_gpu_and_gpu_id_choose_the_device(more, device, tiny_data, tiny_llm, tmp_path, monkeypatch):
     from recbole_llm.config.loader import config_from_values
     from recbole_llm.config.values import plain_values
-    from recbole_llm.crm.store import crm_config
+    from recbole_llm.crm.settings import crm_config
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -70,6 +70,6 @@ def make_config(toy_path, tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def forget_candidate_sets():
     """Each test reads its candidate sets anew."""
-    from recbole_llm.data import rows
+    from recbole_llm.data import candidate_sets
 
-    rows._memory.clear()
+    candidate_sets._memory.clear()

@@ -69,7 +69,10 @@ class Request:
     def result(self, case: Case, seed: int, weights: bool = False) -> Path:
         """The result file of a run: one that is there and would come out the same now, or made now.
 
-        weights: whether its checkpoint must be there too.
+        Args:
+            case: the case.
+            seed: the run's seed.
+            weights: whether its checkpoint must be there too.
         """
         config = self.config(case, seed)
         path = result_path(config)
@@ -112,7 +115,11 @@ def checkpoint_of(path: Path, record: dict) -> Path | None:
 
 
 def as_values(text, name: str) -> list:
-    """``250,0.1,null`` (or what the command line makes of it) as a list; ConfigError where a value stands twice or there is none."""
+    """``250,0.1,null`` (or what the command line makes of it) as a list.
+
+    Raises:
+        ConfigError: a value stands twice, or there is none.
+    """
     parts = text.split(",") if isinstance(text, str) else text if isinstance(text, (list, tuple)) else [text]
     found = [parse_value(part.strip()) if isinstance(part, str) else part for part in parts]
     if not found or len(set(map(repr, found))) < len(found):

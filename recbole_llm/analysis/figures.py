@@ -24,7 +24,13 @@ def _look(i: int) -> dict:
 def curves(title: str, note: str, series: dict[str, list[tuple]], axes: tuple[str, str], log: bool = False, lines=None) -> dict:
     """Lines with 95% intervals: series name -> [(x, y, low, high)], low and high None where there is no interval.
 
-    lines: name -> y of horizontal dashed lines, e.g. what the recommender gives alone.
+    Args:
+        title: of the figure.
+        note: a sentence under it.
+        series: name -> points.
+        axes: names of the axes, x first.
+        log: whether x is logarithmic.
+        lines: name -> y of horizontal dashed lines, e.g. what the recommender gives alone.
     """
     data, xs = [], sorted({point[0] for points in series.values() for point in points})
     for i, (name, points) in enumerate(series.items()):

@@ -20,8 +20,8 @@ from recbole_llm.analysis import figures
 from recbole_llm.analysis.common import Case, Request
 from recbole_llm.analysis.report import Report
 from recbole_llm.config.values import ConfigError
+from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.data.prompt_rows import Key
-from recbole_llm.data.rows import candidate_sets
 from recbole_llm.data.sample import sample_rows
 from recbole_llm.leaderboard.statistics import percentile_interval
 from recbole_llm.training.step_batches import to_device

@@ -14,7 +14,8 @@ from recbole_llm.analysis.common import Case, Outcome, Request, as_values
 from recbole_llm.analysis.report import Report
 from recbole_llm.analysis.sweep import swept
 from recbole_llm.config.values import ConfigError
-from recbole_llm.crm.store import crm_config, load_or_train
+from recbole_llm.crm.settings import crm_config
+from recbole_llm.crm.training import load_or_train
 from recbole_llm.data.click.rows import labelled_rows
 from recbole_llm.evaluation.labelled_rows import calibrate
 from recbole_llm.evaluation.preparation import prepare_data

@@ -11,7 +11,13 @@ def swept(name: str, request: Request, cases: list[Case], axis: str, log: bool =
     """A curve of the protocol's main metric against the cases' ``x`` for each model.
 
     Args:
-        lines: a function (outcome) -> {name: value} of dashed lines. extra: (outcome, series) -> further figures.
+        name: the analysis's.
+        request: what the command line asks for.
+        cases: a model at a place on the axis each.
+        axis: the axis's name.
+        log: whether it is logarithmic.
+        lines: a function (outcome) -> {name: value} of dashed lines.
+        extra: a function (outcome, series) -> further figures.
     """
     outcome = run_all(request, sorted(cases, key=lambda case: (request.models.index(case.model), case.x)))
     series = by_model(outcome, outcome.metric)

@@ -39,8 +39,10 @@ class CommandLine:
 def parse_command_line(argv):
     """Parse `argv` (without the script's name) into a `CommandLine`.
 
-    Raises ConfigError that lists every argument that is not --key=value and every setting given twice with two values;
-    exits with argparse's message for -h and for a wrong --nproc and the like.
+    It exits with argparse's message for -h and for a wrong --nproc and the like.
+
+    Raises:
+        ConfigError: arguments that are not --key=value, or settings given twice with two values; lists them all.
     """
     known, rest = _parser().parse_known_args(argv)
     options = parse_settings(rest)
@@ -51,7 +53,11 @@ def parse_command_line(argv):
 
 
 def parse_settings(arguments):
-    """{key: value} of arguments --key=value; ConfigError lists those that are not, and keys given twice with two values."""
+    """{key: value} of arguments --key=value.
+
+    Raises:
+        ConfigError: arguments that are none, or keys given twice with two values; lists them all.
+    """
     options, problems = {}, []
     for argument in arguments:
         argument = "--offline=True" if argument == "--offline" else argument

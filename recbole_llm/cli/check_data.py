@@ -1,6 +1,6 @@
 """What a dataset holds and what a run makes of it: recbole-llm data check NAME [--model=LLaRA] [--key=value ...]
 
-What people run before they spend a night of GPU. Everything is read by the code that runs read it by, under the settings given,
+To be run before a long training. Everything is read by the code that runs read it by, under the settings given,
 which are those of `run`. Nothing is trained; of the LLM only the tokenizer is opened, and where it is not here, tokens and the
 example prompt are left out. Exit code: 0, 1 where something would stop a run, 2 where there are no interactions to read.
 """
@@ -23,8 +23,9 @@ from recbole_llm import registry
 from recbole_llm.cli.arguments import parse_command_line
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.data.filters import rows_dropped
-from recbole_llm.data.interactions import brings_histories, expected_phases, interaction_files, load_interactions
+from recbole_llm.data.interactions import brings_histories, interaction_files, load_interactions
 from recbole_llm.data.item_text import titles_and_unnamed
+from recbole_llm.data.rows import expected_phases
 from recbole_llm.data.tokens import PromptTokenizer
 from recbole_llm.llm.tokenizer import load_tokenizer
 from recbole_llm.model.explain import prompt_text

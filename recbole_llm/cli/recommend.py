@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options, asked: dict, settings: dict) -> None:
-    from recbole_llm.recommend import load
+    from recbole_llm.recommend.recommender import load
 
     recommender = load(options.run, options.trust_remote_code, **settings)
     if options.explain:

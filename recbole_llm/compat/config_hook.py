@@ -3,7 +3,7 @@
 from recbole.config import Config
 
 from recbole_llm import registry
-from recbole_llm.config import rules
+from recbole_llm.config import checks
 from recbole_llm.config.loader import LLMConfig, check_and_complete, place_on_device
 from recbole_llm.config.properties import plugin_settings
 from recbole_llm.config.values import ConfigError
@@ -28,7 +28,7 @@ def install():
             final["topk"] = list(final["topk"])
         if isinstance(self, LLMConfig) or registry.is_plugin_model(self.model):
             check_and_complete(self, final)
-        elif problems := rules.pickle_problems(final):
+        elif problems := checks.pickle_problems(final):
             raise ConfigError(problems)
         return final
 

@@ -11,7 +11,11 @@ RECBOLE_VERSION = "1.2.1"
 
 
 def check_version():
-    """Raise ImportError with the remedy unless RecBole 1.2.1 is installed."""
+    """Refuse any RecBole but 1.2.1.
+
+    Raises:
+        ImportError: it is missing or has another version; says how to install it.
+    """
     remedy = f"pip install --no-deps recbole=={RECBOLE_VERSION}"
     try:
         found = metadata.version("recbole")
@@ -24,8 +28,17 @@ def check_version():
 def rewrite(owner, name, *changes):
     """Replace strings in the source of RecBole's own function `owner.name` and compile it again in its module.
 
-    owner: class or module; changes: (old, new, number of occurrences expected), each within one line, so that line
-    numbers in tracebacks stay right. Returns (original, replacement). Raises RuntimeError where the source is another.
+    Args:
+        owner: class or module.
+        name: the function's name in it.
+        changes: (old, new, number of occurrences expected), each within one line, so that line numbers in tracebacks stay
+            right.
+
+    Returns:
+        (original, replacement)
+
+    Raises:
+        RuntimeError: the source is another than the released one.
     """
     original = vars(owner)[name]
     function = inspect.unwrap(original)

@@ -15,7 +15,7 @@ from recbole.evaluator import metric_types
 from recbole.utils import InputType, get_model
 
 from recbole_llm import registry
-from recbole_llm.config import rules
+from recbole_llm.config import checks
 from recbole_llm.config.known_keys import known_keys, unknown_problems
 from recbole_llm.config.values import ConfigError, SafeLoader, parse_value, read_yaml
 
@@ -23,9 +23,18 @@ from recbole_llm.config.values import ConfigError, SafeLoader, parse_value, read
 class LLMConfig(Config):
     """RecBole's Config for `run_recbole_llm`: every model, RecBole's own included, gets the plugin's layers and checks.
 
-    command_line: the parsed --key=value settings, the highest layer; `sys.argv` is never read.
-    also_known: further keys that are not errors, e.g. those of the other models of a leaderboard.
-    Raises ConfigError with all problems at once, ValueError for an unknown model, FileNotFoundError for a file.
+    Args:
+        model: a model's name.
+        dataset: a dataset's name.
+        config_file_list: YAML files; later ones win.
+        config_dict: settings over the files.
+        command_line: the parsed --key=value settings, the highest layer; `sys.argv` is never read.
+        also_known: further keys that are not errors, e.g. those of the other models of a leaderboard.
+
+    Raises:
+        ConfigError: wrong settings, all of them at once.
+        ValueError: the model is unknown.
+        FileNotFoundError: a config file is missing.
     """
 
     def __init__(
@@ -69,7 +78,9 @@ class LLMConfig(Config):
 def config_from_values(values, chosen=None):
     """Rebuild a Config from `plain_values`, for the device at hand and a single process; nothing is read or checked.
 
-    chosen: what the user sets now, over the values.
+    Args:
+        values: what `plain_values` gave.
+        chosen: what the user sets now, over the values.
     """
     values, chosen = {**values, **(chosen or {})}, chosen or {}
     config = object.__new__(Config)
@@ -96,8 +107,12 @@ def config_from_values(values, chosen=None):
 def place_on_device(final, chosen):
     """Fill in the device keys of a single process.
 
-    RecBole hides every GPU but gpu_id, whose default is 0, as soon as a Config is made, and lets use_gpu stand unread. Here
+    RecBole hides every GPU but gpu_id, whose default is 0, as soon as a Config is made, and does not read use_gpu. Here
     CUDA_VISIBLE_DEVICES is as the user left it unless gpu_id was `chosen`, and `use_gpu: False` means the CPU.
+
+    Args:
+        final: the merged configuration, changed in place.
+        chosen: whether the user set gpu_id.
     """
     ids = final["gpu_id"]
     final["gpu_id"] = ",".join(map(str, ids)) if isinstance(ids, (list, tuple)) else str(ids)
@@ -108,7 +123,11 @@ def place_on_device(final, chosen):
 
 
 def check_and_complete(config, final):
-    """Raise ConfigError for all wrong settings of `final`, then let the protocol complete it."""
+    """Let the protocol complete the merged configuration `final` of `config`, once nothing in it is wrong.
+
+    Raises:
+        ConfigError: wrong settings, all of them at once.
+    """
     if isinstance(config, LLMConfig):
         set_by_user, also_known = config.external_config_dict, config._also_known
     else:  # plain RecBole reads the arguments of whatever script is running, which need not be settings
@@ -119,7 +138,7 @@ def check_and_complete(config, final):
         final["users_per_list"] = max(1, min(users, count - 1))
     known = known_keys(config.model, config.dataset, config.model_class) | also_known
     problems = unknown_problems(set_by_user, known)
-    problems += rules.value_problems(final, config.model_class)
+    problems += checks.value_problems(final, config.model_class)
     name = final.get("protocol")
     protocol = registry.protocol(name if registry.is_protocol(name) else None)  # `value_problems` names a wrong one
     problems += protocol.problems(final, given, config.model_class)
@@ -127,7 +146,7 @@ def check_and_complete(config, final):
         problems += _crm_problems(final, config.dataset, config.model_class)
     try:
         _complete(protocol, final, given, config.model_class, set_by_user)
-        problems += rules.metric_problems(final)
+        problems += checks.metric_problems(final)
     except Exception:  # a bad value may end it; that value is among the problems
         if not problems:
             raise
@@ -162,4 +181,3 @@ def _crm_problems(final, dataset, model_class):
     if not isinstance(own, dict):
         return []
     return [f"crm_config ({name}): {line}" for line in unknown_problems(own, known_keys(name, dataset))]
-

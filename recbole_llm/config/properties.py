@@ -46,9 +46,18 @@ def _model_files(model, root):
 
 
 def plugin_settings(model, dataset, given):
-    """(the plugin's settings for a model and a dataset, those of them that the LLM's own YAML sets).
+    """The plugin's settings for a model and a dataset.
 
-    given: what the user sets, whose `llm_path` comes before any in the layers.
+    Args:
+        model: a model's name.
+        dataset: a dataset's name.
+        given: what the user sets, whose `llm_path` comes before any in the layers.
+
+    Returns:
+        (all of them, those of them that the LLM's own YAML sets)
+
+    Raises:
+        ConfigError: as `recipe_settings`.
     """
     layers = {layer: read_yaml(file) for layer, file in property_files(model, dataset).items()}
     own = [layer for layer in layers if layer.startswith("model ")]
@@ -89,7 +98,9 @@ def recipe_settings(recipe, model, dataset):
     """The settings of the recipe of a model and a dataset; none without `recipe`.
 
     `recipe: released` is quirks of the released code over the recipe, or where there is none, over the other settings.
-    Raises ConfigError, with those that exist, where `recipe: paper` finds none.
+
+    Raises:
+        ConfigError: `recipe: paper` finds none; names those that exist.
     """
     if recipe not in ("paper", "released"):
         return {}

@@ -46,7 +46,9 @@ SafeLoader.add_implicit_resolver(
 def read_yaml(file):
     """The mapping in a YAML file, empty for an empty one.
 
-    Raises FileNotFoundError, and ConfigError where the file is no YAML mapping or names Python objects.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConfigError: the file is no YAML mapping, or names Python objects.
     """
     path = Path(file)
     if not path.is_file():

@@ -16,9 +16,8 @@ _PLACE = "place_in_files"  # a column of their own for the time that benchmark f
 def check_benchmark(config) -> list[Path]:
     """The files of `benchmark_filename`, which must be three that have the same columns.
 
-    Raises
-    ------
-    ValueError
+    Raises:
+        ValueError: they are not three, one is missing, or their columns differ.
     """
     names, folder = config["benchmark_filename"], Path(config["data_path"])
     if not isinstance(names, (list, tuple)) or len(names) != 3:
@@ -42,10 +41,8 @@ def check_benchmark(config) -> list[Path]:
 def histories_loaded(dataset) -> bool:
     """Whether the rows of benchmark files bring their histories.
 
-    Raises
-    ------
-    ValueError
-        If the files hold histories that are not loaded.
+    Raises:
+        ValueError: the files hold histories that are not loaded.
     """
     field = dataset.iid_field + dataset.config["LIST_SUFFIX"]
     if field in dataset.inter_feat:
@@ -60,10 +57,8 @@ def histories_loaded(dataset) -> bool:
 def check_history_lists(dataset) -> None:
     """Refuse history lists that are not loaded, or written with another separator than `seq_separator`.
 
-    Raises
-    ------
-    ValueError
-        Names the list and the separator that splits it into known items.
+    Raises:
+        ValueError: a list is not; names it, and the separator that splits it into known items.
     """
     field = dataset.iid_field + dataset.config["LIST_SUFFIX"] if dataset.iid_field else None
     frame = dataset.inter_feat

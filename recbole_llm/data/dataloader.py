@@ -19,9 +19,10 @@ import torch
 from recbole.data.interaction import Interaction
 from torch.utils.data import DataLoader, Sampler
 
+from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.data.collate import Collate
 from recbole_llm.data.prompt_rows import Key, PromptRows
-from recbole_llm.data.rows import candidate_sets, match_rows
+from recbole_llm.data.rows import match_rows
 from recbole_llm.data.sample import sample_evaluation_rows, sample_rows
 
 BUCKET_BATCHES = 32  # rows are sorted by length within windows of this many batches: little padding, much shuffling

@@ -22,10 +22,8 @@ def count_steps(dataset, name: str, step) -> None:
 def check_left(dataset) -> None:
     """Refuse a dataset of which filters leave nothing.
 
-    Raises
-    ------
-    ValueError
-        Names the dataset, each filter that dropped rows, and the rows before and after.
+    Raises:
+        ValueError: no row is left; names the dataset, each filter that dropped rows, and the rows before and after.
     """
     for feat in ("inter", "user", "item"):
         frame = getattr(dataset, f"{feat}_feat", None)

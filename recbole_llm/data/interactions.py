@@ -1,6 +1,6 @@
 """The interactions as RecBole's sequential models see them, read without regard to the model that will be run.
 
-RecBole's data depend on the model in quiet ways: item features can drop interactions
+RecBole's data depend on the model: item features can drop interactions
 (`filter_inter_by_user_or_item`), a general model keeps users whom a sequential one cannot score. Evaluation rows
 must not, so they are taken from a RecBole `SequentialDataset` over a copy of the config that loads the interaction
 columns and nothing else. RecBole sorts by 32-bit timestamps; normalising them (its ml-100k does) changes which
@@ -8,9 +8,6 @@ interactions tie, so that setting is kept.
 """
 
 import copy
-import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +17,7 @@ from torch.nn import functional
 from recbole_llm.data.atomic import read_header
 from recbole_llm.data.benchmark import check_benchmark
 from recbole_llm.data.convert import ensure_dataset, how_to_get
-from recbole_llm.data.loading import not_there
+from recbole_llm.data.time_order import not_there
 
 _NOT_LOADED = {  # settings about columns that are not loaded here, or that would alter the ones that are
     "unload_col": None,
@@ -38,12 +35,9 @@ _NOT_LOADED = {  # settings about columns that are not loaded here, or that woul
 def interaction_files(config) -> list[Path]:
     """Return the .inter files of the dataset, one, or one per entry of `benchmark_filename`; fetched where it is missing.
 
-    Raises
-    ------
-    FileNotFoundError
-        Naming the file, and the command that makes it where one exists.
-    ValueError
-        If `benchmark_filename` does not name three files of the same columns.
+    Raises:
+        FileNotFoundError: a file is missing; names it, and the command that makes it where one exists.
+        ValueError: `benchmark_filename` does not name three files of the same columns.
     """
     ensure_dataset(config)
     folder, dataset = Path(config["data_path"]), config["dataset"]
@@ -81,7 +75,11 @@ def loaded_files(config) -> list[Path]:
 
 
 def _interaction_columns(config) -> list[str]:
-    """The .inter columns that rows are made of; ValueError naming file and column if one is missing."""
+    """The .inter columns that rows are made of.
+
+    Raises:
+        ValueError: one is missing; names file and column.
+    """
     file = interaction_files(config)[0]
     types = read_header(file, config["field_separator"], config["encoding"])
     needed = [config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]]
@@ -104,10 +102,9 @@ def _interaction_columns(config) -> list[str]:
 def reduced_config(config):
     """Copy a RecBole config so that it loads the interaction columns and the columns it filters by, nothing else.
 
-    Raises
-    ------
-    ValueError
-        If interactions are not ordered by time, or the history list of a benchmark file is not an alias of the item.
+    Raises:
+        ValueError: interactions are not ordered by time, or the history list of a benchmark file is not an alias
+            of the item.
     """
     if config["eval_args"]["order"] != "TO":
         raise ValueError(
@@ -140,10 +137,8 @@ def load_interactions(config) -> SequentialDataset:
 def check_histories(config, dataset) -> None:
     """Refuse benchmark files with rows that have no history, which no sequential model reads.
 
-    Raises
-    ------
-    ValueError
-        Names the files, a few users and the remedy.
+    Raises:
+        ValueError: there are such rows; names the files, a few users and the remedy.
     """
     if not brings_histories(config):
         return
@@ -177,108 +172,3 @@ def widen_histories(config, split) -> None:
         held = split.inter_feat[field]
         if held.shape[1] < most:
             split.inter_feat.interaction[field] = functional.pad(held, (0, most - held.shape[1]))
-
-
-class Histories(Mapping):
-    """External user -> sorted catalogue indices of everything the user ever interacted with (compressed sparse rows).
-
-    Attributes
-    ----------
-    users : sorted external tokens. str [U]
-    indptr, items : user u's items are `items[indptr[u]:indptr[u + 1]]`. int64 [U + 1], int32 [total]
-    """
-
-    def __init__(self, users: np.ndarray, indptr: np.ndarray, items: np.ndarray):
-        self.users, self.indptr, self.items = users, indptr, items
-        self._place = {user: i for i, user in enumerate(users.tolist())}
-
-    def __getitem__(self, user: str) -> np.ndarray:
-        place = self._place[str(user)]
-        return self.items[self.indptr[place] : self.indptr[place + 1]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._place)
-
-    def __len__(self) -> int:
-        return len(self._place)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What is evaluated. Row lists are pairs (users, targets) of external tokens, sorted by user, then by time.
-
-    Attributes
-    ----------
-    catalogue : sorted external tokens of the items that occur in any split. str [M]
-    histories : whole histories, over all splits.
-    valid, test : (users, targets). str [n] each
-    """
-
-    catalogue: np.ndarray
-    histories: Histories
-    valid: tuple[np.ndarray, np.ndarray]
-    test: tuple[np.ndarray, np.ndarray]
-
-
-def expected_phases(config) -> tuple[str, ...]:
-    """Return the evaluation phases for which the split must yield rows, of ("valid", "test")."""
-    if config["benchmark_filename"] is not None:
-        return ("valid", "test")
-    ((mode, value),) = config["eval_args"]["split"].items()
-    if mode == "LS":
-        return {"valid_only": ("valid",), "test_only": ("test",)}.get(value, ("valid", "test"))
-    return tuple(phase for phase, share in zip(("valid", "test"), value[1:], strict=True) if share > 0)
-
-
-def _histories(dataset) -> tuple[np.ndarray, Histories]:
-    """Return the catalogue and the whole histories of a dataset that is not yet built."""
-    feat = dataset.inter_feat
-    users, items = (np.asarray(feat[field], dtype=np.int64) for field in (dataset.uid_field, dataset.iid_field))
-    list_field = dataset.iid_field + dataset.config["LIST_SUFFIX"]
-    if list_field in feat:  # each row brings its own history
-        lists = list(feat[list_field])
-        users = np.concatenate([users, np.repeat(users, [len(history) for history in lists])])
-        items = np.concatenate([items, *lists]).astype(np.int64)
-    names_of, items_of = (
-        np.asarray(dataset.field2id_token[f], dtype=str) for f in (dataset.uid_field, dataset.iid_field)
-    )
-    catalogue, item_index = np.unique(items_of[items], return_inverse=True)
-    names, user_index = np.unique(names_of[users], return_inverse=True)
-    pairs = np.unique(user_index * len(catalogue) + item_index)
-    owners, seen = np.divmod(pairs, len(catalogue))
-    indptr = np.searchsorted(owners, np.arange(len(names) + 1))
-    return catalogue, Histories(names, indptr, seen.astype(np.int32))
-
-
-def _row_pairs(split) -> tuple[np.ndarray, np.ndarray]:
-    users, items = (
-        np.asarray(split.field2id_token[field], dtype=str)[split.inter_feat[field].numpy()]
-        for field in (split.uid_field, split.iid_field)
-    )
-    order = np.argsort(users, kind="stable")
-    return users[order], items[order]
-
-
-def evaluation_rows(config) -> Rows:
-    """Read a dataset's evaluation rows and whole histories; they do not depend on the model.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If a file or column is missing, or the split leaves a phase without rows.
-    """
-    dataset = load_interactions(config)
-    catalogue, histories = _histories(dataset)
-    _, valid, test = dataset.build()
-    rows = Rows(catalogue, histories, _row_pairs(valid), _row_pairs(test))
-    for phase in expected_phases(config):
-        users = getattr(rows, phase)[0]
-        if not len(users):
-            raise ValueError(
-                f"{config['dataset']}: no {phase} row. eval_args.split {config['eval_args']['split']} of "
-                f"{len(histories)} users and {len(histories.items)} distinct interactions leaves none: a row needs an "
-                f"earlier interaction, leave-one-out with valid and test needs four. Use more data or another split"
-            )
-        if without := len(histories) - len(set(users.tolist())):
-            logging.getLogger().info(f"{config['dataset']}: {without} of {len(histories)} users have no {phase} row")
-    return rows

@@ -19,7 +19,9 @@ class ItemNames:
         interacted: which of the dataset's items occur in its interactions. bool [item_num]
 
     Attributes:
-        tokens, titles: by internal id, 0 being the padding item. cold: which of them have no interactions. bool
+        tokens: external ids by internal id, 0 being the padding item.
+        titles: by internal id.
+        cold: which of them have no interactions. bool
     """
 
     def __init__(self, config, dataset, interacted: np.ndarray):
@@ -55,7 +57,11 @@ class ItemNames:
         return same[0]
 
     def find_known(self, names) -> list[int]:
-        """`find` of items with interactions; ValueError names the first that has none."""
+        """`find` of items with interactions.
+
+        Raises:
+            ValueError: one has none; names the first.
+        """
         found = [self.find(name) for name in names]
         for i in found:
             if self.cold[i]:

@@ -60,14 +60,12 @@ def read_titles(
 ) -> dict[str, str]:
     """Read one column of an .item file, exactly as it is written.
 
-    Returns
-    -------
-    titles : external item token -> text. Of a token that occurs twice the first counts, as in RecBole.
+    Returns:
+        External item token -> text. Of a token that occurs twice the first counts, as in RecBole.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the file or a column is missing, or as :func:`recbole_llm.data.atomic.read_table`.
+    Raises:
+        FileNotFoundError, ValueError: the file or a column is missing, or as
+            :func:`recbole_llm.data.atomic.read_table`.
     """
 
     def wanted(types: dict) -> list[str]:
@@ -111,7 +109,11 @@ def _strangers(path: Path, text_field: str, item: str, written: dict[str, str]) 
 
 
 def titles_and_unnamed(config, dataset) -> tuple[list[str], list[str]]:
-    """(titles as `load_titles` returns them, external ids of the items that have none). Raises as `load_titles`."""
+    """(titles as `load_titles` returns them, external ids of the items that have none).
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_titles`.
+    """
     path = _item_file(config)
     written = read_titles(
         path, dataset.iid_field, config["item_text_field"], config["field_separator"], config["encoding"] or "utf-8"
@@ -131,20 +133,17 @@ def titles_and_unnamed(config, dataset) -> tuple[list[str], list[str]]:
 def load_titles(config, dataset) -> list[str]:
     """Return the titles of a dataset's items.
 
-    Parameters
-    ----------
-    config : reads `item_text_field`, `move_article`, `field_separator`, `encoding`, `data_path`.
-    dataset : a RecBole dataset; its item ids are not changed.
+    Args:
+        config: reads `item_text_field`, `move_article`, `field_separator`, `encoding`, `data_path`.
+        dataset: a RecBole dataset; its item ids are not changed.
 
-    Returns
-    -------
-    titles : by internal item id, `item_num` long; the padding item's is "". An item without text is named by its
+    Returns:
+        Titles by internal item id, `item_num` of them; the padding item's is "". An item without text is named by its
         external id, "item 1234"; such items are counted in one warning.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no .item file, no `item_text_field`, no such column, or no item of the interactions has a text.
+    Raises:
+        FileNotFoundError, ValueError: there is no .item file, no `item_text_field`, no such column, or no item
+            of the interactions has a text.
     """
     titles, unnamed = titles_and_unnamed(config, dataset)
     if unnamed:

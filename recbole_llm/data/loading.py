@@ -1,24 +1,19 @@
 """What RecBole's `Dataset` does between a file and its DataFrame, on the reader of `data.atomic`; `compat` puts it there.
 
 RecBole reads with `pandas.read_csv`, which drops ids such as NA, joins rows between two stray quotes and names neither
-file nor line; fills empty numbers with the column's mean; and sorts by times cast to 32 bits, whose grain is 128 s in
-seconds since 1970. Here interactions are put in order by the file's own numbers, equal times in the file's order, before
-any cast; RecBole's later sorts are stable and casting is monotone, so they keep it.
+file nor line, and it fills empty numbers with the column's mean.
 """
 
 import logging
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_llm.data.atomic import TYPES, Table, read_header, read_table
+from recbole_llm.data.atomic import TYPES, Table, read_table
+from recbole_llm.data.time_order import check_time, in_order_of_time
 
 _NAMED = 5  # lines or ids shown in a message
-
-
-# ---- one file ----------------------------------------------------------------------------------------------------
 
 
 def load_feat(dataset, filepath, source) -> pd.DataFrame | None:
@@ -27,10 +22,8 @@ def load_feat(dataset, filepath, source) -> pd.DataFrame | None:
     Token columns hold text, NaN where a cell is empty; float columns finite numbers; sequences arrays. Interactions
     without user, item or time are dropped, and counted in a warning.
 
-    Raises
-    ------
-    ValueError
-        If the file does not fit its header or its types; file, line, column and value are named.
+    Raises:
+        ValueError: the file does not fit its header or its types; file, line, column and value are named.
     """
     load, unload = dataset._get_load_and_unload_col(source)
     if load == set():
@@ -43,8 +36,8 @@ def load_feat(dataset, filepath, source) -> pd.DataFrame | None:
 
     def wanted(types):
         _check_types(filepath, types)
-        if source is FeatureSource.INTERACTION and dataset.time_field in types and _in_order_of_time(dataset, types):
-            _check_time(filepath, dataset.time_field, types)
+        if source is FeatureSource.INTERACTION and dataset.time_field in types and in_order_of_time(dataset, types):
+            check_time(filepath, dataset.time_field, types)
             hidden.extend({dataset.time_field} - set(loaded(types)))
         return loaded(types) + hidden
 
@@ -73,21 +66,6 @@ def _check_types(path, types) -> None:
                 f"{path}: column {written!r} of the header has no type of RecBole's; write name:type with one of "
                 f"{', '.join(TYPES)}, e.g. user_id:token, item_id:token, timestamp:float"
             )
-
-
-def _in_order_of_time(dataset, types) -> bool:
-    config = dataset.config
-    if (config["eval_args"] or {}).get("order") != "TO":
-        return False
-    return dataset.benchmark_filename_list is None or dataset.iid_field + config["LIST_SUFFIX"] not in types
-
-
-def _check_time(path, field, types) -> None:
-    if types[field] != "float":
-        raise ValueError(
-            f"{path}: the time is declared {field}:{types[field]}, by which nothing can be put in order of time; write "
-            f"{field}:float in the header, or name another column with TIME_FIELD"
-        )
 
 
 def _set_properties(dataset, columns, types, source) -> None:
@@ -176,26 +154,11 @@ def _cut(dataset, name: str, values: pd.Series) -> pd.Series:
     return values if most is None else values.map(lambda value: value[:most])
 
 
-# ---- the files together ------------------------------------------------------------------------------------------
-
-
-def put_in_order(dataset) -> None:
-    """Put the interactions in order of time, by the file's own numbers; of benchmark files without lists, file by file."""
-    frame, field = dataset.inter_feat, dataset.time_field
-    if field not in frame or not _in_order_of_time(dataset, frame.columns):
-        return
-    keys = [frame[field].to_numpy()]
-    if dataset.benchmark_filename_list is not None:
-        keys.append(np.repeat(np.arange(len(dataset.file_size_list)), dataset.file_size_list))
-    dataset.inter_feat = frame.iloc[np.lexsort(keys)].reset_index(drop=True)  # lexsort is stable
-
-
 def check_imputed(dataset) -> None:
     """Refuse to invent a number for users or items of the interactions that the .user or .item file lacks.
 
-    Raises
-    ------
-    ValueError
+    Raises:
+        ValueError: a user or an item has no row there, or no number; names the first and how many there are.
     """
     for name, key in (("user", dataset.uid_field), ("item", dataset.iid_field)):
         frame = getattr(dataset, f"{name}_feat")
@@ -210,41 +173,3 @@ def check_imputed(dataset) -> None:
                     f"{str(first)!r}, and so no {field}; add them, set filter_inter_by_user_or_item: True, or leave "
                     f"{field} out of load_col"
                 )
-
-
-def not_there(file: Path, config, missing: list[str], types: dict[str, str | None]) -> str:
-    """What to say of columns that an .inter file lacks: the key that names each, and a column that may be meant."""
-    told = []
-    for key, kind, marks in (
-        ("USER_ID_FIELD", "token", ("user", "uid", "session")),
-        ("ITEM_ID_FIELD", "token", ("item", "iid")),
-        ("TIME_FIELD", "float", ("time", "date", "ts")),
-    ):
-        if config[key] in missing:
-            alike = [name for name, own in types.items() if own in (kind, None) and any(m in name.lower() for m in marks)]
-            told.append(f"{key}: {alike[0] if alike else '<its name in the file>'}")
-    return (
-        f"{file} has no column {', '.join(map(repr, missing))} (it has {', '.join(types)}); sequential rows need user, item "
-        f"and time. If the file calls it otherwise, set {', '.join(told) or 'the key that names it'} and load_col"
-    )
-
-
-def check_columns(dataset, by) -> None:
-    """Refuse to sort by a column that was not loaded.
-
-    Raises
-    ------
-    ValueError
-    """
-    missing = [name for name in ([by] if isinstance(by, str) else by) if name not in dataset.inter_feat]
-    if not missing:
-        return
-    config, loaded = dataset.config, ", ".join(dataset.inter_feat.columns)
-    file = Path(config["data_path"]) / f"{dataset.dataset_name}.inter"
-    types = read_header(file, config["field_separator"], config["encoding"]) if file.is_file() else {}
-    if types and (absent := [name for name in missing if name not in types]):
-        raise ValueError(not_there(file, config, absent, types))
-    raise ValueError(
-        f"{dataset.dataset_name}: interactions are put in order by {', '.join(map(repr, missing))}, which is none of the "
-        f"loaded columns {loaded}; name it in load_col: {{inter: [...]}}"
-    )

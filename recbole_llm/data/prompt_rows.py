@@ -8,8 +8,8 @@ import numpy as np
 from recbole.utils import get_model
 from torch.utils.data import Dataset
 
+from recbole_llm.data.candidate_sets import CandidateSets
 from recbole_llm.data.prompt import parse_template, with_words
-from recbole_llm.data.rows import CandidateSets
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,12 @@ class Request:
     """One list to make, in internal ids; the history is oldest first.
 
     Attributes:
-        seen: what the catalogue is ranked without. candidates: what is ranked in its place, in the order shown; None for none.
-        user_id: 0 for a new user. target: what came next, of a test row alone; it only seeds the order in which items are shown.
+        user: external id or name.
+        history: ``[L]`` items, oldest first.
+        seen: items that are left out when the catalogue is ranked.
+        user_id: 0 for a new user.
+        target: the item that came next, of a test row alone; it only seeds the order in which items are shown.
+        candidates: what is ranked in the catalogue's place, in the order shown; None for the catalogue.
     """
 
     user: str

@@ -1,272 +1,127 @@
-"""Evaluation rows, whole histories and their candidate sets, as functions of the config alone.
+"""Evaluation rows and whole histories, read through RecBole as functions of the config alone.
 
-`evaluation_rows(config)` reads them through RecBole; `candidate_sets(config)` adds the candidates, keeps the
-result in memory and in `<checkpoint_dir>/candidates/`, under a hash of everything it depends on. A (user, target)
-pair is a row if and only if RecBole's sequential models evaluate it: users with too short a history have none, for
-any model.
+A (user, target) pair is a row if and only if RecBole's sequential models evaluate it: users with too short a history have
+none, for any model.
 """
 
-import hashlib
-import json
 import logging
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from recbole_llm.data.candidates import (
-    CandidateSet,
-    build_candidate_set,
-    check_unseen,
-    read_npz,
-    sample_candidates,
-    write_npz,
-)
-from recbole_llm.data.interactions import Histories, Rows, evaluation_rows, loaded_files
-from recbole_llm.data.sample import sample_evaluation_rows
+from recbole_llm.data.candidates import CandidateSet
+from recbole_llm.data.interactions import load_interactions
 
-__all__ = [
-    "CandidateSets",
-    "Histories",
-    "Rows",
-    "build_candidate_sets",
-    "candidate_sets",
-    "evaluation_rows",
-    "fingerprint",
-]
+# Columns of the batches that evaluation reads
 
-DATA_KEYS = (
-    "dataset USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD LIST_SUFFIX field_separator seq_separator encoding rm_dup_inter "
-    "val_interval user_inter_num_interval item_inter_num_interval alias_of_user_id alias_of_item_id benchmark_filename "
-    "normalize_all normalize_field filter_inter_by_user_or_item"
-).split()
-ROWS = 3  # goes up when the same files and settings give other rows, so that older caches and results are left alone
-_SET_KEYS = ("candidate_seed", "n_candidates")
-_memory: dict[tuple, "CandidateSets"] = {}  # by file, fingerprint and the file's stamp; of a sample also by its size
 ROW_FIELD = "candidate_row"  # row number in the candidate set
 PHASE_FIELD = "candidate_phase"  # index into PHASES
 ITEMS_FIELD = "candidate_items"  # [B, C] internal ids, where an interaction holds one line per row
 PHASES = ("valid", "test")
 
 
+class Histories(Mapping):
+    """External user -> sorted catalogue indices of everything the user ever interacted with (compressed sparse rows).
+
+    Attributes:
+        users: sorted external tokens. str [U]
+        indptr: the items of user u are `items[indptr[u]:indptr[u + 1]]`. int64 [U + 1]
+        items: catalogue indices. int32 [total]
+    """
+
+    def __init__(self, users: np.ndarray, indptr: np.ndarray, items: np.ndarray):
+        self.users, self.indptr, self.items = users, indptr, items
+        self._place = {user: i for i, user in enumerate(users.tolist())}
+
+    def __getitem__(self, user: str) -> np.ndarray:
+        place = self._place[str(user)]
+        return self.items[self.indptr[place] : self.indptr[place + 1]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._place)
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+
 @dataclass(frozen=True)
-class CandidateSets:
-    """The rows of a dataset with their frozen candidates, and the source of training candidates.
+class Rows:
+    """The rows that are evaluated: pairs (users, targets) of external tokens, sorted by user, then by time.
 
-    `rows` are all rows of the split: what no model may train on. `test` holds those that are measured, a sample of them
-    with `test_sample_size`.
+    Attributes:
+        catalogue: sorted external tokens of the items that occur in any split. str [M]
+        histories: whole histories, over all splits.
+        valid: (users, targets) of the validation rows. str [n] each
+        test: (users, targets) of the test rows. str [n] each
     """
 
-    rows: Rows
-    valid: CandidateSet
-    test: CandidateSet
-    train_seed: int
+    catalogue: np.ndarray
+    histories: Histories
+    valid: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
 
-    @property
-    def catalogue(self) -> np.ndarray:
-        return self.rows.catalogue
 
-    @property
-    def histories(self) -> Histories:
-        return self.rows.histories
+def expected_phases(config) -> tuple[str, ...]:
+    """Return the evaluation phases for which the split must yield rows, of ("valid", "test")."""
+    if config["benchmark_filename"] is not None:
+        return ("valid", "test")
+    ((mode, value),) = config["eval_args"]["split"].items()
+    if mode == "LS":
+        return {"valid_only": ("valid",), "test_only": ("test",)}.get(value, ("valid", "test"))
+    return tuple(phase for phase, share in zip(("valid", "test"), value[1:], strict=True) if share > 0)
 
-    @cached_property
-    def _place(self) -> dict[str, int]:
-        return {item: i for i, item in enumerate(self.catalogue.tolist())}
 
-    def internal_items(self, dataset) -> np.ndarray:
-        """Return a dataset's internal ids of the catalogue. int64 [M]; ValueError if it lacks an item."""
-        known = dataset.field2token_id[dataset.iid_field]
-        missing = [item for item in self.catalogue.tolist() if item not in known]
-        if missing:
+def _histories(dataset) -> tuple[np.ndarray, Histories]:
+    """Return the catalogue and the whole histories of a dataset that is not yet built."""
+    feat = dataset.inter_feat
+    users, items = (np.asarray(feat[field], dtype=np.int64) for field in (dataset.uid_field, dataset.iid_field))
+    list_field = dataset.iid_field + dataset.config["LIST_SUFFIX"]
+    if list_field in feat:  # each row brings its own history
+        lists = list(feat[list_field])
+        users = np.concatenate([users, np.repeat(users, [len(history) for history in lists])])
+        items = np.concatenate([items, *lists]).astype(np.int64)
+    names_of, items_of = (
+        np.asarray(dataset.field2id_token[f], dtype=str) for f in (dataset.uid_field, dataset.iid_field)
+    )
+    catalogue, item_index = np.unique(items_of[items], return_inverse=True)
+    names, user_index = np.unique(names_of[users], return_inverse=True)
+    pairs = np.unique(user_index * len(catalogue) + item_index)
+    owners, seen = np.divmod(pairs, len(catalogue))
+    indptr = np.searchsorted(owners, np.arange(len(names) + 1))
+    return catalogue, Histories(names, indptr, seen.astype(np.int32))
+
+
+def _row_pairs(split) -> tuple[np.ndarray, np.ndarray]:
+    users, items = (
+        np.asarray(split.field2id_token[field], dtype=str)[split.inter_feat[field].numpy()]
+        for field in (split.uid_field, split.iid_field)
+    )
+    order = np.argsort(users, kind="stable")
+    return users[order], items[order]
+
+
+def evaluation_rows(config) -> Rows:
+    """Read a dataset's evaluation rows and whole histories; they do not depend on the model.
+
+    Raises:
+        FileNotFoundError, ValueError: a file or column is missing, or the split leaves a phase without rows.
+    """
+    dataset = load_interactions(config)
+    catalogue, histories = _histories(dataset)
+    _, valid, test = dataset.build()
+    rows = Rows(catalogue, histories, _row_pairs(valid), _row_pairs(test))
+    for phase in expected_phases(config):
+        users = getattr(rows, phase)[0]
+        if not len(users):
             raise ValueError(
-                f"{len(missing)} items of the catalogue are not in the model's dataset, first {missing[0]!r}; "
-                f"a filter drops them (filter_inter_by_user_or_item with an incomplete .item file, or val_interval)"
+                f"{config['dataset']}: no {phase} row. eval_args.split {config['eval_args']['split']} of "
+                f"{len(histories)} users and {len(histories.items)} distinct interactions leaves none: a row needs an "
+                f"earlier interaction, leave-one-out with valid and test needs four. Use more data or another split"
             )
-        return np.array([known[item] for item in self.catalogue.tolist()], dtype=np.int64)
-
-    def training_candidates(
-        self, users: Sequence[str], targets: Sequence[str], epoch: int, recent: Sequence[Sequence[str]] | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw the candidates of training rows for one epoch, from the run's `seed`.
-
-        Parameters
-        ----------
-        users, targets : external tokens, n of each.
-        recent : each row's latest items; where given, only they and the target are left out of its negatives, as in
-            LLaRA's released code, and an item that the user saw earlier or later may be one.
-
-        Returns
-        -------
-        candidates : indices into `catalogue`. int32 [n, C]
-        target_position : int16 [n]
-
-        Raises
-        ------
-        ValueError
-            If users have fewer than C-1 unseen items; all of them are named.
-        """
-        users, targets = ([str(token) for token in column] for column in (users, targets))
-        n_items, width = len(self.catalogue), self.test.n_candidates
-        check_unseen(users, self.histories, n_items, width)
-        candidates = np.empty((len(users), width), dtype=np.int32)
-        positions = np.empty(len(users), dtype=np.int16)
-        for i, (user, target) in enumerate(zip(users, targets, strict=True)):
-            seen, at = self.histories[user], self._place[target]
-            if recent is not None:
-                seen = np.unique([at, *(self._place[item] for item in recent[i])])
-            candidates[i], positions[i] = sample_candidates(
-                user, target, at, seen, n_items, width, self.train_seed, "train", epoch
-            )
-        return candidates, positions
-
-
-    def shared_training_list(
-        self, users: Sequence[str], targets: Sequence[str], epoch: int, number: int, recent: Sequence[Sequence[str]] | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Draw one candidate list for several training rows: their targets and, uniformly, other items of the catalogue.
-
-        Parameters
-        ----------
-        users, targets : external tokens, n of each, fewer than C.
-        number : of the list in the epoch; with the run's `seed` and `epoch` it determines the draw.
-        recent : as in `training_candidates`.
-
-        Returns
-        -------
-        candidates : indices into `catalogue`, each once. int32 [C]
-        target_position : where each row's target stands. int64 [n]
-        unseen : False where a candidate is in the row's history, and so no negative of it; True at its target. bool [n, C]
-        """
-        at = np.array([self._place[str(target)] for target in targets])
-        wanted = np.unique(at)
-        rng = np.random.default_rng([self.train_seed, 7, epoch, number])
-        others = rng.choice(len(self.catalogue) - len(wanted), self.test.n_candidates - len(wanted), replace=False)
-        others += np.searchsorted(wanted - np.arange(len(wanted)), others, side="right")  # ranks -> items not wanted
-        candidates = rng.permutation(np.concatenate([wanted, others])).astype(np.int32)
-        if recent is None:
-            seen = [self.histories[str(user)] for user in users]
-        else:
-            seen = [[self._place[item] for item in items] for items in recent]
-        unseen = np.stack([~np.isin(candidates, items) for items in seen]) | (candidates == at[:, None])
-        return candidates, (candidates == at[:, None]).argmax(1), unseen
-
-
-@lru_cache(maxsize=64)
-def _file_sha256(path: str, size: int, modified: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fingerprint(config) -> str:
-    """Return a hash of all that the candidate sets depend on: files, filters, split, seed and C."""
-    return _described(config, (*DATA_KEYS, *_SET_KEYS))
-
-
-def split_hash(config) -> str:
-    """Return a hash of all that the split into training, valid and test rows depends on: files, filters, `eval_args`."""
-    return _described(config, DATA_KEYS)
-
-
-def _described(config, keys: Sequence[str]) -> str:
-    stats = [(str(path), path.stat()) for path in loaded_files(config)]
-    eval_args = config["eval_args"]
-    described = {
-        "rows": ROWS,
-        "files": [_file_sha256(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats],
-        "eval_args": {key: eval_args.get(key) for key in ("split", "order", "group_by")},
-        **{key: config[key] for key in keys},
-    }
-    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _pack(sets: CandidateSets) -> dict[str, np.ndarray]:
-    histories = sets.histories
-    arrays = {"users": histories.users, "indptr": histories.indptr, "items": histories.items}
-    for phase in ("valid", "test"):
-        arrays |= {f"{phase}.{name}": array for name, array in getattr(sets, phase).arrays().items()}
-    return arrays
-
-
-def _unpack(arrays: Mapping[str, np.ndarray], train_seed: int) -> CandidateSets:
-    fields = CandidateSet.FIELDS
-    valid, test = (
-        CandidateSet.from_arrays({name: arrays[f"{phase}.{name}"] for name in fields}) for phase in ("valid", "test")
-    )
-    histories = Histories(arrays["users"], arrays["indptr"], arrays["items"])
-    rows = Rows(test.catalogue, histories, (valid.user_ids, valid.item_ids), (test.user_ids, test.item_ids))
-    return CandidateSets(rows, valid, test, train_seed)
-
-
-def build_candidate_sets(config) -> CandidateSets:
-    """Read the rows and draw their candidates, without any cache."""
-    rows, width, seed = evaluation_rows(config), int(config["n_candidates"]), int(config["candidate_seed"])
-    users = [*rows.valid[0].tolist(), *rows.test[0].tolist()]
-    check_unseen(users, rows.histories, len(rows.catalogue), width)
-    valid, test = (
-        build_candidate_set(getattr(rows, phase), rows.histories, rows.catalogue, width, seed, phase)
-        for phase in ("valid", "test")
-    )
-    return CandidateSets(rows, valid, test, int(config["seed"]))
-
-
-def candidate_sets(config) -> CandidateSets:
-    """Return a dataset's frozen candidate sets, from memory, from disk, or built and stored.
-
-    They depend on the dataset's files, filters and split, on `candidate_seed` and on `n_candidates`: not on the
-    model, nor on `seed`, which only the training candidates take. `test_sample_size` test rows are kept; the stored file
-    has them all.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `evaluation_rows` and `build_candidate_set`.
-    OSError
-        If the cache file cannot be written; nothing is left half-written.
-    """
-    key, train_seed = fingerprint(config), int(config["seed"])
-    path = Path(config["checkpoint_dir"]).absolute() / "candidates" / f"{config['dataset']}-{key[:16]}.npz"
-    if (path, key, _stamp(path)) not in _memory:  # new, or its file is gone or another
-        found = _stored(path, train_seed) or _build_and_store(config, path)
-        _memory[path, key, _stamp(path)] = found
-    size = config["test_sample_size"]
-    if (place := (path, key, _stamp(path), size)) not in _memory:
-        found = _memory[path, key, _stamp(path)]
-        kept = sample_evaluation_rows(len(found.test), size, int(config["candidate_seed"]), "test")
-        _memory[place] = found if len(kept) == len(found.test) else replace(found, test=found.test.subset(kept))
-    return replace(_memory[place], train_seed=train_seed)
-
-
-def _stamp(path: Path) -> tuple | None:
-    """What changes when a file does; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _stored(path: Path, train_seed: int) -> CandidateSets | None:
-    if not os.path.exists(path):
-        return None
-    try:
-        return read_npz(path, lambda arrays: _unpack(arrays, train_seed))
-    except ValueError as error:
-        logging.getLogger().warning(f"{error} now")
-        return None
-
-
-def _build_and_store(config, path: Path) -> CandidateSets:
-    sets = build_candidate_sets(config)
-    write_npz(path, _pack(sets))
-    logging.getLogger().info(
-        f"candidate sets of {config['dataset']}: {len(sets.valid)} valid rows (sha256 {sets.valid.sha256[:12]}), "
-        f"{len(sets.test)} test rows (sha256 {sets.test.sha256[:12]}), stored in {path}"
-    )
-    return sets
+        if without := len(histories) - len(set(users.tolist())):
+            logging.getLogger().info(f"{config['dataset']}: {without} of {len(histories)} users have no {phase} row")
+    return rows
 
 
 def match_rows(dataset, candidates: CandidateSet) -> np.ndarray:
@@ -274,14 +129,11 @@ def match_rows(dataset, candidates: CandidateSet) -> np.ndarray:
 
     A pair (user, target) that occurs several times is matched in order of occurrence.
 
-    Returns
-    -------
-    index : row of `dataset.inter_feat` for each row of the set. int64 [n]
+    Returns:
+        The row of `dataset.inter_feat` for each row of the set. int64 [n]
 
-    Raises
-    ------
-    ValueError
-        If the split lacks rows of the set, naming the first.
+    Raises:
+        ValueError: the split lacks rows of the set; names the first.
     """
     places: dict[tuple[str, str], list[int]] = {}
     columns = (

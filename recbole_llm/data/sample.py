@@ -1,5 +1,6 @@
-"""Which rows are learnt from and measured: seeded samples (`train_sample_size`, `valid_sample_size`, `test_sample_size`)."""
+"""Which rows a model learns from and is measured on: seeded samples (`train_sample_size`, `valid_sample_size`, `test_sample_size`)."""
 
+import hashlib
 import logging
 
 import numpy as np
@@ -8,14 +9,15 @@ import numpy as np
 def sample_rows(n: int, size, seed: int, labels: np.ndarray | None = None) -> np.ndarray:
     """Sorted row numbers of a seeded sample of n rows; a smaller sample is part of a larger one.
 
-    size : a count, a share, or None for all rows. A count above n, which a default may be for a small dataset, is all of
-        them, with a warning.
-    labels : with them, each label keeps its share of the rows (to the nearest row). [n]
+    Args:
+        n: number of rows.
+        size: a count, a share, or None for all rows. A count above n, which a default may be for a small dataset, is all
+            of them, with a warning.
+        seed: of the draw.
+        labels: with them, each label keeps its share of the rows, to the nearest row. [n]
 
-    Raises
-    ------
-    ValueError
-        If `size` leaves no row.
+    Raises:
+        ValueError: `size` leaves no row.
     """
     if size is None:
         return np.arange(n)
@@ -36,10 +38,22 @@ def sample_rows(n: int, size, seed: int, labels: np.ndarray | None = None) -> np
 def sample_evaluation_rows(n: int, size: int | None, seed: int, phase: str) -> np.ndarray:
     """Sorted row numbers of a seeded sample of n validation or test rows; a smaller sample is part of a larger one.
 
-    size : a count; None, or one above n, is all rows.
-    phase : "valid" or "test", which are sampled independently.
+    Args:
+        n: number of rows.
+        size: a count; None, or one above n, is all rows.
+        seed: of the draw.
+        phase: "valid" or "test", which are sampled independently.
     """
     if size is None:
         return np.arange(n)
     generator = np.random.default_rng(seed if phase == "valid" else [seed, 5])
     return np.sort(generator.permutation(n)[:size])
+
+
+def train_sample(train) -> dict | None:
+    """Which training rows the LLM saw: their numbers in the training split, in order, and their digest."""
+    sample = getattr(getattr(train, "batches", None), "sample", None)
+    if sample is None:
+        return None
+    text = " ".join(map(str, sample.tolist()))
+    return {"count": len(sample), "sha256": hashlib.sha256(text.encode()).hexdigest(), "rows": text}

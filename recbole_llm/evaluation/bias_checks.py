@@ -27,10 +27,14 @@ def group_counts(rank: np.ndarray, group: np.ndarray, names: list[str]) -> dict:
 
 
 def popularity_groups(targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """0 head, 1 middle, 2 tail for each target. int64 [n]
+    """The popularity group of each target.
 
     Args:
-        targets: ``[n]`` catalogue indices; counts: ``[M]`` training interactions per item.
+        targets: ``[n]`` catalogue indices.
+        counts: ``[M]`` training interactions per item.
+
+    Returns:
+        ``[n]`` int64: 0 head, 1 middle, 2 tail.
     """
     order = np.argsort(-counts, kind="stable")
     before = np.cumsum(counts[order]) - counts[order]  # interactions of more popular items
@@ -52,7 +56,9 @@ def row_checks(sets, rank: np.ndarray, target_position: np.ndarray | None) -> di
     """Hit@1 by target position (where candidates have one), popularity and history length.
 
     Args:
-        sets: the dataset's ``CandidateSets``; rank, target_position: ``[n]`` in the order of its test rows.
+        sets: the dataset's ``CandidateSets``.
+        rank: ``[n]`` the targets' ranks, in the order of the test rows.
+        target_position: ``[n]`` where they stood among the candidates, or None.
     """
     test = sets.test
     index = np.searchsorted(sets.catalogue, test.item_ids)
@@ -122,7 +128,9 @@ def leak_check(loader, tokens, limit: int = LEAK_ROWS) -> dict:
     """Look for each row's target in its prompt outside the candidate list.
 
     Args:
-        loader: an LLM row's test loader; tokens: its :class:`~recbole_llm.data.tokens.PromptTokenizer`.
+        loader: an LLM row's test loader.
+        tokens: its :class:`~recbole_llm.data.tokens.PromptTokenizer`.
+        limit: how many rows are looked at, at most.
 
     Returns:
         ``{"rows", "id_outside", "title_outside", "examples"}``: rows looked at; rows whose target has a behaviour token

@@ -13,8 +13,9 @@ import torch
 from recbole.evaluator import Collector
 from recbole.utils import EvaluatorType
 
+from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.data.candidates import CandidateSet
-from recbole_llm.data.rows import ITEMS_FIELD, PHASE_FIELD, PHASES, ROW_FIELD, candidate_sets
+from recbole_llm.data.rows import ITEMS_FIELD, PHASE_FIELD, PHASES, ROW_FIELD
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,13 @@ class RankedRows:
 def target_ranks(scores: torch.Tensor, position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rank the target among its candidates.
 
-    Parameters
-    ----------
-    scores : [B, C] finite, higher is better.
-    position : [B] column of the target.
+    Args:
+        scores: [B, C] finite, higher is better.
+        position: [B] column of the target.
 
-    Returns
-    -------
-    strict : rank from 1, equal scores ordered by column. int64 [B]
-    average : rank with equal scores sharing their mean rank (what AUC needs). float [B]
+    Returns:
+        Ranks from 1 with equal scores ordered by column, int64 [B]; and ranks with equal scores sharing their mean, which AUC
+        needs, float [B].
     """
     target = scores.gather(1, position[:, None])  # [B, 1]
     columns = torch.arange(scores.shape[1], device=scores.device)
@@ -74,7 +73,11 @@ class CandidateCollector(Collector):
         return candidate_sets(self.config)
 
     def rows(self) -> RankedRows:
-        """Return the rows of the last finished evaluation, in row order; RuntimeError if there is none."""
+        """Return the rows of the last finished evaluation, in row order.
+
+        Raises:
+            RuntimeError: there was none.
+        """
         if self._finished is None:
             raise RuntimeError("no evaluation has finished: call trainer.evaluate first")
         return self._finished
@@ -97,16 +100,14 @@ class CandidateCollector(Collector):
     def collect_candidate_scores(self, scores, row_index, phase="test", items=None) -> None:
         """Collect scores of whole candidate rows.
 
-        Parameters
-        ----------
-        scores : [B, C], in the order of the candidate set, higher is better.
-        row_index : [B] row numbers in the candidate set of `phase`.
-        items : [B, C] internal item ids; needed for metrics over recommended items (coverage, popularity) only.
+        Args:
+            scores: [B, C], in the order of the candidate set, higher is better.
+            row_index: [B] row numbers in the candidate set of `phase`.
+            phase: "valid" or "test".
+            items: [B, C] internal item ids; needed for metrics over recommended items (coverage, popularity) only.
 
-        Raises
-        ------
-        ValueError
-            If a score is NaN or infinite (rows are named), or scores do not have C columns.
+        Raises:
+            ValueError: a score is NaN or infinite (rows are named), or scores do not have C columns.
         """
         chosen: CandidateSet = getattr(self._candidate_sets, phase)
         scores, row = scores.detach().float().cpu(), torch.as_tensor(row_index).long().cpu()

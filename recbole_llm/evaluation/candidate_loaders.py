@@ -14,8 +14,9 @@ from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleDataLoader,
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.data.interaction import Interaction
 
+from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.data.candidates import CandidateSet
-from recbole_llm.data.rows import ITEMS_FIELD, PHASE_FIELD, PHASES, ROW_FIELD, candidate_sets, match_rows
+from recbole_llm.data.rows import ITEMS_FIELD, PHASE_FIELD, PHASES, ROW_FIELD, match_rows
 
 
 class _CandidateRows:
@@ -57,16 +58,15 @@ class CandidateEvalDataLoader(_CandidateRows, NegSampleEvalDataLoader):
     row of the candidate set in its order, with the model's own columns, user and item features joined and RecBole's
     `transform` applied, plus `candidate_row`, `candidate_phase` and the label (1 at the target).
 
-    Parameters
-    ----------
-    config, dataset, sampler : as RecBole passes them; `dataset` is the model's own valid or test split.
-    shuffle : ignored, rows keep the order of the candidate set.
-    phase : "valid" or "test"; taken from the sampler where it has one.
+    Args:
+        config: the model's config.
+        dataset: the model's own validation or test split.
+        sampler: RecBole's sampler of that split.
+        shuffle: ignored, rows keep the order of the candidate set.
+        phase: "valid" or "test"; taken from the sampler where it has one.
 
-    Raises
-    ------
-    ValueError
-        If the phase is unknown, or the split lacks a row of the candidate set.
+    Raises:
+        ValueError: the phase is unknown, or the split lacks a row of the candidate set.
     """
 
     def __init__(self, config, dataset, sampler=None, shuffle=False, phase=None):
@@ -96,7 +96,7 @@ class CandidateSequenceDataLoader(_CandidateRows, FullSortEvalDataLoader):
     """Evaluation batches over the frozen candidates, one line per row, for models with `full_sort_predict`.
 
     A batch is (interaction, None, positive row [B], positive item [B]); the interaction also has `candidate_items`
-    [B, C], `candidate_row` and `candidate_phase`. Parameters and errors as `CandidateEvalDataLoader`.
+    [B, C], `candidate_row` and `candidate_phase`. Arguments and errors are those of `CandidateEvalDataLoader`.
     """
 
     def __init__(self, config, dataset, sampler=None, shuffle=False, phase=None):

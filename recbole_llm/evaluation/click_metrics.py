@@ -28,9 +28,8 @@ class ACC(LossMetric):
 class ClickEvaluator(Evaluator):
     """RecBole's evaluator plus GAUC; without probabilities only the metrics that need none.
 
-    Attributes
-    ----------
-    probabilities : whether scores are probabilities (as given, or after calibration)
+    Attributes:
+        probabilities: whether scores are probabilities, as given or after calibration.
     """
 
     def __init__(self, config, probabilities: bool):
@@ -72,10 +71,8 @@ def user_ranks(users: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> tor
 class Platt:
     """P(y=1 | s) = sigmoid(a s + b), fitted without a penalty on standardised scores.
 
-    Raises
-    ------
-    ValueError
-        If the labels are of one class, or a score is not finite.
+    Raises:
+        ValueError: the labels are of one class, or a score is not finite.
     """
 
     name = "platt"

@@ -31,7 +31,9 @@ def first_line(text):
 def match_candidate(text, candidates):
     """Id of the one candidate that the answer names, or None if it names none or several.
 
-    candidates: [(id, title)] in candidate order.
+    Args:
+        text: the answer.
+        candidates: (id, title) pairs in candidate order.
     """
     named = named_candidates(text, candidates)
     return named[0] if len(named) == 1 else None

@@ -11,7 +11,8 @@ from recbole.data.dataloader import NegSampleEvalDataLoader
 from recbole.evaluator import Collector
 from recbole.utils import ModelType
 
-from recbole_llm.data.click.rows import labelled_rows, labelled_splits
+from recbole_llm.data.click.rows import labelled_rows
+from recbole_llm.data.click.splits import labelled_splits
 from recbole_llm.data.rows import ROW_FIELD
 from recbole_llm.evaluation.click_metrics import Platt, user_ranks
 from recbole_llm.registry import is_plugin_model
@@ -46,10 +47,8 @@ class LabelledLoader(NegSampleEvalDataLoader):
 def prepare_labelled(config, evaluation_loader):
     """(dataset, train, valid, test) of any model under `protocol: ctr`.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `labelled_rows` and `labelled_splits`.
+    Raises:
+        FileNotFoundError, ValueError: as `labelled_rows` and `labelled_splits`.
     """
     if config["MODEL_TYPE"] in (ModelType.DECISIONTREE, ModelType.KNOWLEDGE, ModelType.TRADITIONAL):
         raise ValueError(f"{config['model']}: protocol ctr has no loaders for this type of model; choose another")
@@ -71,9 +70,8 @@ def prepare_labelled(config, evaluation_loader):
 class LabelledCollector(Collector):
     """Keeps the score of every labelled row and hands RecBole's value metrics scores and labels in row order.
 
-    Attributes
-    ----------
-    calibration : a function from scores to probabilities, or None; see `click_metrics.Platt`
+    Attributes:
+        calibration: a function from scores to probabilities, or None; see `click_metrics.Platt`.
     """
 
     def __init__(self, config):
@@ -90,7 +88,11 @@ class LabelledCollector(Collector):
                 del self.data_struct[key]
 
     def rows(self) -> ScoredRows:
-        """The rows of the last finished evaluation; RuntimeError if there is none."""
+        """The rows of the last finished evaluation.
+
+        Raises:
+            RuntimeError: there was none.
+        """
         if self._finished is None:
             raise RuntimeError("no evaluation has finished: call trainer.evaluate first")
         return self._finished
@@ -105,7 +107,11 @@ class LabelledCollector(Collector):
         self.collect_scores(scores.reshape(-1), row_index.reshape(-1), phase)
 
     def collect_scores(self, scores, row, phase) -> None:
-        """Collect scores [n] of rows [n] of a phase; ValueError naming rows whose score is not finite."""
+        """Collect scores [n] of rows [n] of a phase.
+
+        Raises:
+            ValueError: a score is not finite; names the rows.
+        """
         if phase != self._phase:
             self.reset()
             self._phase = phase
@@ -149,8 +155,11 @@ class LabelledCollector(Collector):
 def calibrate(trainer, valid, config, load_best_model: bool) -> str | None:
     """Fit Platt scaling on the validation rows for a model whose scores are no probabilities.
 
-    The trainer's later evaluations give probabilities; returns "platt". None, and nothing is done, where the scores are
-    probabilities already, or with `calibration: none` (AUC and GAUC alone are then reported).
+    The trainer's later evaluations then give probabilities.
+
+    Returns:
+        "platt"; or None, and nothing is done, where the scores are probabilities already, or with `calibration: none` (AUC
+        and GAUC alone are then reported).
     """
     if trainer.evaluator.probabilities or config["calibration"] == "none":
         return None

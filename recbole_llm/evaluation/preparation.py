@@ -9,22 +9,20 @@ from recbole.sampler import KGSampler
 from recbole.utils import ModelType
 
 from recbole_llm import registry
+from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.data.convert import ensure_dataset
 from recbole_llm.data.interactions import fit_histories, widen_histories
-from recbole_llm.data.rows import candidate_sets
 
 
 def prepare_data(config):
     """Create the dataset of a model and its loaders, as the run's protocol has them.
 
-    Returns
-    -------
-    dataset, train_data, valid_data, test_data : a loader of length 0 stands for a phase that the split does not have.
+    Returns:
+        (dataset, train loader, validation loader, test loader); a loader of length 0 stands for a phase that the split does
+        not have.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If files, columns or rows are missing (each error names the remedy).
+    Raises:
+        FileNotFoundError, ValueError: files, columns or rows are missing (each error names the remedy).
     """
     return registry.protocol(config["protocol"]).prepare(config)
 
@@ -85,8 +83,16 @@ def build_splits(config, dataset) -> list:
 def assign_rows(dataset, valid: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Say for each interaction, in order of time, whether it is for training (0), validation (1) or test (2).
 
-    valid, test : (users, targets) of all rows, measured or not. Of a (user, item) pair that occurs several times, the last occurrences are the test rows, those before them the
-    validation rows. int8 [number of interactions]
+    Of a (user, item) pair that occurs several times, the last occurrences are the test rows, those before them the validation
+    rows.
+
+    Args:
+        dataset: a RecBole dataset that is not yet built.
+        valid: (users, targets) of all validation rows, measured or not.
+        test: (users, targets) of all test rows, measured or not.
+
+    Returns:
+        int8 [number of interactions]
     """
     wanted: dict[tuple[str, str], list[int]] = {}
     for label, (users, targets) in ((1, valid), (2, test)):

@@ -13,14 +13,8 @@ from recbole_llm import registry
 from recbole_llm.data.prompt_rows import Key
 from recbole_llm.data.rows import match_rows
 from recbole_llm.data.sample import sample_evaluation_rows
-from recbole_llm.evaluation.full_ranking import (
-    BLOCK,
-    PAIRWISE_BLOCK,
-    FullRows,
-    catalogue_ranks,
-    full_rows,
-    shuffled,
-)
+from recbole_llm.evaluation.full_ranking import BLOCK, PAIRWISE_BLOCK
+from recbole_llm.evaluation.full_rows import FullRows, catalogue_ranks, full_rows, shuffled
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,9 @@ def catalogue_scores(model, interaction, item_features) -> torch.Tensor:
     Models without a full sort (DIN) score pair by pair, as RecBole's trainer lets them, in blocks of bounded memory.
 
     Args:
-        interaction: B lines; item_features: the dataset's item features, one line per item.
+        model: a model of RecBole.
+        interaction: B lines.
+        item_features: the dataset's item features, one line per item.
     """
     if type(model).full_sort_predict is not AbstractRecommender.full_sort_predict:
         return model.full_sort_predict(interaction).view(len(interaction), -1)
@@ -79,8 +75,12 @@ def retrieve(crm, lines, item_features, rows: FullRows, internal: np.ndarray, n:
     """Score the catalogue with a frozen CRM, in blocks of bounded memory.
 
     Args:
-        crm: RecBole's model; lines: row numbers -> what it reads of these rows, an interaction of as many lines.
-        item_features: the dataset's item features; internal: internal ids of the catalogue.
+        crm: RecBole's model.
+        lines: row numbers -> what it reads of these rows, an interaction of as many lines.
+        item_features: the dataset's item features, one line per item.
+        rows: the rows, and what each of them ranks.
+        internal: internal ids of the catalogue.
+        n: how many items are retrieved.
         k: how many items metrics look at, n or more of them.
 
     Raises:
@@ -158,3 +158,11 @@ def attach_retriever(trainer, loader) -> None:
     if isinstance(loader, RerankDataLoader) and len(loader.numbers):
         found = loader.found or loader.attach(trainer.model)
         trainer.eval_collector.retrieved[loader.phase] = found
+
+
+def retriever(config, trainer) -> dict | None:
+    """What an LLM row of ``full`` re-ranks: ``{"model", "n", "recall"}``, None elsewhere; the recall bounds its metrics."""
+    retrieved = getattr(trainer.eval_collector, "retrieved", None)
+    if not retrieved:
+        return None
+    return {"model": trainer.model.crm.name, "n": config["rerank_n"], "recall": round(retrieved["test"].recall, 6)}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from recbole_llm import registry
-from recbole_llm.data.rows import ROWS
+from recbole_llm.data.fingerprint import ROWS
 from recbole_llm.leaderboard.reuse import comparable
 from recbole_llm.leaderboard.statistics import labelled_value, ranking_values
 from recbole_llm.results.result_file import read_result

@@ -17,7 +17,7 @@ from recbole_llm import registry
 from recbole_llm.config.known_keys import known_keys, unknown_problems
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.values import ConfigError, parse_value, read_yaml
-from recbole_llm.crm.store import check_crm
+from recbole_llm.crm.settings import check_crm
 from recbole_llm.leaderboard.reuse import llm_keys
 from recbole_llm.results import result_file
 

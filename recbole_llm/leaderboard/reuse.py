@@ -14,7 +14,7 @@ from recbole_llm.config.known_keys import recbole_keys
 from recbole_llm.config.properties import properties_dir
 from recbole_llm.config.values import NON_RESULT_KEYS, REPORTING_KEYS, plain_values
 from recbole_llm.crm import store as crm_store
-from recbole_llm.data.rows import ROWS
+from recbole_llm.data.fingerprint import ROWS
 from recbole_llm.results import provenance, result_file
 
 # What changes no number of a row, or is compared apart (crm_path by its file, permutations by how many there are)

@@ -17,9 +17,9 @@ from torch import nn
 
 from recbole_llm import registry
 from recbole_llm.adapter import cast_weights, drop_by_row, enable_gradient_checkpointing, use_gate
-from recbole_llm.config.rules import list_problems
+from recbole_llm.config.checks import list_problems
 from recbole_llm.config.stages import stage_at
-from recbole_llm.crm import store as crm_store
+from recbole_llm.crm.training import load_or_train
 from recbole_llm.data import heads, prompt
 from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.llm import branch_forward, causal_lm, title_likelihood
@@ -52,7 +52,7 @@ class LLMRecommender(SequentialRecommender):
         self.constrained = config["likelihood_over"] == "candidates"
         self.tokens = dataset.prompt_tokenizer
         self.by_hand = HandMade(self, dataset)
-        self.crm = crm_store.load_or_train(config, dataset) if self.needs_crm(config) else None
+        self.crm = load_or_train(config, dataset) if self.needs_crm(config) else None
         init_seed(config["seed"], config["reproducibility"])  # the same start whether the CRM was trained now or read
         llm = load_llm(config)
         check_tokenizer(llm, self.tokens.tokenizer, self.tokens.used(self._templates()))

@@ -13,7 +13,8 @@ from recbole.data.interaction import Interaction
 from torch.nn import functional
 
 from recbole_llm.data.click.timelines import timelines_of_lists
-from recbole_llm.evaluation.full_ranking import BLOCK, shown_order
+from recbole_llm.evaluation.full_ranking import BLOCK
+from recbole_llm.evaluation.full_rows import shown_order
 from recbole_llm.evaluation.rerank import catalogue_scores, top_items
 
 

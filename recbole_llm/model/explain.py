@@ -11,7 +11,7 @@ from recbole_llm.data.tokens import USER_SLOT
 
 
 def explanation(recommender, request: Request, k: int) -> str:
-    """Text for one request of a :class:`~recbole_llm.recommend.Recommender`; k: lines of the table of scores."""
+    """Text for one request of a :class:`~recbole_llm.recommend.ranking.Ranker`; k: lines of the table of scores."""
     lines, scores = recommender.crm_scores([request])
     ((_, candidates),) = recommender.groups([request], [k], lines, scores)
     batch = recommender.prompts(lines, candidates)

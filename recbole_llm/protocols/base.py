@@ -1,4 +1,4 @@
-"""What every protocol says. Nothing else in the package compares a protocol's name with a string."""
+"""The base class of protocols: what a run asks of one. Nothing else in the package compares a protocol's name with a string."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ class Protocol:
         labelled: test rows carry labels, and scores are judged against them; else a row ranks its target among others.
         among_candidates: a row ranks a candidate set in a drawn order, which `permutations` may draw again.
         retrieves: a model that ranks by prompts ranks what its CRM retrieves.
-        columns: of the rows file.
-        metrics: that leaderboards show; main_metric: the one that orders them.
+        columns: names of the rows file's columns.
+        metrics: those that leaderboards show.
+        main_metric: the one that orders them.
     """
 
     name: str | None = None
@@ -37,7 +38,16 @@ class Protocol:
         """
 
     def problems(self, final: dict, given: dict, model_class: type | None = None) -> list[str]:
-        """Lines for settings that contradict the protocol; read before `complete`."""
+        """Find settings that contradict the protocol; called before `complete`.
+
+        Args:
+            final: the merged configuration.
+            given: what the plugin's properties and the user set.
+            model_class: the model's class.
+
+        Returns:
+            A line for each problem: key, rule, remedy.
+        """
         return []
 
     # ---- a run -------------------------------------------------------------------------------------------------------
@@ -54,33 +64,51 @@ class Protocol:
         return None
 
     def prompt_loader(self, phase: str, head):
-        """The loader of prompts for a model's ``head`` (:mod:`recbole_llm.data.heads`) where it is not the model's own; else None."""
+        """The loader of prompts, where it is not the model's own.
+
+        Args:
+            phase: "train", "valid" or "test".
+            head: the model's (:mod:`recbole_llm.data.heads`).
+
+        Returns:
+            A dataloader class, or None for the model's own.
+        """
         return None
 
     def judge(self, trainer, config, dataset) -> None:
         """Give a trainer the collector and the evaluator of this protocol."""
 
     def before_test(self, trainer, valid, config, load_best_model: bool) -> None:
-        """What must be known before test rows are scored."""
+        """Make what scoring the test rows needs, from the validation rows.
+
+        Args:
+            trainer: the fitted trainer.
+            valid: the validation loader.
+            config: the run's configuration.
+            load_best_model: score with the best weights rather than the last.
+        """
 
     # ---- results -----------------------------------------------------------------------------------------------------
 
     def measured_on(self, config) -> dict:
-        """``{"count", "sha256", "rows"}``: how many items a row ranks (null: none), the digest of the rows with all that they
-        rank, and the version of the rules that make rows of files. Runs with another digest cannot stand in one table.
+        """Identify the test rows; runs with another digest cannot stand in one table.
+
+        Returns:
+            ``{"count", "sha256", "rows"}``: how many items a row ranks (None where it ranks none), the digest of the rows
+            with all that they rank, and the version of the rules that make rows of files (`data.fingerprint.ROWS`).
         """
         raise NotImplementedError
 
     def n_test_rows(self, config) -> int:
-        """Test rows of the split, measured or left out by `test_sample_size`."""
+        """Number of test rows of the split, measured or left out by `test_sample_size`."""
         raise NotImplementedError
 
     def tested_rows(self, config, collector) -> list[tuple]:
-        """Lines of the rows file, `columns`, in the order of the test rows."""
+        """The lines of the rows file, with the values of `columns`, in the order of the test rows."""
         raise NotImplementedError
 
     def phase_counts(self, config, dataset) -> dict[str, int]:
-        """Rows of each phase."""
+        """Number of rows of each phase."""
         return {phase: len(split) for phase, split in zip(("train", "valid", "test"), dataset.build(), strict=True)}
 
     def checks(self, config, rows: list[tuple]) -> dict | None:
@@ -88,5 +116,5 @@ class Protocol:
         return None
 
     def ranks(self, count: int | None) -> str:
-        """What a row ranks, in a table's words; count: as in `measured_on`."""
+        """What a row ranks, in the words of a table's heading, of the ``count`` of `measured_on`."""
         return f"{count} candidates"

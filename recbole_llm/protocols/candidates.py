@@ -11,8 +11,9 @@ from recbole.evaluator import metric_types
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import EvaluatorType, ModelType, get_model
 
+from recbole_llm.data.candidate_sets import candidate_sets
+from recbole_llm.data.fingerprint import ROWS
 from recbole_llm.data.model_kinds import training_negatives
-from recbole_llm.data.rows import ROWS, candidate_sets
 from recbole_llm.evaluation import bias_checks
 from recbole_llm.evaluation.candidate_collector import CandidateCollector
 from recbole_llm.evaluation.candidate_loaders import CandidateEvalDataLoader, CandidateSequenceDataLoader

@@ -11,8 +11,8 @@ from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType, ModelType, get_model
 
 from recbole_llm.data.click.rows import labelled_rows
+from recbole_llm.data.fingerprint import ROWS
 from recbole_llm.data.model_kinds import gives_probabilities, reads_labels, training_negatives
-from recbole_llm.data.rows import ROWS
 from recbole_llm.evaluation.click_metrics import NEED_PROBABILITIES, ClickEvaluator
 from recbole_llm.evaluation.labelled_rows import LabelledCollector, LabelledLoader, calibrate, prepare_labelled
 from recbole_llm.protocols.base import Protocol

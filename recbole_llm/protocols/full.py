@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from recbole_llm.data.rows import ROWS
-from recbole_llm.evaluation.full_ranking import FullCollector, FullRowsDataLoader, full_rows
+from recbole_llm.data.fingerprint import ROWS
+from recbole_llm.evaluation.full_ranking import FullCollector, FullRowsDataLoader
+from recbole_llm.evaluation.full_rows import full_rows
 from recbole_llm.evaluation.rerank import RerankDataLoader
 from recbole_llm.protocols.candidates import Ranking
 

@@ -14,20 +14,22 @@ from functools import lru_cache
 from pathlib import Path
 
 from recbole_llm.config.properties import short_name_file
-from recbole_llm.data.rows import fingerprint
+from recbole_llm.data.fingerprint import fingerprint
 from recbole_llm.llm import source as llm_source
 
 PACKAGES = ("recbole_llm", "recbole", "torch", "numpy", "pandas", "scipy")
 LLM_PACKAGES = (*PACKAGES, "transformers", "peft")
 # What a RecBole model runs through: files, or the beginnings of their names
 _BASELINE = (
-    "fit.py", "protocols/", "compat/shims.py", "data/candidates.py", "data/rows.py", "data/interactions.py", "data/atomic.py",
-    "data/loading.py", "data/benchmark.py", "data/filters.py", "data/model_kinds.py", "data/click/rows.py", "evaluation/candidate_",
-    "evaluation/preparation.py", "evaluation/full_ranking.py", "evaluation/labelled_rows.py", "evaluation/click_metrics.py",
+    "fit.py", "protocols/", "compat/shims/", "data/candidate", "data/fingerprint.py", "data/rows.py", "data/interactions.py",
+    "data/atomic.py", "data/records.py", "data/loading.py", "data/time_order.py", "data/benchmark.py", "data/filters.py",
+    "data/model_kinds.py", "data/click/interactions.py", "data/click/rows.py", "data/click/splits.py", "evaluation/candidate_",
+    "evaluation/preparation.py", "evaluation/full_", "evaluation/labelled_rows.py", "evaluation/click_metrics.py",
 )  # fmt: skip
 # What a plugin model's numbers do not depend on
-_NOT_RUN = ("analysis/", "cli/", "leaderboard/", "results/", "data/convert/", "config/rules.py", "config/known_keys.py", "quick_start.py",
-            "recommend.py", "reproduce.py", "version.py", "__main__.py")  # fmt: skip
+_NOT_RUN = ("analysis/", "cli/", "leaderboard/", "results/", "data/convert/", "config/rules.py", "config/checks.py", "config/known_keys.py",
+            "quick_start.py",
+            "recommend/", "reproduce.py", "version.py", "__main__.py")  # fmt: skip
 _WEIGHTS = (".safetensors", ".json", ".model")  # of an LLM's folder: weights, configuration, tokenizer
 _WHOLE = 2**26  # files up to this size are hashed whole
 _PART = 2**20

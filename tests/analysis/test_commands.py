@@ -12,7 +12,7 @@ from recbole_llm.analysis.__main__ import NAMES, analyse, main
 from recbole_llm.analysis.common import Request
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.values import ConfigError
-from recbole_llm.crm.store import crm_config, crm_hash
+from recbole_llm.crm.settings import crm_config, crm_hash
 from recbole_llm.evaluation.preparation import prepare_data
 from tests.analysis.conftest import CLICK
 

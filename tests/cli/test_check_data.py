@@ -6,7 +6,7 @@ import pytest
 
 from recbole_llm import LLMConfig, __main__
 from recbole_llm.cli import check_data
-from recbole_llm.data.rows import candidate_sets
+from recbole_llm.data.candidate_sets import candidate_sets
 from tests import tiny
 from tests.data.test_cases import HEADER, ITEMS, STEPS, USERS, items, write
 

@@ -2,43 +2,16 @@
 
 import recbole_llm  # noqa: F401, I001  isort: skip  (RecBole imports only after it)
 
-import textwrap
-
 import pytest
 import torch
 import yaml
 from recbole.config import Config
 
 from recbole_llm import registry
-from recbole_llm.config import properties as properties_module
-from recbole_llm.config import rules
-from recbole_llm.config.known_keys import keys_read, known_keys, recbole_keys
 from recbole_llm.config.loader import LLMConfig, config_from_values
 from recbole_llm.config.properties import properties_dir
-from recbole_llm.config.values import ConfigError, SafeLoader, plain_values, read_yaml
-
-MODELS = ("LLaRA", "iLoRA", "PointwiseLLM", "RecLoRA", "TALLRec", "CoLLM", "E4SRec", "LlamaRec")
-
-
-@pytest.fixture
-def properties(tmp_path, monkeypatch):
-    """A properties folder of our own: a function that writes {file: YAML} over the defaults."""
-    root = tmp_path / "properties"
-    for folder in ("model", "dataset", "llm"):
-        (root / folder).mkdir(parents=True)
-    monkeypatch.setattr(properties_module, "properties_dir", lambda: root)
-    monkeypatch.setattr("sys.argv", ["test"])
-
-    def write(files):
-        for name, text in files.items():
-            (root / name).write_text(textwrap.dedent(text))
-
-    write({"overall.yaml": "protocol: candidates\nn_candidates: 20\nlayer: overall\n", "llm.yaml": "crm_epochs: 8\n"})
-    return write
-
-
-def make(model="SASRec", dataset="ml-100k", **settings):
-    return LLMConfig(model, dataset, **settings)
+from recbole_llm.config.values import ConfigError, plain_values
+from tests.config.make import make
 
 
 def test_every_layer_wins_over_the_one_below(properties, tmp_path):
@@ -203,58 +176,6 @@ def test_plain_recbole_checks_plugin_models(properties, monkeypatch):
         Config("BPR", "ml-100k", config_dict={"save_dataloaders": True})
 
 
-BAD = {
-    "behaviour_tokens": ["none "], "llm_eval": [None], "recipe": ["papers"], "curriculum": [1],
-    "gate_form": ["softmax"], "gate_init": ["zero", None], "gate_input": [None], "llm_dtype": ["fp16"], "attn_implementation": ["flash"],
-    "protocol": ["rank"],
-    "n_candidates": [1, 2.0, True], "lora_r": [0, 8.0, True], "lora_alpha": [0, "16"], "lora_dropout": [1, -0.1],
-    "learning_rate": [0, -1, "fast"], "train_sample_size": [0, -5, 0.0, 1.5], "history_max_len": [0], "seed": [-1, 1.5],
-    "test_sample_size": [0, -1, 0.5], "projector_form": ["MLP", None], "slot_scale": [0, -1, "8x"], "behaviour_token_place": ["first", None], "item_separator": ["", ", ", None, 3, "\\n"],
-    "user_token": ["yes", 1], "crm_config": [[1]], "llm_path": [3], "warmup_ratio": [1.1], "epochs": [-1, "3 "],
-    "user_inter_num_interval": [5, "5", "[5,)", "[9,5]", "5,inf"], "item_inter_num_interval": ["[5,inf"],
-    "prompt_templates": ["{history}", [], [1]], "click_templates": [["{history}"], {"ctr": "{history}"}], "note_words": ["liked"],
-    "val_interval": ["[3,inf)", {"rating": 3}, {"rating": "3,5"}],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("file", ["overall.yaml", "llm.yaml", *(f"model/{name}.yaml" for name in MODELS)])
-def test_every_key_of_ours_has_a_rule(file):
-    values = yaml.safe_load((properties_dir() / file).read_text()) or {}
-    recboles = {key for key, _ in recbole_keys()}
-    assert not values.keys() - rules.RULES.keys() - recboles
-    assert not rules.value_problems(read_yaml(properties_dir() / file))
-
-
-def test_the_files_of_models_are_those_above():
-    assert {file.stem for file in properties_dir().glob("model/*")} == set(MODELS)
-
-
-@pytest.mark.parametrize("key, value", [(key, value) for key, values in BAD.items() for value in values])
-def test_values_that_break_a_rule(key, value):
-    (line,) = rules.value_problems({key: value})
-    assert line.startswith(f"{key}: must be") and line.endswith(f"got {value!r}")
-
-
-@pytest.mark.parametrize("value", ["[5,inf)", "(0, 1];[3,4)", "[-inf,7]", [5, 10], None])
-def test_intervals_that_recbole_reads(value):
-    assert rules.value_problems({"user_inter_num_interval": value, "val_interval": {"rating": value or "[3,5]", "genre": ["war"]}}) == []
-
-
-GOOD = {
-    "attn_implementation": [None, "eager"], "train_sample_size": [None, 1, 70000, 0.1],
-    "protocol": [None, "candidates"],
-    "lora_alpha": [16, 0.5], "lora_dropout": [0, 0.1], "epochs": [0], "gate_form": ["topk"], "crm_path": [None, "x"],
-    "test_sample_size": [None, 300], "gate_init": ["uniform"], "gate_input": ["token_embedding", "random_embedding"], "projector_form": ["linear"], "slot_scale": [8, 0.5], "behaviour_token_place": ["before"], "item_separator": [",", "\n", ";"],
-    "prompt_templates": [["{history}"]], "click_templates": [{"candidates": ["{history}"], "ctr": []}], "note_words": [{}],
-    "lora_target_modules": ["all-linear", ["q_proj"]], "user_token": [True], "llm_quantization": ["4bit", None],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("key, value", [(key, value) for key, values in GOOD.items() for value in values])
-def test_values_that_keep_the_rules(key, value):
-    assert rules.value_problems({key: value}) == []
-
-
 def test_rank_must_be_divisible_by_the_experts(properties):
     properties({"llm.yaml": "lora_r: 8\n", "model/iLoRA.yaml": "num_experts: 4\ngate_form: linear\ngate_input: sequence\ngate_top_k: 2\n"})
     base = {"train_neg_sample_args": None, "lora_r": 8}
@@ -266,55 +187,6 @@ def test_rank_must_be_divisible_by_the_experts(properties):
         make("iLoRA", config_dict=base | {"gate_input": "auto"})
     assert make("iLoRA", config_dict=base | {"num_experts": 2})["num_experts"] == 2
     assert make("LLaRA", config_dict=base | {"num_experts": 3})["num_experts"] == 3
-
-
-def test_every_key_of_ours_has_a_default_and_a_rule():
-    """A plugin model's key is known by a YAML, not by what some code happens to read."""
-    files = [properties_dir() / "overall.yaml", properties_dir() / "llm.yaml", *properties_dir().glob("model/*.yaml")]
-    ours = set().union(*(yaml.load(file.read_text(), Loader=SafeLoader) or {} for file in files))
-    recbole = {key for key, _ in recbole_keys()}
-    assert len(ours) > 90 and not sorted(ours - recbole - rules.RULES.keys())
-    assert "some_key" not in known_keys("iLoRA", "ml-100k")
-
-
-def test_known_keys_come_from_files_and_source(properties):
-    known = known_keys("SASRec", "ml-100k")
-    for key in ("hidden_size", "n_layers", "epochs", "alias_of_item_id", "load_col", "numerical_features", "gpu_id"):
-        assert key in known, key
-    assert {"nproc", "local_rank", "ip", "layer", "wandb_project", "normalize_all"} <= known
-    assert "reg_weight" in known, "read by RecBole's base trainer, whatever the model"
-    assert "pretrain_epochs" not in known and "pretrain_epochs" in known_keys("S3Rec", "ml-100k"), "read by its own"
-    assert not known & {"embedding_sizes", "device", "eval_type", "mlp_hidden_size", "time-aware"}
-    assert "mlp_hidden_size" in known_keys("DIN", "ml-100k") and "time-aware" in known_keys("DiffRec", "ml-100k")
-    assert "order_list" in known_keys("EulerNet", "ml-100k")
-
-
-def test_also_known_keys_of_other_models(properties):
-    with pytest.raises(ConfigError, match="n_facet"):
-        make("BPR", config_dict={"n_facet": 1})
-    assert make("BPR", config_dict={"n_facet": 1}, also_known={"n_facet"})["n_facet"] == 1
-
-
-def test_third_party_keys_are_those_of_its_yaml(properties, tmp_path, monkeypatch):
-    source = """
-        from recbole.model.sequential_recommender import SASRec
-        from recbole.utils import InputType
-        class Mine(SASRec):
-            input_type = InputType.POINTWISE
-            def __init__(self, config, dataset):
-                super().__init__(config, dataset)
-                self.depth, self.undeclared = config["my_depth"], config["my_width"]
-    """
-    (tmp_path / "mine_module.py").write_text(textwrap.dedent(source))
-    (tmp_path / "mine.yaml").write_text("my_depth: 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    registry.register("mine_module:Mine", properties=tmp_path / "mine.yaml")
-    assert make("Mine", config_dict={"my_depth": 2, "train_neg_sample_args": None})["my_depth"] == 2
-    with pytest.raises(ConfigError, match="my_dept: unknown key; did you mean 'my_depth'"):
-        make("Mine", config_dict={"my_dept": 2, "train_neg_sample_args": None})
-    with pytest.raises(ConfigError, match="my_width: unknown key"):
-        make("Mine", config_dict={"my_width": 2, "train_neg_sample_args": None})
 
 
 def test_unknown_model_and_command_line_of_the_host(properties, monkeypatch):
@@ -352,13 +224,6 @@ def test_missing_and_empty_files(properties, tmp_path):
     assert make(config_file_list=[tmp_path / "empty.yaml"])["model"] == "SASRec"
 
 
-def test_yaml_numbers_as_in_recbole(tmp_path):
-    (tmp_path / "n.yaml").write_text("a: 1e-3\nb: 1.5e+3\nc: .5\nd: 2E5\ne: 1e\nf: 10\ng: 1:30\n")
-    values = read_yaml(tmp_path / "n.yaml")
-    assert values == {"a": 1e-3, "b": 1500.0, "c": 0.5, "d": 2e5, "e": "1e", "f": 10, "g": 90}
-    assert type(values["f"]) is int
-
-
 @pytest.mark.parametrize("model", ["SASRec", "FPMC", "BPR", "DIN"])
 def test_plain_values_rebuild_the_configuration(properties, model):
     config = make(model, config_dict={"topk": [5, 10], "seed": 5})
@@ -392,27 +257,6 @@ def test_a_run_without_model_and_dataset_names_both():
     assert [line.split(":")[0] for line in caught.value.problems] == ["model", "dataset"]
     with pytest.raises(ConfigError, match="dataset: not given; write --dataset=ml-100k"):
         LLMConfig("Pop")
-
-
-def test_words_of_docstrings_and_other_objects_are_no_settings():
-    """Keys are what code reads from a configuration: not text, not RecBole's tuning files, not another model's trainer."""
-    wrong = {"typo": 1, "key": 2, "full": 3, "default": 4, "choice": 5, "save_step": 6}
-    with pytest.raises(ConfigError) as raised:
-        make("iLoRA", config_dict=wrong)
-    assert [line.partition(":")[0] for line in raised.value.problems] == list(wrong)
-    assert "did you mean 'save_steps'?" in str(raised.value)
-    assert "save_step" in known_keys("S3Rec", "ml-100k") and "save_step" not in known_keys("SASRec", "ml-100k")
-
-
-def test_keys_are_read_from_code(tmp_path):
-    file = tmp_path / "model.py"
-    file.write_text(textwrap.dedent('''
-        """Reads config["text"]."""
-        a, b = config["one"], self.config.get("two", 3)
-        if "three" in config and "mode" in config["four"]["five"]:
-            peft_config["six"], final_config_dict["seven"], config[name], config.get(name)
-    '''))
-    assert keys_read(file) == {"one", "two", "three", "four", "seven"}
 
 
 def test_rows_hold_as_many_items_as_a_prompt_shows():
@@ -471,14 +315,3 @@ def test_a_small_llm_on_a_cpu_needs_less_of_each():
         config = LLMConfig(model, "ml-100k")
         assert config["llm_path"] == "smollm2-135m" and config["accumulation_steps"] <= 2 and config["epochs"] == 1
         assert config["train_sample_size"] <= 8000 and config["valid_sample_size"] and config["likelihood_over"] == "candidates"
-
-
-def test_what_llms_set_is_known():
-    known = {model: known_keys(model, "ml-100k") for model in ("LLaRA", "iLoRA", "RecLoRA")}
-    files = sorted(properties_dir().glob("llm/*.yaml"))
-    for file in files:
-        values = yaml.load(file.read_text(), Loader=SafeLoader)
-        assert values.pop("llm_source") and {*known, "PointwiseLLM"} >= (models := values.pop("models", {})).keys()
-        assert all(values.keys() | models.get(model, {}).keys() <= known[model] for model in known), file
-        assert all(LLMConfig(model, "ml-100k", config_dict={"llm_path": file.stem}) for model in known)
-    assert len(files) == 8

@@ -7,8 +7,8 @@ import pytest
 from recbole.data import create_dataset
 from recbole.utils import FeatureType
 
-from recbole_llm.data.interactions import evaluation_rows
 from recbole_llm.data.item_text import load_titles
+from recbole_llm.data.rows import evaluation_rows
 from recbole_llm.evaluation.preparation import prepare_data
 
 HEADER = "user_id:token\titem_id:token\ttimestamp:float"
@@ -298,6 +298,7 @@ def test_filters_that_keep_nothing_show_an_id_of_each_file(case):
 
 
 # ---- benchmark files ----------------------------------------------------------------------------------------------
+
 
 PARTS = {"train": range(STEPS - 2), "valid": [STEPS - 2], "test": [STEPS - 1]}
 

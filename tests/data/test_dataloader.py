@@ -4,13 +4,13 @@ import torch
 from recbole.data import create_dataset
 
 from recbole_llm import LLMConfig
+from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.data.dataloader import (
     TestPromptDataLoader,
     TrainPromptDataLoader,
     ValidPromptDataLoader,
 )
 from recbole_llm.data.prompt import with_words
-from recbole_llm.data.rows import candidate_sets
 from tests import tiny
 
 

@@ -6,7 +6,8 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import get_model, get_trainer, init_seed
 
-from recbole_llm.data.rows import candidate_sets, match_rows
+from recbole_llm.data.candidate_sets import candidate_sets
+from recbole_llm.data.rows import match_rows
 from recbole_llm.evaluation.candidate_collector import CandidateCollector
 from recbole_llm.evaluation.candidate_loaders import CandidateEvalDataLoader, CandidateSequenceDataLoader
 from recbole_llm.evaluation.preparation import prepare_data

@@ -1,5 +1,4 @@
-"""Protocol `full`: the same rows and lists for every model, neutral ties, and LLM rows that re-rank what the "
-"CRM found."""
+"""Protocol `full`: the same rows and lists for every model, and LLM rows that re-rank what the CRM found."""
 
 import json
 from types import SimpleNamespace
@@ -7,18 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from recbole.data.interaction import Interaction
-from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_llm import run_recbole_llm
 from recbole_llm.config.values import ConfigError
-from recbole_llm.data.candidates import CandidateSet
-from recbole_llm.data.interactions import Histories
-from recbole_llm.evaluation import rerank
-from recbole_llm.evaluation.full_ranking import FullCollector, FullRows, catalogue_ranks, shuffled
-from recbole_llm.evaluation.rerank import Retrieved, top_items
+from recbole_llm.evaluation.full_ranking import FullCollector
+from recbole_llm.evaluation.rerank import Retrieved
 from recbole_llm.leaderboard.board import Options, build_board
 from tests import tiny
+from tests.evaluation.full import full_rows_of
 
 MODELS = ["SASRec", "BPR", "Pop", "DeepFM", "LLaRA", "RecLoRA"]
 
@@ -109,91 +104,8 @@ def test_full_ranks_also_where_validation_rows_are_the_test_rows_or_none(more, t
     assert found["candidates"]["count"] == 60 and 0 <= found["metrics"]["hit@10"] <= 1
 
 
-def made_up(n: int = 2000, m: int = 50, history: int = 5, seed: int = 0) -> FullRows:
-    """Rows of n users who each know `history` items of m."""
-    rng = np.random.default_rng(seed)
-    catalogue = np.array(sorted(f"i{j:03d}" for j in range(m)))
-    users = np.array([f"u{i:05d}" for i in range(n)])
-    known = np.sort(np.stack([rng.permutation(m)[:history] for _ in range(n)]), axis=1).astype(np.int32)
-    target = known[np.arange(n), rng.integers(history, size=n)]
-    candidates = np.stack([target, (target + 1) % m], axis=1).astype(np.int32)
-    test = CandidateSet("test", 0, users, catalogue[target], catalogue, candidates, np.zeros(n, dtype=np.int16))
-    histories = Histories(users, np.arange(0, history * n + 1, history), known.ravel())
-    return FullRows(SimpleNamespace(catalogue=catalogue, histories=histories, test=test), "test", 0)
-
-
-def test_ranks_against_a_slow_independent_way():
-    rows = made_up(60)
-    scores = np.random.default_rng(1).integers(0, 8, (60, 50)).astype(float)  # many ties
-    strict, average, length = catalogue_ranks(scores, rows, np.arange(60))
-    keys = rows.tie_keys(np.arange(60))
-    for i in range(60):
-        target = rows.target[i]
-        known = set(rows.sets.histories[rows.users[i]].tolist()) - {target}
-        listed = sorted((j for j in range(50) if j not in known), key=lambda j: (-scores[i, j], keys[i, j]))
-        assert strict[i] == 1 + listed.index(target) and length[i] == len(listed) == 46
-        equal = [1 + place for place, j in enumerate(listed) if scores[i, j] == scores[i, target]]
-        assert average[i] == np.mean(equal)
-
-
-def test_a_model_that_scores_all_alike_gets_uniform_ranks():
-    rows = made_up()
-    strict, _, length = catalogue_ranks(np.zeros((2000, 50)), rows, np.arange(2000))
-    counts = np.bincount(strict, minlength=47)[1:]
-    assert length.min() == length.max() == 46 and counts.sum() == 2000
-    from scipy.stats import chisquare
-
-    assert chisquare(counts).pvalue > 0.001
-
-
-def test_scores_that_are_not_finite_are_refused_where_they_count():
-    rows = made_up(3)
-    scores = np.random.default_rng(0).random((3, 50))
-    hidden = next(j for j in rows.sets.histories["u00001"].tolist() if j != rows.target[1])
-    scores[1, hidden] = -np.inf  # an item of the history: not ranked
-    catalogue_ranks(scores, rows, np.arange(3))
-    scores[2, rows.target[2]] = np.nan
-    with pytest.raises(ValueError, match="not finite in 1 test rows.*u00002"):
-        catalogue_ranks(scores, rows, np.arange(3))
-
-
-def test_the_top_n_and_the_ranks_agree_ties_included():
-    rows = made_up(200)
-    number = np.arange(200)
-    scores = np.random.default_rng(1).integers(0, 6, (200, 50)).astype(float)
-    strict, _, _ = catalogue_ranks(scores, rows, number)
-    best = top_items(scores, rows.allowed(number), rows.tie_keys(number), 10)
-    inside = (best == rows.target[:, None]).any(1)
-    assert np.array_equal(inside, strict <= 10)
-    places = (best == rows.target[:, None])[inside].argmax(1)
-    assert np.array_equal(1 + places, strict[inside])
-    assert all(len(set(row)) == 10 for row in best.tolist())
-
-
-def test_a_retriever_without_a_full_sort_scores_pair_by_pair(monkeypatch):
-    class Pairs(AbstractRecommender):
-        def predict(self, interaction):
-            return interaction["user"] * 100.0 + interaction["item"]
-
-    lines = Interaction({"user": torch.tensor([1, 2, 3]), "item": torch.tensor([9, 9, 9])})
-    features = Interaction({"item": torch.arange(7)})
-    monkeypatch.setattr(rerank, "PAIRWISE_BLOCK", 4)
-    scores = rerank.catalogue_scores(Pairs(), lines, features)
-    assert torch.equal(scores, torch.arange(1, 4)[:, None] * 100.0 + torch.arange(7))
-
-
-def test_the_order_shown_is_pure_and_says_nothing_of_the_rank():
-    rows = made_up(4000)
-    items = np.arange(10)
-    first = [int(np.flatnonzero(shuffled(rows, i, items) == 0)[0]) for i in range(4000)]
-    assert np.array_equal(shuffled(rows, 7, items), shuffled(rows, 7, items))
-    from scipy.stats import chisquare
-
-    assert chisquare(np.bincount(first, minlength=10)).pvalue > 0.001
-
-
 def test_re_ranked_rows_take_the_llms_rank_and_the_others_keep_the_crms(monkeypatch):
-    rows = made_up(3)
+    rows = full_rows_of(3)
     monkeypatch.setattr("recbole_llm.evaluation.full_ranking.candidate_sets", lambda config: None)
     collector = FullCollector.__new__(FullCollector)
     collector.__dict__.update(

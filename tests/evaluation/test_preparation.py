@@ -5,7 +5,7 @@ import pytest
 from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
 from recbole.utils import ModelType, get_model, get_trainer
 
-from recbole_llm.data.rows import candidate_sets
+from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.evaluation.candidate_collector import CandidateCollector
 from recbole_llm.evaluation.candidate_loaders import CandidateEvalDataLoader
 from recbole_llm.evaluation.preparation import build_splits, prepare_data

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_llm.data.rows import ROWS
+from recbole_llm.data.fingerprint import ROWS
 from recbole_llm.evaluation import bias_checks
 from recbole_llm.leaderboard.statistics import ranking_values
 from recbole_llm.results.result_file import file_name, write_result

@@ -39,7 +39,7 @@ class Runs:
         if name in self.fail:
             raise FloatingPointError("the training loss is not finite")
         wanted = reuse.expected(config)
-        from recbole_llm.data.rows import candidate_sets
+        from recbole_llm.data.candidate_sets import candidate_sets
 
         test = candidate_sets(config).test
         rank = fake.ranks(np.random.default_rng(config["seed"]), len(test), 1.0, count=8)

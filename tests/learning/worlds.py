@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from recbole_llm.config.loader import LLMConfig
-from recbole_llm.crm import store as crm_store
+from recbole_llm.crm.training import load_or_train
 from recbole_llm.data.dataset import PromptDataset
 from recbole_llm.llm import source as llm_source
 
@@ -101,7 +101,7 @@ def settings(data: Path, out: Path, **more) -> dict:
 def with_known_vectors(config: LLMConfig, vectors: np.ndarray, out: Path) -> str:
     """``crm_path`` of a SASRec whose item table holds the vectors; its other weights are as drawn."""
     dataset = PromptDataset(config)
-    crm_store.load_or_train(config, dataset)
+    load_or_train(config, dataset)
     (file,) = (out / "saved" / "crm").glob("*.safetensors")
     with safe_open(file, framework="pt") as stored:
         meta, state = stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118

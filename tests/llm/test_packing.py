@@ -6,7 +6,7 @@ import torch
 
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.values import ConfigError
-from recbole_llm.data.rows import candidate_sets
+from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.fit import build
 from recbole_llm.llm.packing import LIST_FIELD, SHARED_FIELD, Packing, fed_lengths, shared_tokens
 from recbole_llm.training.throughput import Meter

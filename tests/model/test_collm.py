@@ -27,7 +27,7 @@ class TestCoLLM(PointwiseContract):
             assert len(users) and (expected is None or torch.allclose(found, expected, atol=1e-5))
 
     def test_weights_of_other_users_are_refused(self, built, tiny_data, tiny_llm, tmp_path):
-        from recbole_llm.crm import store
+        from recbole_llm.crm import settings, store
 
         config, data, model = built
         (file,) = (Path(config["checkpoint_dir"]) / "crm").glob("*.safetensors")
@@ -36,10 +36,10 @@ class TestCoLLM(PointwiseContract):
         tokens = dataset.field2id_token[dataset.uid_field].copy()
         tokens[[1, 2]] = tokens[[2, 1]]
         shuffled.field2id_token = {**dataset.field2id_token, dataset.uid_field: tokens}
-        own = store.crm_config(config)
-        assert store._read(file, own, dataset).sha256 == model.crm.sha256
+        own = settings.crm_config(config)
+        assert store.read(file, own, dataset).sha256 == model.crm.sha256
         with pytest.raises(ValueError, match="trained on other users, or in another order"):
-            store._read(file, own, shuffled)
+            store.read(file, own, shuffled)
 
     def test_stages_train_the_adapter_then_the_map(self, tiny_data, tiny_llm, tmp_path):
         from recbole_llm.training.trainer import LLMTrainer

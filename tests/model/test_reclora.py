@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from recbole_llm import ConfigError, LLMConfig, run_recbole_llm
-from recbole_llm.crm.store import load_or_train
+from recbole_llm.crm.training import load_or_train
 from recbole_llm.data.click.questions import ClickRows, Question
 from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.evaluation.preparation import prepare_data

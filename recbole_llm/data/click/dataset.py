@@ -7,7 +7,9 @@ import copy
 import numpy as np
 
 from recbole_llm import registry
-from recbole_llm.data.click.rows import interaction_numbers, labelled_rows, labelled_splits, load_numbered
+from recbole_llm.data.click.interactions import interaction_numbers, load_numbered
+from recbole_llm.data.click.rows import labelled_rows
+from recbole_llm.data.click.splits import labelled_splits
 from recbole_llm.data.click.timelines import Timelines, build_timelines, timelines_of_lists
 from recbole_llm.data.dataset import PromptDataset
 
@@ -15,9 +17,9 @@ from recbole_llm.data.dataset import PromptDataset
 class ClickDataset(PromptDataset):
     """A `PromptDataset` that also knows what each user did before each row, and under `protocol: ctr` the labels.
 
-    Attributes
-    ----------
-    timelines : see `Timelines`; of each split `numbers` [rows] are the rows' places in `timelines.start` and `.end`.
+    Attributes:
+        timelines: see `Timelines`.
+        numbers: of a split, the rows' places in `timelines.start` and `timelines.end`. [rows]
     """
 
     timelines: Timelines

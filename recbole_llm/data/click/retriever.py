@@ -2,7 +2,7 @@
 
 The CRM reads a long history of ids, the LLM a short one of titles; each is the latest interactions, or those most
 relevant to the item asked about: the largest cosines between vectors of item texts. Both come from what the user did
-strictly before the row (`data.timelines`). Vectors are the LLM's own mean-pooled states, or a sentence encoder's,
+strictly before the row (`data.click.timelines`). Vectors are the LLM's own mean-pooled states, or a sentence encoder's,
 computed once and kept under a hash of titles and encoder. Search is exact, by matrix products in bounded blocks.
 """
 
@@ -27,16 +27,17 @@ def most_relevant(
 ) -> np.ndarray:
     """Places of the k items of each row's history nearest to its target.
 
-    Parameters
-    ----------
-    vectors : unit vectors by internal item id. float32 [M, d]
-    items : `Timelines.items`; row n's history is `items[start[n]:end[n]]`.
-    start, end, targets : int64 [n]
+    Args:
+        vectors: unit vectors by internal item id. float32 [M, d]
+        items: `Timelines.items`; the history of row i is `items[start[i]:end[i]]`.
+        start: where the histories start. int64 [n]
+        end: where they end. int64 [n]
+        targets: internal ids of the items asked about. int64 [n]
+        k: how many places are wanted.
 
-    Returns
-    -------
-    places into `items`, in order of time (oldest first), -1 after the last. int64 [n, k]. Of equal similarities the
-    later interaction is taken.
+    Returns:
+        Places in `items`, in order of time (oldest first), -1 after the last. int64 [n, k]. Of equal similarities the later
+        interaction is taken.
     """
     places = recent(start, end, k)
     long = np.flatnonzero(end - start > k)
@@ -77,12 +78,9 @@ def item_vectors(config, titles: list[str], title_ids: list[list[int]]) -> np.nd
     `retrieval_encoder` is `llm` (the run's own) or a sentence-transformers model. The result is kept in
     `<checkpoint_dir>/text_vectors/`.
 
-    Raises
-    ------
-    ImportError
-        If the encoder's package is not installed; names the extra.
-    ValueError
-        If there is no item text, or a vector is not finite.
+    Raises:
+        ImportError: the encoder's package is not installed; names the extra.
+        ValueError: there is no item text, or a vector is not finite.
     """
     if not any(titles[1:]):
         raise ValueError(
@@ -108,7 +106,11 @@ def item_vectors(config, titles: list[str], title_ids: list[list[int]]) -> np.nd
 
 
 def unit(raw: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1, row 0 zero; ValueError if one is not finite or without direction."""
+    """Rows scaled to length 1, row 0 zero.
+
+    Raises:
+        ValueError: a row is not finite, or zero and so without direction.
+    """
     raw = np.asarray(raw, dtype=np.float32)
     norms = np.linalg.norm(raw, axis=1, keepdims=True)
     bad = np.flatnonzero(~np.isfinite(norms[1:, 0]) | (norms[1:, 0] == 0)) + 1

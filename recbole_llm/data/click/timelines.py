@@ -9,18 +9,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recbole_llm.data.click.rows import Interactions
+from recbole_llm.data.click.interactions import Interactions
 
 
 @dataclass(frozen=True)
 class Timelines:
     """All users' interactions in order of time, one user after the other.
 
-    Attributes
-    ----------
-    items : internal item ids. int64 [total]
-    labels, ratings : int8 and float64 [total], or None
-    start, end : for interaction number n, `items[start[n]:end[n]]` is what its user did strictly before. int64 [n]
+    Attributes:
+        items: internal item ids. int64 [total]
+        labels: 1 liked, 0 not. int8 [total], or None.
+        ratings: float64 [total], or None.
+        start: `items[start[i]:end[i]]` is what the user of interaction number i did strictly before. int64 [n]
+        end: see `start`. int64 [n]
     """
 
     items: np.ndarray
@@ -57,7 +58,9 @@ def build_timelines(data: Interactions, dataset) -> Timelines:
 def timelines_of_lists(sequences: np.ndarray, lengths: np.ndarray) -> Timelines:
     """Timelines for rows that bring their own history (benchmark files): row n's history is its list.
 
-    sequences : internal ids, right-padded. [n, L]; lengths : [n]
+    Args:
+        sequences: internal ids, right-padded. [n, L]
+        lengths: of the lists. [n]
     """
     inside = np.arange(sequences.shape[1])[None] < lengths[:, None]
     end = np.cumsum(lengths)

@@ -133,7 +133,11 @@ def _rows(files: PublishedFiles, name: str, titles: dict[int, str], dataset: str
 
 
 def _names(files: PublishedFiles) -> Iterator[tuple[int, str]]:
-    """(id, name) of an `id::name` file; ValueError naming the line that is not one."""
+    """(id, name) of each line of an `id::name` file.
+
+    Raises:
+        ValueError: a line is not one; names it.
+    """
     for number, line in files.lines(TITLES):
         key, separator, name = line.partition("::")
         if line.strip():

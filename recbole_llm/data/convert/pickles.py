@@ -1,7 +1,7 @@
 """Reading a pickled DataFrame without running a pickle.
 
-The released LLaRA splits are DataFrames pickled by an old pandas. A pickle is a program: whoever wrote it chooses
-what is imported and called. Here nothing is: a name in the pickle is looked up in a list of exactly those that such
+The released LLaRA splits are DataFrames pickled by an old pandas. Unpickling a file imports and calls
+what its author chose. Here nothing is imported or called: a name in the pickle is looked up in a list of exactly those that such
 a file needs, and even these are not imported but stand for inert records, which keep their arguments and state. Any
 other name is refused at the moment it is named, before anything is called. The columns are then read out of the
 records. (That also makes the result independent of the pandas that is installed.)
@@ -33,7 +33,6 @@ ALLOWED = frozenset(
         for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
     }
 )
-
 
 _NUMBERS = re.compile(r"[iu][1248]|f[248]")
 
@@ -166,12 +165,12 @@ def _blocks(manager: _Record) -> tuple[list, list]:
 def read_frame(path, content: bytes | None = None) -> dict[str, list]:
     """Return the columns of a pickled DataFrame, name -> list of str, int, (int, number) or lists of the latter two.
 
-    `content` is read in place of the file, where the file is inside an archive; errors name `path`.
+    Args:
+        path: the file, which errors name.
+        content: what is read in its place, where the file is inside an archive.
 
-    Raises
-    ------
-    RefusedPickle
-        If the pickle names anything that is not in `ALLOWED`, or is damaged, or is not such a DataFrame.
+    Raises:
+        RefusedPickle: the pickle names anything that is not in `ALLOWED`, is damaged, or is no such DataFrame.
     """
     try:
         content = Path(path).read_bytes() if content is None else content

@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 
 from recbole_llm import LLMConfig
 from recbole_llm.data.click import retriever
+from recbole_llm.data.click.interactions import Interactions
 from recbole_llm.data.click.retriever import item_vectors, most_relevant, unit
-from recbole_llm.data.click.rows import Interactions
 from recbole_llm.data.click.timelines import build_timelines, recent, timelines_of_lists
 from tests import tiny
 

@@ -8,10 +8,10 @@ import pytest
 
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.properties import family_of
+from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.data.convert.__main__ import main
 from recbole_llm.data.convert.convert import convert
 from recbole_llm.data.convert.sources import dataset_names
-from recbole_llm.data.rows import candidate_sets
 from tests.data.convert.published import PUBLISHED, write, zipped
 
 DATASETS = list(PUBLISHED)

@@ -2,12 +2,12 @@
 
 import pytest
 
+from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.data.convert.__main__ import main
 from recbole_llm.data.convert.convert import convert
 from recbole_llm.data.convert.files import PublishedFiles
 from recbole_llm.data.convert.llara import EVERY, Row, hold_out, recognise
 from recbole_llm.data.convert.pickles import RefusedPickle
-from recbole_llm.data.rows import candidate_sets
 from tests.data.convert.published import LLARA_FRAMES, PAD, llara, write, write_llara
 from tests.data.convert.test_pickles import hostile
 

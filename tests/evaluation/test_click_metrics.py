@@ -7,7 +7,7 @@ from scipy.special import expit, logit
 from sklearn.metrics import log_loss, roc_auc_score
 
 from recbole_llm import run_recbole_llm
-from recbole_llm.evaluation.click_metrics import ACC, Platt
+from recbole_llm.evaluation.click_metrics import ACC, Platt, user_ranks
 from tests import tiny
 
 
@@ -60,3 +60,26 @@ def test_scores_that_are_no_probabilities_are_calibrated_and_marked(tiny_data, t
 def test_probabilities_are_left_as_they_are(tiny_data, tmp_path):
     record, _ = run("AutoInt", tiny_data, tmp_path)
     assert record["calibrated"] is None and "logloss" in record["metrics"] and record["protocol"] == "ctr"
+
+
+def test_gauc_is_the_users_auc_weighted_by_their_liked_rows():
+    from recbole.evaluator.collector import DataStruct
+    from recbole.evaluator.metrics import GAUC
+
+    rng = np.random.default_rng(0)
+    users, labels = rng.integers(12, size=200).astype(str), rng.integers(2, size=200)
+    scores = np.round(rng.random(200), 1)  # with ties
+    users[:5], labels[:5] = "one class", 1
+    expected = total = 0
+    for user in set(users.tolist()) - {"one class"}:
+        mine = users == user
+        expected += labels[mine].sum() * roc_auc_score(labels[mine], scores[mine])
+        total += labels[mine].sum()
+    struct = DataStruct()
+    struct.set("rec.meanrank", user_ranks(users, scores, labels))
+    result = GAUC({"metric_decimal_place": 8}).calculate_metric(struct)
+    assert result["gauc"] == pytest.approx(expected / total, abs=1e-7)
+
+
+def test_gauc_is_left_out_where_no_user_has_both_classes():
+    assert user_ranks(np.array(["a", "b"]), np.array([0.1, 0.2]), np.array([1, 0])) is None

@@ -1,0 +1,70 @@
+"""A model's dataset, cut along the labelled rows of `data.click.rows`, whatever columns it loads."""
+
+import numpy as np
+import torch
+from recbole.utils import get_model
+
+from recbole_llm.data.click.interactions import interaction_numbers
+from recbole_llm.data.click.rows import PHASES, LabelledRows, labelled_rows
+from recbole_llm.data.model_kinds import reads_labels
+from recbole_llm.data.sample import sample_rows
+from recbole_llm.registry import is_plugin_model
+
+
+def labelled_splits(config, dataset) -> list:
+    """Cut a model's dataset along the labelled rows, with the canonical labels and order.
+
+    Models whose loss reads no labels (SASRec, BPR ...) are trained on the rows labelled 1: what a user disliked is no
+    example of what they like. A CRM with `crm_rows: sample` learns from the LLM's sample of these rows alone. Validation and
+    test hold the same rows for all.
+
+    Args:
+        config: the model's config.
+        dataset: its dataset, not yet built.
+
+    Returns:
+        Three datasets: train, valid and test.
+
+    Raises:
+        ValueError: the dataset lacks a row.
+    """
+    rows = labelled_rows(config)
+    dataset._change_feat_format()
+    if dataset.time_field in dataset.inter_feat:
+        dataset.sort(by=dataset.time_field)
+    (numbers,) = interaction_numbers([dataset.inter_feat], dataset, rows.interactions)
+    place = np.full(len(rows.interactions.users), -1, dtype=np.int64)  # of each interaction in the dataset
+    place[numbers[numbers >= 0]] = np.flatnonzero(numbers >= 0)
+    dataset._drop_unused_col()
+    splits = []
+    for phase in PHASES:
+        index = place[rows.numbers[phase]]
+        _check_there(index, rows, phase)
+        chosen, labels = dataset.inter_feat[index], rows.columns(phase)[2]
+        chosen.interaction[config["LABEL_FIELD"]] = torch.from_numpy(labels.astype(np.float32))
+        splits.append(dataset.copy(_learned_from(chosen, labels, config) if phase == "train" else chosen))
+    return splits
+
+
+def _check_there(index: np.ndarray, rows: LabelledRows, phase: str) -> None:
+    """Raise a ValueError that names the first row that a model's dataset lacks: its place in `index` is -1."""
+    if not (index < 0).any():
+        return
+    lost = rows.numbers[phase][index < 0]
+    user, item = rows.interactions.users[lost[0]], rows.interactions.items[lost[0]]
+    raise ValueError(
+        f"{len(lost)} of the {len(index)} {phase} rows are not in this model's dataset, first user "
+        f"{str(user)!r} with item {str(item)!r}: its data are filtered otherwise; check val_interval and "
+        f"filter_inter_by_user_or_item (an incomplete .item or .user file)"
+    )
+
+
+def _learned_from(chosen, labels: np.ndarray, config):
+    """The training rows that a model learns from, of all `chosen` ones with these labels. int8 [n]"""
+    if config["crm_rows"] == "sample" and not is_plugin_model(config["model"]):
+        stratified = labels if config["train_sample_stratified"] else None
+        kept = torch.from_numpy(sample_rows(len(labels), config["train_sample_size"], config["seed"], stratified))
+        chosen, labels = chosen[kept], labels[kept.numpy()]
+    if not reads_labels(get_model(config["model"])):
+        chosen = chosen[torch.from_numpy(np.flatnonzero(labels == 1))]
+    return chosen

@@ -1,0 +1,74 @@
+"""Interactions in order of time: which column says it, and what is said where there is none.
+
+They are put in order by the file's own numbers, equal times in the file's order, before RecBole casts times to 32 bits,
+whose grain is 128 s in seconds since 1970. RecBole's later sorts are stable and casting is monotone, so they keep it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from recbole_llm.data.atomic import read_header
+
+
+def in_order_of_time(dataset, types) -> bool:
+    config = dataset.config
+    if (config["eval_args"] or {}).get("order") != "TO":
+        return False
+    return dataset.benchmark_filename_list is None or dataset.iid_field + config["LIST_SUFFIX"] not in types
+
+
+def check_time(path, field, types) -> None:
+    if types[field] != "float":
+        raise ValueError(
+            f"{path}: the time is declared {field}:{types[field]}, by which nothing can be put in order of time; write "
+            f"{field}:float in the header, or name another column with TIME_FIELD"
+        )
+
+
+def put_in_order(dataset) -> None:
+    """Put the interactions in order of time, by the file's own numbers; of benchmark files without lists, file by file."""
+    frame, field = dataset.inter_feat, dataset.time_field
+    if field not in frame or not in_order_of_time(dataset, frame.columns):
+        return
+    keys = [frame[field].to_numpy()]
+    if dataset.benchmark_filename_list is not None:
+        keys.append(np.repeat(np.arange(len(dataset.file_size_list)), dataset.file_size_list))
+    dataset.inter_feat = frame.iloc[np.lexsort(keys)].reset_index(drop=True)  # lexsort is stable
+
+
+def not_there(file: Path, config, missing: list[str], types: dict[str, str | None]) -> str:
+    """What to say of columns that an .inter file lacks: the key that names each, and a column that may be meant."""
+    told = []
+    for key, kind, marks in (
+        ("USER_ID_FIELD", "token", ("user", "uid", "session")),
+        ("ITEM_ID_FIELD", "token", ("item", "iid")),
+        ("TIME_FIELD", "float", ("time", "date", "ts")),
+    ):
+        if config[key] in missing:
+            alike = [name for name, own in types.items() if own in (kind, None) and any(m in name.lower() for m in marks)]
+            told.append(f"{key}: {alike[0] if alike else '<its name in the file>'}")
+    return (
+        f"{file} has no column {', '.join(map(repr, missing))} (it has {', '.join(types)}); sequential rows need user, item "
+        f"and time. If the file calls it otherwise, set {', '.join(told) or 'the key that names it'} and load_col"
+    )
+
+
+def check_columns(dataset, by) -> None:
+    """Refuse to sort by a column that was not loaded.
+
+    Raises:
+        ValueError: the file has no such column, or `load_col` leaves it out.
+    """
+    missing = [name for name in ([by] if isinstance(by, str) else by) if name not in dataset.inter_feat]
+    if not missing:
+        return
+    config, loaded = dataset.config, ", ".join(dataset.inter_feat.columns)
+    file = Path(config["data_path"]) / f"{dataset.dataset_name}.inter"
+    types = read_header(file, config["field_separator"], config["encoding"]) if file.is_file() else {}
+    if types and (absent := [name for name in missing if name not in types]):
+        raise ValueError(not_there(file, config, absent, types))
+    raise ValueError(
+        f"{dataset.dataset_name}: interactions are put in order by {', '.join(map(repr, missing))}, which is none of the "
+        f"loaded columns {loaded}; name it in load_col: {{inter: [...]}}"
+    )

@@ -1,0 +1,147 @@
+"""A trained LLM recommender that answers users: loaded from a run, its lists as tables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recbole_llm import registry
+from recbole_llm.data.requests import Request, Requests
+from recbole_llm.recommend.ranking import Ranked, Ranker
+from recbole_llm.registry import is_plugin_model
+from recbole_llm.results.result_file import read_result
+from recbole_llm.training.checkpoint import checkpoint_folder
+from recbole_llm.training.recbole_checkpoints import load_data_and_model
+
+COLUMNS = ("user", "rank", "item_id", "title", "score", "crm_rank", "llm_rank")
+K = 10
+
+
+def find_checkpoint(run: str | os.PathLike) -> Path:
+    """The checkpoint folder of ``run``: a result file, a run's folder or a checkpoint's.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is one of RecBole's own models.
+    """
+    path = Path(run)
+    if path.suffix not in (".json", ".pth"):
+        return checkpoint_folder(path)
+    record = read_result(path) if path.suffix == ".json" else {"model": path.name, "checkpoint": path.name}
+    weights = record.get("checkpoint") and path.parent / record["checkpoint"]
+    if not is_plugin_model(record["model"]):
+        how = f"load_data_and_model({str(weights)!r}) and" if weights else "a model trained with saved=True, load_data_and_model and"
+        raise ValueError(f"{path}: {record['model']} is RecBole's own, no LLM ranks what it finds. Its lists are those of {how} "
+                         "recbole.utils.case_study.full_sort_topk; recommend needs a run of an LLM recommender")  # fmt: skip
+    if weights is None:
+        raise FileNotFoundError(f"{path} names no checkpoint: its run kept none, or an earlier version wrote it. Give the run's folder "
+                                "under checkpoint_dir, or run the model again")  # fmt: skip
+    return checkpoint_folder(weights)
+
+
+def load(run: str | os.PathLike, trust_remote_code: bool = False, **settings) -> Recommender:
+    """The trained recommender of a run.
+
+    Args:
+        run: a result file (.json), or a run's or checkpoint's folder of an LLM recommender.
+        trust_remote_code: whether its LLM may run code of its own; the checkpoint has no say in it.
+        settings: where things lie on this machine and how much is done at once: `data_path`, `llm_path`, `checkpoint_dir`,
+            `gpu_id`, `rerank_n`, `eval_batch_size` ...
+
+    Raises:
+        FileNotFoundError: no such file, or its checkpoint is gone.
+        ValueError: a baseline's run; a damaged checkpoint or one of an earlier version; data files that changed since.
+    """
+    config, model, _, *loaders = load_data_and_model(find_checkpoint(run), trust_remote_code, settings)
+    return Recommender(config, model, [loader._dataset for loader in loaders])
+
+
+class Recommender:
+    """A trained LLM recommender with its data.
+
+    Args:
+        config: the run's configuration.
+        model: the trained model.
+        splits: its training, validation and test split.
+
+    Raises:
+        ValueError: the run's prompts hold what a history does not say (labels, ratings).
+    """
+
+    def __init__(self, config, model, splits):
+        if registry.protocol(config["protocol"]).labelled or config["history_notes"] in ("likes", "ratings"):
+            key = "protocol" if registry.protocol(config["protocol"]).labelled else "history_notes"
+            raise ValueError(f"{key}: {config[key]}: this run's prompts say behind each item whether it was liked, which a history does "
+                             "not; recommend needs a run of protocol candidates or full with history_notes: none")  # fmt: skip
+        self.config, self.requests = config, Requests(config, splits)
+        self.names = self.requests.names
+        self.ranker = Ranker(config, model, self.requests)
+
+    def recommend(self, users=None, history=None, k: int | None = None, candidates=None, exclude=(), until=None,
+                  show_progress: bool = True) -> pd.DataFrame:  # fmt: skip
+        """The best items of users, of typed histories, or of both.
+
+        Args:
+            users: external ids of users of the dataset, one or several; what they did, all of it, is their history.
+            history: a new user's items by id or title, oldest first; or {name: items} for several.
+            k: items for each; 10, or as many as there are candidates.
+            candidates: items to rank, shown in this order, or {user: items}; None for the catalogue less what was seen. With an
+                item that has no interactions the prompt is text alone, without behaviour tokens.
+            exclude: items to leave out.
+            until: "test" reads of each user what came before the test row, as the run's evaluation did.
+            show_progress: a bar, where there is more than one batch.
+
+        Returns:
+            A row for each item: user, rank, item_id, title, score (the LLM's; NaN for what the CRM alone ranked), crm_rank
+            (among what was ranked; NA without interactions), llm_rank.
+
+        Raises:
+            ValueError: an unknown user or item (near matches are named), a user without history, k above what is left to rank.
+        """
+        requests = self.requests.make(users, history, candidates, exclude, until)
+        counts = [_count(request, k) for request in requests]
+        ranked = self.ranker.rank(requests, counts, show_progress)
+        parts = [self._frame(*three) for three in zip(requests, ranked, counts, strict=True)]
+        return pd.concat(parts, ignore_index=True)
+
+    def explain(self, users=None, history=None, k: int | None = None, candidates=None, exclude=(), until=None) -> str:
+        """How lists come about, as text: prompts with their slots, the gate's weights, the scores.
+
+        Args:
+            users: as in `recommend`, like the rest.
+            history: a new user's items.
+            k: items for each.
+            candidates: items to rank.
+            exclude: items to leave out.
+            until: "test", or None for the whole history.
+
+        Raises:
+            ValueError: as `recommend`.
+        """
+        from recbole_llm.model.explain import explanation
+
+        requests = self.requests.make(users, history, candidates, exclude, until)
+        return "\n\n".join(explanation(self.ranker, request, _count(request, k)) for request in requests)
+
+    def _frame(self, request: Request, ranked: Ranked, k: int) -> pd.DataFrame:
+        items = np.concatenate((ranked.items, ranked.rest))[:k]
+        scored = min(k, len(ranked.items))
+        missing = [pd.NA] * (k - scored)
+        frame = {
+            "user": request.user, "rank": np.arange(1, k + 1),
+            "item_id": [self.names.tokens[i] for i in items], "title": [self.names.titles[i] for i in items],
+            "score": np.append(ranked.scores[:scored], np.full(k - scored, np.nan)).astype(float),
+            "crm_rank": pd.array([ranked.crm_rank.get(int(i), pd.NA) for i in items], dtype="Int64"),
+            "llm_rank": pd.array([*range(1, scored + 1), *missing], dtype="Int64"),
+        }  # fmt: skip
+        return pd.DataFrame(frame, columns=COLUMNS)
+
+
+def _count(request: Request, k: int | None) -> int:
+    """How many items a request is answered with."""
+    if k is None:
+        return K if request.candidates is None else min(K, len(request.candidates))
+    return int(k)
