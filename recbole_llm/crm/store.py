@@ -30,6 +30,7 @@ from recbole_llm.config.values import NON_RESULT_KEYS, REPORTING_KEYS, ConfigErr
 from recbole_llm.data.rows import DATA_KEYS, split_hash
 from recbole_llm.results import provenance
 from recbole_llm.runtime import distributed
+from recbole_llm.runtime.files import whole_file
 from recbole_llm.version import __version__
 
 # What the CRM must share with the LLM recommender besides DATA_KEYS: protocol, columns, where things are kept.
@@ -299,9 +300,8 @@ def _write(path: Path, fitted: fit.Fitted, dataset) -> None:
         meta["user_tokens"] = _tokens_hash(fitted.data[0], fitted.data[0].uid_field)
         state |= {f"{_TABLES}{name}": table.detach().cpu().contiguous().clone() for name, table in general_tables(model).items()}
     meta["weights"] = _digest(state)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(state, aside, metadata=meta)
-    os.replace(aside, path)
+    with whole_file(path) as aside:
+        save_file(state, aside, metadata=meta)
     Path(fitted.trainer.saved_model_file).unlink(missing_ok=True)  # RecBole's copy of the same weights
 
 

@@ -10,19 +10,19 @@ A row holds C distinct items: the target, and C-1 items outside the user's whole
 equally likely. The target's position is uniform on 0..C-1, so neither a listwise model nor a tie can profit from
 it.
 
-This module imports nothing else of the package.
+This module imports nothing of the package but how files are written.
 """
 
 import hashlib
-import os
 import struct
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+
+from recbole_llm.runtime.files import whole_file
 
 PHASES = ("train", "valid", "test")
 _KEY_VERSION = b"recbole_llm.candidates.1"
@@ -262,21 +262,14 @@ def write_npz(path, arrays: Mapping[str, np.ndarray]) -> None:
         Naming the file and the remedy, if the folder cannot be written or the disk is full. Nothing is left behind.
     """
     path = Path(path)
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with whole_file(path) as aside, open(aside, "wb") as file:
             np.savez_compressed(file, **arrays)
-        os.replace(temporary, path)
-        temporary = None
     except OSError as error:
         raise OSError(
             error.errno, f"cannot write {path} ({error.strerror}); free space or set checkpoint_dir to another folder"
         ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def read_npz(path, build):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +14,7 @@ from recbole_llm.leaderboard.files import boards as boards_in
 from recbole_llm.leaderboard.render.html import render_page
 from recbole_llm.leaderboard.render.latex import latex
 from recbole_llm.leaderboard.render.markdown import markdown
+from recbole_llm.runtime.files import write_text
 
 FORMATS = ("md", "csv", "json", "tex", "html")
 
@@ -46,7 +46,7 @@ def write_report(folder: str | Path, selected=None, options: Options | None = No
 
 def write_pages(folder: str | Path, boards: list[dict]) -> None:
     """``leaderboard.html``: several boards on one page."""
-    write_text(Path(folder) / "leaderboard.html", render_page(boards))
+    write_text(Path(folder) / "leaderboard.html", render_page(boards), "choose another folder")
 
 
 def write_board(folder: str | Path, board: dict) -> dict[str, Path]:
@@ -56,7 +56,7 @@ def write_board(folder: str | Path, board: dict) -> dict[str, Path]:
     paths = {}
     for suffix in FORMATS:
         paths[suffix] = board_path(folder, board["dataset"], board["protocol"], suffix)
-        write_text(paths[suffix], texts[suffix])
+        write_text(paths[suffix], texts[suffix], "choose another folder")
     return paths
 
 
@@ -64,20 +64,6 @@ def written_files(folder: str | Path, boards: list[dict]) -> list[Path]:
     """What :func:`write_report` leaves for these boards."""
     paths = [board_path(folder, board["dataset"], board["protocol"], suffix) for board in boards for suffix in FORMATS]
     return paths + ([Path(folder) / "leaderboard.html"] if len(boards) > 1 else [])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write to a temporary name in the same folder, then rename."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        raise OSError(
-            error.errno, f"{error.strerror} while writing {path}; free space or choose another folder"
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def table_rows(board: dict) -> list[dict]:

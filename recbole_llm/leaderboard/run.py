@@ -28,9 +28,10 @@ from recbole_llm.leaderboard.board import Options
 from recbole_llm.leaderboard.contents import load_board
 from recbole_llm.leaderboard.plan import Run, make_plan, pick_models, read_spec
 from recbole_llm.leaderboard.progress import Progress
-from recbole_llm.leaderboard.report import data_frame, write_pages, write_report, write_text, written_files
+from recbole_llm.leaderboard.report import data_frame, write_pages, write_report, written_files
 from recbole_llm.quick_start import run_recbole_llm
 from recbole_llm.results import result_file
+from recbole_llm.runtime.files import write_text
 
 
 def run_leaderboard(
@@ -217,7 +218,7 @@ def _run_one(run: Run, tuning: dict | None) -> None:
     if tuning:
         path = Path(outcome["result_file"])
         record = json.loads(path.read_text(encoding="utf-8")) | {"tuning": tuning}
-        write_text(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_text(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "set result_dir elsewhere")
 
 
 def _write_failure(run: Run, error: Exception) -> dict:
@@ -233,7 +234,7 @@ def _write_failure(run: Run, error: Exception) -> dict:
     }
     path = result_file.failure_path(run.path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(entry, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(entry, indent=1, ensure_ascii=False) + "\n", "set result_dir elsewhere")
     return entry
 
 

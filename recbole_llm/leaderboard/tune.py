@@ -30,7 +30,7 @@ from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.values import ConfigError, read_yaml
 from recbole_llm.leaderboard import reuse
 from recbole_llm.leaderboard.plan import Run
-from recbole_llm.leaderboard.report import write_text
+from recbole_llm.runtime.files import write_text
 
 ALGORITHMS = ("tpe", "random", "exhaustive")
 BOUNDS = {"uniform": 2, "loguniform": 2, "quniform": 3}
@@ -190,9 +190,8 @@ class Trials:
         if known is None:
             self.kept.append(trial)
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(
-                self.path, json.dumps({"schema": 1, "identity": self.identity, "trials": self.kept}, indent=1) + "\n"
-            )
+            record = {"schema": 1, "identity": self.identity, "trials": self.kept}
+            write_text(self.path, json.dumps(record, indent=1) + "\n", "set result_dir elsewhere")
         return trial
 
     def _train(self, settings: dict) -> dict:

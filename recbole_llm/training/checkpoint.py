@@ -13,11 +13,9 @@ the disk and renamed, so that a folder of the right name is whole.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -30,9 +28,11 @@ from recbole_llm.config.properties import property_files
 from recbole_llm.config.values import plain_values, read_yaml
 from recbole_llm.results import provenance
 from recbole_llm.runtime import distributed
+from recbole_llm.runtime.files import whole_folder
 
 ADAPTER, MODULES, CONFIG, STATE = "adapter_model.safetensors", "modules.safetensors", "config.yaml", "state.json"
 OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
+ELSEWHERE = "set checkpoint_dir elsewhere, then go on with --resume=auto: earlier checkpoints are untouched"
 # settings that change what trained weights compute without changing their names or shapes
 MEANING = (
     "lora_alpha", "num_experts", "lora_mixing", "gate_form", "gate_input", "gate_top_k", "gate_temperature",
@@ -96,51 +96,20 @@ def save_checkpoint(model, folder: str | os.PathLike, state: dict, tensors: dict
 
 
 def _write_folder(model, folder: Path, state: dict, files: dict[str, dict]) -> None:
-    aside, old = folder.with_name(f".{folder.name}.{os.getpid()}"), folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir(parents=True)
+    with whole_folder(folder, ELSEWHERE, sync=True) as aside:
         for name, values in files.items():
             (aside / name).write_bytes(safetensors.save(values, metadata={"format": "pt"}))
         model.llm.peft_config["default"].save_pretrained(aside)
         (aside / CONFIG).write_text(yaml.safe_dump(plain_values(model.config), sort_keys=True), encoding="utf-8")
-        state = {**state, "data": provenance.data_hash(model.config), "data_files": provenance.data_files(model.config)}
-        record = {**state, "identity": identity(model), "files": {p.name: _sealed(p) for p in sorted(aside.iterdir())}}
+        hashes = {path.name: _file_hash(path) for path in sorted(aside.iterdir())}
+        data = {"data": provenance.data_hash(model.config), "data_files": provenance.data_files(model.config)}
+        record = {**state, **data, "identity": identity(model), "files": hashes}
         (aside / STATE).write_text(json.dumps({**record, "sha256": _record_hash(record)}, indent=1), encoding="utf-8")
-        _sealed(aside / STATE)
-        _sync_folder(aside)
-    except BaseException as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        if isinstance(error, OSError):
-            remedy = "free some space" if error.errno == errno.ENOSPC else "check the folder's permissions"
-            raise OSError(
-                error.errno,
-                f"{error.strerror} while writing the checkpoint {folder}; earlier checkpoints are untouched: {remedy}, "
-                "or set checkpoint_dir elsewhere, then go on with --resume=auto",
-            ) from error
-        raise
-    if folder.exists():  # written again, by a resumed run
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-    os.replace(aside, folder)
-    _sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
-def _sealed(path: Path) -> str:
-    """Bring a file to the disk; its sha256."""
-    with open(path, "rb+") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-    return digest
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _record_hash(record: dict) -> str:
@@ -168,9 +137,8 @@ def read_state(folder: str | os.PathLike) -> dict:
         path = folder / name
         if not path.is_file():
             raise DamagedCheckpoint(f"{path} is missing")
-        with open(path, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise DamagedCheckpoint(f"{path} is damaged: it was cut or edited after it was written")
+        if _file_hash(path) != digest:
+            raise DamagedCheckpoint(f"{path} is damaged: it was cut or edited after it was written")
     return state
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from recbole_llm.runtime.files import whole_file
+
 MARK = "__recbole_llm__"
 WHY = "a pickle runs the code it names when it is opened"
 
@@ -28,12 +30,8 @@ def save_plain(state, file):
     weights = {tensor.data_ptr() for tensor in _tensors(state["state_dict"])}
     other = {name: value for name, value in (state["other_parameter"] or {}).items() if not _held(value, weights)}
     plain = {**state, "config": plain_values(state["config"]), "other_parameter": other}
-    target, part = Path(file), Path(f"{file}.{os.getpid()}.part")
-    try:
-        torch.save(encode(plain), part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(file) as aside:
+        torch.save(encode(plain), aside)
 
 
 def load_plain(file, map_location=None):

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from recbole_llm.config.values import NON_RESULT_KEYS, REPORTING_KEYS, plain_values, read_yaml
 from recbole_llm.results import provenance
+from recbole_llm.runtime.files import remove_folder, whole_folder, write_text
 from recbole_llm.training.checkpoint import CONFIG, STATE, DamagedCheckpoint, read_state
 
 RUN, LOCK = "run.json", "lock"
@@ -114,9 +115,7 @@ class Run:
         return run
 
     def _write(self, record):
-        part = self.folder / f".{RUN}"
-        part.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
-        os.replace(part, self.folder / RUN)
+        write_text(self.folder / RUN, json.dumps(record, indent=1, sort_keys=True))
 
     def goes_on_with(self, code):
         """Name this code in run.json: a run belongs to the last code that wrote to it, and to no earlier one."""
@@ -224,11 +223,8 @@ class Run:
                 logging.getLogger().warning(f"{error}. The best weights are lost; the validations to come name new ones")
                 return False
             logging.getLogger().warning(f"{error}; the best weights are put back from {twin}")
-            aside = self.folder / f".{name}.{os.getpid()}"
-            shutil.copytree(twin, aside)
-            if (self.folder / name).exists():
-                _remove(self.folder / name)
-            os.replace(aside, self.folder / name)
+            with whole_folder(self.folder / name) as aside:
+                shutil.copytree(twin, aside, dirs_exist_ok=True)
         return True
 
     def sweep(self):
@@ -244,10 +240,10 @@ class Run:
         steps = self.steps()
         named = {best, *map(best_of, steps[:limit])}
         for folder in steps[limit:]:
-            _remove(folder)
+            remove_folder(folder)
         for folder in self.folder.glob("best-*"):
             if folder.name not in named:
-                _remove(folder)
+                remove_folder(folder)
 
 
 def best_of(step):
@@ -256,11 +252,3 @@ def best_of(step):
         return json.loads((step / STATE).read_text(encoding="utf-8"))["best"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _remove(folder):
-    """Remove a checkpoint so that no half of it bears its name."""
-    away = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(away, ignore_errors=True)
-    os.replace(folder, away)
-    shutil.rmtree(away, ignore_errors=True)
