@@ -29,7 +29,7 @@ from recbole_llm.data.tokens import PromptTokenizer
 from recbole_llm.evaluation.full_ranking import BLOCK
 from recbole_llm.registry import is_plugin_model
 from recbole_llm.results.result_file import read_result
-from recbole_llm.training.checkpoint import checkpoint_folder
+from recbole_llm.training.checkpoint_files import checkpoint_folder
 from recbole_llm.training.optimizer_step import precision
 from recbole_llm.training.recbole_checkpoints import load_data_and_model
 from recbole_llm.training.step_batches import Prefetch

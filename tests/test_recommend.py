@@ -19,7 +19,7 @@ from recbole_llm import run_recbole_llm
 from recbole_llm.__main__ import main
 from recbole_llm.data.rows import candidate_sets
 from recbole_llm.evaluation.preparation import prepare_data
-from recbole_llm.training.checkpoint import _record_hash
+from recbole_llm.training.checkpoint_files import _record_hash
 from tests import tiny
 
 CRM = {"RecLoRA": {"embedding_size": 8, "mlp_hidden_size": [8]}}

@@ -6,6 +6,7 @@ averaged over uneven shares) stays off: for RecBole every process is a single on
 
 Waiting and gathering go through a gloo group of their own with a long time limit, since the main process may train a
 CRM for an hour while the others wait; a process that dies still breaks its connections, and so the wait, at once.
+Accelerate's gathers take no group: they would wait on NCCL, and no longer than its time limit.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """What a user sees of a training run: the progress bar, TensorBoard and Weights & Biases, step by step."""
 
-from recbole.utils import get_tensorboard, set_color
+from recbole.utils import dict2str, get_tensorboard, set_color
 from tqdm import tqdm
 
 from recbole_llm.runtime import distributed
@@ -51,3 +51,12 @@ class TrainingLog:
             self.tensorboard.add_scalar(f"Train/{name}", value, number)
         if distributed.is_main():
             self.wandb.log_metrics({**values, "train_step": number}, head="train")
+
+    def validation(self, logger, epoch, seconds, score, result, number):
+        """After validation ``number`` (from 0) of the run; ``logger`` gets RecBole's lines, None: nobody."""
+        if logger is not None:
+            head = set_color(f"epoch {epoch} evaluating", "green") + f" [{set_color('time', 'blue')}: "
+            logger.info(head + f"{seconds:.2f}s, {set_color('valid_score', 'blue')}: {score:f}]")
+            logger.info(set_color("valid result", "blue") + ": \n" + dict2str(result))
+        self.tensorboard.add_scalar("Vaild_score", score, epoch)  # RecBole's name for it
+        self.wandb.log_metrics({**result, "valid_step": number}, head="valid")

@@ -78,7 +78,8 @@ def load_data_and_model(model_file, trust_remote_code=False, settings=None):
 
     path = Path(model_file)
     if path.is_dir():
-        from recbole_llm.training.checkpoint import check_data, check_version, checkpoint_folder, read_state
+        from recbole_llm.training.checkpoint import check_data, check_version
+        from recbole_llm.training.checkpoint_files import checkpoint_folder, read_state
 
         state, path = None, checkpoint_folder(path)
         saved = read_state(path)

@@ -5,7 +5,8 @@ import logging
 from pathlib import Path
 
 from recbole_llm.runtime import distributed
-from recbole_llm.training.checkpoint import STATE, DamagedCheckpoint, check_identity, read_state
+from recbole_llm.training.checkpoint import check_identity
+from recbole_llm.training.checkpoint_files import STATE, DamagedCheckpoint, read_state
 from recbole_llm.training.run_folder import RUN, Run, best_of, made_of, settings_hash, shaping
 
 

@@ -1,14 +1,13 @@
-"""Where training stands, and the folder of a run that keeps it.
+"""The folder of a run: its settings, the positions kept of it, and a lock for who writes there.
 
     <checkpoint_dir>/<model>-<dataset>-<time>-<pid>/
         run.json          the settings that shape the weights, their hash, and the hashes of the data and of the code
-        lock              held by the process that writes here
-        step-00000120/    the last `save_total_limit` positions: weights, optimizer, state (model/saving.py)
+        lock              held by the process that writes here, whose name it holds
+        step-00000120/    the last ``save_total_limit`` positions: weights, optimizer, state (checkpoint.py)
         best-00000100/    the weights of the best validation, now and when a kept step was written
 
-Everything random is a function of (seed, step), so a position, the weights and the optimizer's moments are all that a
-resumed run needs to end bitwise where an uninterrupted one does. Files are safetensors, JSON and YAML. resume.py finds
-the run to go on with.
+Files are safetensors, JSON and YAML; resume.py finds the run to go on with. The lock is fcntl's: filelock before 4 empties
+the file that names the owner, and takes a file system without locks for a lock that another holds.
 """
 
 import fcntl
@@ -18,49 +17,14 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from recbole_llm.config.values import NON_RESULT_KEYS, REPORTING_KEYS, plain_values, read_yaml
 from recbole_llm.results import provenance
 from recbole_llm.runtime.files import remove_folder, whole_folder, write_text
-from recbole_llm.training.checkpoint import CONFIG, STATE, DamagedCheckpoint, read_state
+from recbole_llm.training.checkpoint_files import CONFIG, STATE, DamagedCheckpoint, read_state
 
 RUN, LOCK = "run.json", "lock"
-
-
-@dataclass
-class Position:
-    """How far training has come; what `state.json` holds besides hashes.
-
-    step: optimizer steps done; epoch, epoch_step: the next step is step `epoch_step` of `epoch`. loss_sum, token_sum:
-    of this epoch so far. history: the validations, {"epoch" (from 1), "step", metric: value}. best: name of the best folder. micro_batch: rows per forward pass that auto_batch_size chose.
-    seconds: on the clock since training began, less the time between a kill and its resumption.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    epoch_step: int = 0
-    loss_sum: float = 0.0
-    token_sum: float = 0.0
-    cur_step: int = 0
-    valid_step: int = 0
-    best_valid_score: float | None = None
-    best_valid_result: dict | None = None
-    history: list = field(default_factory=list)
-    best: str | None = None
-    micro_batch: int | None = None
-    scaler: dict | None = None
-    finished: bool = False
-    seconds: float = 0.0
-
-    @classmethod
-    def of(cls, state):
-        """The position in a checkpoint's state."""
-        return cls(**{name: state[name] for name in cls.__dataclass_fields__ if name in state})
-
-    def record(self):
-        return asdict(self)
 
 
 def shaping(config):
@@ -87,12 +51,6 @@ def _hash(settings):
 def made_of(config):
     """Hashes of what shapes a run's weights besides its settings."""
     return {"data": provenance.data_hash(config), "code": provenance.code_hash(True)}
-
-
-def step_seed(seed, step, rank):
-    """Seed of torch's generators for one optimizer step of one process."""
-    digest = hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 class Run:

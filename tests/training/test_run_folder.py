@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recbole_llm.runtime import distributed
-from recbole_llm.training import checkpoint, run_folder
+from recbole_llm.training import checkpoint, checkpoint_files, run_folder
 from recbole_llm.training.optimizer_state import restore_rng, rng_tensors
+from recbole_llm.training.position import Position, step_seed
 from recbole_llm.training.resume import find_run
-from recbole_llm.training.run_folder import Position, Run, settings_hash, step_seed
+from recbole_llm.training.run_folder import Run, settings_hash
 from tests import tiny, workers
 
 
@@ -69,7 +70,7 @@ def test_a_folder_holds_what_going_on_needs_and_nothing_else(trained):
         "adapter_config.json", "adapter_model.safetensors", "config.yaml", "modules.safetensors",
         "optimizer.safetensors", "rng.safetensors", "state.json",
     ]  # fmt: skip
-    state = checkpoint.read_state(folder)
+    state = checkpoint_files.read_state(folder)
     position = Position.of(state)
     assert (position.step, position.epoch, position.epoch_step, position.finished) == (3, 3, 0, True)
     assert set(state["files"]) == {p.name for p in folder.iterdir()} - {"state.json"}
@@ -82,8 +83,8 @@ def test_a_folder_holds_what_going_on_needs_and_nothing_else(trained):
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.safetensors", "state.json", "config.yaml"])
 def test_a_damaged_file_is_named_and_the_checkpoint_before_it_used(run, trained, caplog, damage, name):
     damage(run / "step-00000003" / name)
-    with pytest.raises(checkpoint.DamagedCheckpoint, match=f"step-00000003/{name}"):
-        checkpoint.read_state(run / "step-00000003")
+    with pytest.raises(checkpoint_files.DamagedCheckpoint, match=f"step-00000003/{name}"):
+        checkpoint_files.read_state(run / "step-00000003")
     folder, state = Run(run).readable()
     assert folder.name == "step-00000002" and state["step"] == 2
     assert f"step-00000003/{name}" in caplog.text and "the checkpoint before it is used" in caplog.text
@@ -93,7 +94,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_says_so(run, trained):
     for folder in run.glob("step-*"):
         edited(folder / "modules.safetensors")
     message = "no checkpoint of .* can be read: .*modules.safetensors.*Start again"
-    with pytest.raises(checkpoint.DamagedCheckpoint, match=message):
+    with pytest.raises(checkpoint_files.DamagedCheckpoint, match=message):
         workers.train(trained[:3], run.parent, resume="auto")
 
 
@@ -154,7 +155,7 @@ def test_a_damaged_run_json_is_named_and_rebuilt_from_a_checkpoint(run, trained,
 def test_a_run_of_which_nothing_can_be_read_says_so(run, trained):
     for file in (run / "run.json", *run.glob("step-*/state.json")):
         cut(file)
-    with pytest.raises(checkpoint.DamagedCheckpoint, match="run.json is damaged and no checkpoint beside it can be read"):
+    with pytest.raises(checkpoint_files.DamagedCheckpoint, match="run.json is damaged and no checkpoint beside it can be read"):
         find_run(trained[0], str(run))
     assert find_run(trained[0], "auto") == (None, None)
 
@@ -162,7 +163,7 @@ def test_a_run_of_which_nothing_can_be_read_says_so(run, trained):
 def test_damaged_weights_are_not_tested_with(run, trained):
     best = next(run.glob("best-*"))
     edited(best / "adapter_model.safetensors")
-    with pytest.raises(checkpoint.DamagedCheckpoint, match=f"{best.name}/adapter_model.safetensors is damaged"):
+    with pytest.raises(checkpoint_files.DamagedCheckpoint, match=f"{best.name}/adapter_model.safetensors is damaged"):
         checkpoint.load_checkpoint_into(trained[2], run)
 
 
@@ -310,8 +311,8 @@ def reseal(folder):
     """Make an edited folder's hashes right again."""
     state = json.loads((folder / "state.json").read_text())
     del state["sha256"]
-    state["files"] = {name: checkpoint._file_hash(folder / name) for name in state["files"]}
-    (folder / "state.json").write_text(json.dumps({**state, "sha256": checkpoint._record_hash(state)}))
+    state["files"] = {name: checkpoint_files._file_hash(folder / name) for name in state["files"]}
+    (folder / "state.json").write_text(json.dumps({**state, "sha256": checkpoint_files._record_hash(state)}))
 
 
 @pytest.mark.parametrize("change", ["shape", "missing", "extra"])
@@ -420,7 +421,7 @@ def test_disk_full_stops_the_run_and_leaves_earlier_checkpoints(trained, tmp_pat
     names = sorted(p.name for p in run.iterdir())
     assert "step-00000001" in names and not any(name.startswith(".") for name in names)
     for folder in [*run.glob("step-*"), *run.glob("best-*")]:
-        checkpoint.read_state(folder)
+        checkpoint_files.read_state(folder)
 
 
 def test_only_the_newest_and_the_best_are_kept(trained):

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 
 from recbole_llm.runtime import distributed, memory
 from recbole_llm.training import optimizer_step, throughput
-from recbole_llm.training.optimizer_step import precision, share_of_peak
+from recbole_llm.training.optimizer_step import precision
+from recbole_llm.training.schedule import share_of_peak
 from recbole_llm.training.step_batches import Prefetch, step_loader
 from recbole_llm.training.trainer import LLMTrainer
 from tests import tiny, workers
@@ -44,7 +46,7 @@ def trainer_of(config, data, model):
     model.config = config
     found = LLMTrainer(config, model)
     found.tensorboard = workers.NoWriter()
-    found._start_schedule(data[1])
+    found._start_schedule(len(data[1]))
     return found
 
 
@@ -152,12 +154,25 @@ def test_linear_decay_is_a_straight_line_to_the_floor():
     assert shares[10:] == pytest.approx([1 - 0.99 * i / 90 for i in range(91)])
 
 
+@pytest.mark.parametrize("total", [2, 7, 100])
+def test_the_way_down_is_transformers_own(total):
+    """Its schedules at the same step, after a warm-up that begins above zero here."""
+    from transformers import get_cosine_with_min_lr_schedule_with_warmup, get_linear_schedule_with_warmup
+
+    optimizer, warmup = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]), max(1, round(0.1 * total))
+    cosine = get_cosine_with_min_lr_schedule_with_warmup(optimizer, warmup, total, min_lr_rate=0.01).lr_lambdas[0]
+    linear = get_linear_schedule_with_warmup(optimizer, warmup, total).lr_lambdas[0]
+    for step in range(warmup, total):
+        assert share_of_peak(step, total, 0.1, 0.01) == pytest.approx(cosine(step), abs=1e-15)
+        assert share_of_peak(step, total, 0.1, 0.0, "linear") == pytest.approx(linear(step), abs=1e-15)
+
+
 def test_a_schedule_may_be_longer_than_the_training(fresh):
     """RecLoRA's released script: five epochs' linear schedule, ended after the first, at four fifths of the peak."""
     config, data, model = fresh
     config["epochs"], config["lr_epochs"], config["lr_schedule"], config["warmup_ratio"], config["min_lr_ratio"] = 1, 5, "linear", 0.1, 0.0
     trainer = trainer_of(config, data, model)
-    assert (trainer.total_steps, trainer.schedule_steps) == (2, 10)
+    assert (trainer.schedule.total, trainer.schedule.until_floor) == (2, 10)
     trainer.fit(data[1], data[2])
     group = trainer.optimizer.param_groups[0]
     assert trainer.position.step == 2 and group["lr"] / group["peak_lr"] == pytest.approx(1.0)  # step 1 of 10, after one of warm-up
@@ -196,13 +211,12 @@ def test_clipping_bounds_the_update_and_reports_the_norm_before(fresh):
     trainer = trainer_of(config, data, model)
     trainer._step(steps(data, 2))
     total = math.sqrt(sum(float(g.square().sum()) for g in gradients(model).values()))
-    assert trainer.grad_norm > 1e-2 and total == pytest.approx(1e-3, rel=1e-3)
+    assert trainer.steps.grad_norm > 1e-2 and total == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_non_finite_loss_names_external_tokens_and_keeps_the_weights(fresh, monkeypatch):
     config, data, model = fresh
     trainer = trainer_of(config, data, model)
-    trainer.dataset = data[1]._dataset
     group = steps(data, 2)
     row = 2
     forward = type(model).forward
@@ -215,8 +229,8 @@ def test_non_finite_loss_names_external_tokens_and_keeps_the_weights(fresh, monk
 
     monkeypatch.setattr(type(model), "forward", broken)
     before = {n: w.clone() for n, w in model.named_parameters()}
-    user = trainer.dataset.id2token("user_id", int(group[0]["user_id"][row]))
-    item = trainer.dataset.id2token("item_id", int(group[0]["item_id"][row]))
+    user = data[1]._dataset.id2token("user_id", int(group[0]["user_id"][row]))
+    item = data[1]._dataset.id2token("item_id", int(group[0]["item_id"][row]))
     with pytest.raises(FloatingPointError) as raised:
         trainer._step(group)
     assert f"not finite at (user, item) rows [('{user}', '{item}')]" in str(raised.value)
@@ -239,15 +253,15 @@ def test_the_rows_of_all_processes_are_named_alike(fresh, monkeypatch):
     monkeypatch.setattr(distributed, "gather", lambda rows: [rows, [(False, ("u9", "i8"))]])
     group = steps(data, 2)
     with pytest.raises(FloatingPointError, match=r"loss is not finite at \(user, item\) rows \[\('u9', 'i8'\)\];"):
-        trainer._stop_at_non_finite(group, [torch.zeros(len(batch)) for batch in group])
+        trainer.steps._stop_at_non_finite(group, [torch.zeros(len(batch)) for batch in group])
 
 
 def test_float16_that_skips_without_end_stops(fresh):
     config, data, model = fresh
     trainer = trainer_of(config, data, model)
-    trainer._prepare()
+    trainer.steps.prepare()
     for scale, stops in ((2.0, False), (2.0**-15, True)):
-        trainer.accelerator.scaler = SimpleNamespace(get_scale=lambda scale=scale: scale, scale=lambda loss: loss)
+        trainer.steps.accelerator.scaler = SimpleNamespace(get_scale=lambda scale=scale: scale, scale=lambda loss: loss)
         with pytest.raises(FloatingPointError, match="fp16 skipped step after step") if stops else nullcontext():
             trainer._step(steps(data, 2))
 
@@ -354,7 +368,7 @@ def test_auto_batch_size_with_nothing_to_train_asks_for_nothing(fresh, monkeypat
     config["auto_batch_size"], config["epochs"] = True, 0
     monkeypatch.setattr(data[1].batches, "epochs", 0)
     found = trainer_of(config, data, model)
-    found._choose_micro_batch(data[1])
+    found._prepare(None, data[1])
     assert found.position.micro_batch is None
 
 
@@ -416,7 +430,7 @@ def test_prefetch_hands_errors_on_and_ends_its_thread():
         for item in ahead:
             if item == 3:
                 break
-    assert not ahead._thread.is_alive()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tokenise")]
 
 
 def test_loaders_leave_the_global_generator_alone(fresh):
