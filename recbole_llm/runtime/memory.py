@@ -50,9 +50,11 @@ def _advice(batch, training):
 
 
 def largest_that_fits(most, fits):
-    """The largest n in 1..most for which `fits(n)`, by bisection; 0 where not even 1 fits.
+    """The largest n in 1..most for which ``fits(n)``, by bisection; 0 where not even 1 fits.
 
-    fits: True, False, or raises an out-of-memory error, which counts as False. It must be monotone.
+    Args:
+        most: the largest n to try.
+        fits: gives True or False, or raises an out-of-memory error, which counts as False. It must be monotone.
     """
     low, high = 0, most
     while low < high:

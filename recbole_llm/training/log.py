@@ -24,8 +24,12 @@ class TrainingLog:
     """One bar over all steps of a run, and a point per step in TensorBoard and wandb. Use as a context manager.
 
     Args:
-        tensorboard, wandb: RecBole's writer and logger.
-        total, done: optimizer steps of the run, and those done before it was resumed.
+        tensorboard: RecBole's writer.
+        wandb: RecBole's logger.
+        meter: the run's :class:`~recbole_llm.training.throughput.Meter`.
+        total: optimizer steps of the run.
+        done: those done before it was resumed.
+        show: whether the bar is shown.
     """
 
     def __init__(self, tensorboard, wandb, meter, total, done, show):
@@ -40,7 +44,7 @@ class TrainingLog:
         self.bar.close()
 
     def step(self, number, epoch, loss, rate, grad_norm):
-        """After optimizer step `number` (from 1): its loss per answer token, learning rate and gradient norm."""
+        """After optimizer step ``number`` (from 1): its loss per answer token, learning rate and gradient norm."""
         speed = self.meter.rate()
         self.bar.update()
         if not self.bar.disable:

@@ -133,7 +133,7 @@ class OptimizerSteps:
         self.optimizer.zero_grad(set_to_none=True)
         losses = [self._accumulate(batch, n_tokens, i + 1 == len(group)) for i, batch in enumerate(group)]  # [B] each
         self._rest_outside_stage(number / max(1, schedule.total))
-        loss = self._check_finite(group, losses)
+        loss = self._clip_or_stop(group, losses)
         share = schedule.share(number)
         for param_group in self.optimizer.param_groups:
             param_group["lr"] = param_group["peak_lr"] * share
@@ -141,7 +141,7 @@ class OptimizerSteps:
         self._check_scale(number)
         return loss, n_tokens
 
-    def _check_finite(self, group, losses) -> float:
+    def _clip_or_stop(self, group, losses) -> float:
         """Clip the gradients; the step's loss over all processes, which all stop where one of them has no finite number."""
         weights = [w for g in self.optimizer.param_groups for w in g["params"]]
         norm = self.accelerator.clip_grad_norm_(weights, **(self.config["clip_grad_norm"] or {"max_norm": math.inf}))

@@ -27,12 +27,12 @@ from recbole_llm.training.checkpoint_files import CONFIG, STATE, DamagedCheckpoi
 RUN, LOCK = "run.json", "lock"
 
 
-def shaping(config):
+def hashed_settings(config):
     """The settings that shape a run's weights."""
-    return _shaping(plain_values(config))
+    return _hashed_settings(plain_values(config))
 
 
-def _shaping(values):
+def _hashed_settings(values):
     left_out = {*NON_RESULT_KEYS, *REPORTING_KEYS, "worker"}  # an LLM's workers only tokenise; RecBole's draw negatives
     if values.get("recipe") == "released":  # RecLoRA's selects weights on the test rows
         left_out.remove("test_sample_size")
@@ -40,24 +40,21 @@ def _shaping(values):
 
 
 def settings_hash(config):
-    """sha256 of `shaping`."""
-    return _hash(shaping(config))
+    """sha256 of :func:`hashed_settings`."""
+    return _hash(hashed_settings(config))
 
 
 def _hash(settings):
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def made_of(config):
+def input_hashes(config):
     """Hashes of what shapes a run's weights besides its settings."""
     return {"data": provenance.data_hash(config), "code": provenance.code_hash(True)}
 
 
 class Run:
-    """The folder of one run, locked while it is open.
-
-    Raises BlockingIOError where another process is writing there.
-    """
+    """The folder of one run, locked while it is open."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -69,19 +66,24 @@ class Run:
         run = cls(folder)
         run.folder.mkdir(parents=True)
         run.lock()
-        run._write({"started": time.time_ns(), "hash": settings_hash(config), "settings": shaping(config), **made_of(config)})
+        run._write({"started": time.time_ns(), "hash": settings_hash(config), "settings": hashed_settings(config), **input_hashes(config)})
         return run
 
     def _write(self, record):
         write_text(self.folder / RUN, json.dumps(record, indent=1, sort_keys=True))
 
-    def goes_on_with(self, code):
+    def set_code_version(self, code):
         """Name this code in run.json: a run belongs to the last code that wrote to it, and to no earlier one."""
         record = self.record()
         if record and record.get("code") != code and not self.finished():
             self._write({**record, "code": code})
 
     def lock(self):
+        """Keep other processes from writing here.
+
+        Raises:
+            BlockingIOError: another process is writing here.
+        """
         self._lock = open(self.folder / LOCK, "a+")  # noqa: SIM115  (closed with the run)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,7 +112,7 @@ class Run:
         try:
             record = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
             if record["hash"] == _hash(record["settings"]) and isinstance(record["started"], int):
-                settings = _shaping(record["settings"])  # an earlier version may have counted more keys as such
+                settings = _hashed_settings(record["settings"])  # an earlier version may have counted more keys as such
                 return {**record, "settings": settings, "hash": _hash(settings)}
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -123,7 +125,7 @@ class Run:
                 read_state(folder)
             except DamagedCheckpoint:
                 continue
-            settings = _shaping(read_yaml(folder / CONFIG))
+            settings = _hashed_settings(read_yaml(folder / CONFIG))
             logging.getLogger().warning(f"{damaged}; the settings in {folder} are taken instead")
             return {"started": folder.stat().st_mtime_ns, "hash": _hash(settings), "settings": settings}
         logging.getLogger().warning(f"{damaged}, and no checkpoint beside it can be read: the run is passed over")
@@ -144,7 +146,10 @@ class Run:
     def readable(self):
         """(folder, state) of the newest whole step folder; None where there are no step folders at all.
 
-        Damaged ones are named in a warning and skipped. Raises DamagedCheckpoint where none is whole.
+        Damaged ones are named in a warning and skipped.
+
+        Raises:
+            DamagedCheckpoint: none is whole.
         """
         damaged = []
         for folder in self.steps():
@@ -162,8 +167,10 @@ class Run:
     def restore_best(self, step):
         """Make sure that the best weights which a step folder names can be read; False where they are lost.
 
-        They are put back from the step folder of the same step if need be. Raises DamagedCheckpoint where they are lost
-        and training had finished, so that no validation to come can name others.
+        They are put back from the step folder of the same step if need be.
+
+        Raises:
+            DamagedCheckpoint: they are lost and training had finished, so that no validation to come can name others.
         """
         state = json.loads((step / STATE).read_text(encoding="utf-8"))
         name = state["best"]
@@ -191,7 +198,7 @@ class Run:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def prune(self, limit, best):
-        """Keep the newest `limit` step folders, the best one called `best`, and those that the kept steps name.
+        """Keep the newest ``limit`` step folders, the best one called ``best``, and those that the kept steps name.
 
         A step folder is of use with its own best weights alone: the newest may be damaged one day.
         """

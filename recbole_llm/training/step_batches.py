@@ -1,6 +1,6 @@
 """From a training loader's batches to the optimizer steps of one process, tokenised ahead of the device.
 
-The rows of a step are those of `accumulation_steps` batches of the loader, whatever the number of processes and the
+The rows of a step are those of ``accumulation_steps`` batches of the loader, whatever the number of processes and the
 size of a micro-batch: rows are dealt out before they are tokenised, row i of a micro-batch to process i modulo the
 number of processes. A process without a row takes the micro-batch's first with weight 0, so that all of them run the
 same number of forward passes and wait for each other at the same places.
@@ -21,8 +21,12 @@ WEIGHT_FIELD = "row_weight"
 class Steps(Sampler):
     """Yields an optimizer step as a list of (keys of this process, weight) for its micro-batches.
 
-    batches: iterable of lists of keys; accumulation: batches per step; micro_batch: rows per forward pass and process,
-    None: the loader's own batches, shared out.
+    Args:
+        batches: iterable of lists of keys.
+        accumulation: batches per step.
+        rank: number of this process.
+        world: number of processes.
+        micro_batch: rows per forward pass and process; None: the loader's own batches, shared out.
     """
 
     def __init__(self, batches, accumulation, rank=0, world=1, micro_batch=None):
@@ -48,7 +52,7 @@ class Steps(Sampler):
 
 
 class _MicroBatches(Dataset):
-    """Makes the Interactions of a step from its keys, with `row_weight` [B] added."""
+    """Makes the Interactions of a step from its keys, with ``row_weight`` [B] added."""
 
     def __init__(self, rows, collate):
         self.rows, self.collate = rows, collate
@@ -64,7 +68,7 @@ def _as_list(step):
 
 
 def step_loader(loader, accumulation, rank=0, world=1, micro_batch=None):
-    """A DataLoader whose items are optimizer steps, lists of Interactions; one pass is what `loader.set_epoch` set.
+    """A DataLoader whose items are optimizer steps, lists of Interactions; one pass is what ``loader.set_epoch`` set.
 
     Its generator is its own: iterating draws nothing from torch's global one.
     """
@@ -78,7 +82,7 @@ def step_loader(loader, accumulation, rank=0, world=1, micro_batch=None):
 
 
 def evaluation_loader(loader, rank=0, world=1):
-    """`loader` with every `world`-th batch, from `rank` on; the batches stay whole.
+    """``loader`` with every ``world``-th batch, from ``rank`` on; the batches stay whole.
 
     Every process gets as many, since sharded models are put together by all of them: the last may be one of another's.
     """
@@ -146,5 +150,5 @@ def pinned(item):
 
 
 def to_device(batch, device):
-    """A batch on `device`; from page-locked memory without waiting."""
+    """A batch on ``device``; from page-locked memory without waiting."""
     return Interaction({name: column.to(device, non_blocking=True) for name, column in batch.interaction.items()})
