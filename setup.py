@@ -17,6 +17,7 @@ LLM = [
     "tokenizers",
     "gguf>=0.19,<1",
     "filelock",
+    "jinja2>=3",
 ]
 RECBOLE = [
     'recbole==1.2.1; python_version < "3.12"',

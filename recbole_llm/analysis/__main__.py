@@ -23,7 +23,8 @@ from recbole.utils import get_model
 from recbole_llm.analysis.common import Request
 from recbole_llm.cli.arguments import parse_command_line
 from recbole_llm.config.values import ConfigError
-from recbole_llm.leaderboard.plan import DEFAULT_SEED, as_list, seed_list
+from recbole_llm.leaderboard.entries import as_list
+from recbole_llm.leaderboard.plan import DEFAULT_SEED, seed_list
 from recbole_llm.registry import check_model, is_plugin_model
 
 NAMES = ("experts", "gradients", "experts-sweep", "gate", "epochs", "shots", "history", "components")

@@ -98,7 +98,7 @@ def test_the_cache_is_the_user_s_unless_it_is_moved(monkeypatch):
 
 
 def test_what_a_kill_left_is_ignored_and_made_again(file, cache, conversions):
-    half = cache / f"{digest(file)}.tmp-12345"
+    half = cache / f".{digest(file)}.12345"
     half.mkdir(parents=True)
     (half / "config.json").write_text("{")
     whole = Path(llm_source.locate(str(file)))
