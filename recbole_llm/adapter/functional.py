@@ -64,7 +64,7 @@ def mixed_delta(x: Tensor, A: Tensor, B: Tensor, weights: Tensor, scaling: float
 
 
 def split_bottleneck(x: Tensor, A: Tensor, gate: Tensor, scaling: float, mask: Tensor | None = None) -> Tensor:
-    """s * (x A^T) * repeat(gate, r/K): x [.., d_in], A [r, d_in], gate [B, K] or [B, L, K] -> [.., r]; mask: dropout's."""
+    """s * (x A^T) * repeat(gate, r/K): x [.., d_in], A [r, d_in], gate [B, K] or [B, L, K], dropout's mask -> [.., r]."""
     if A.shape[0] % gate.shape[-1]:
         raise ValueError(f"r={A.shape[0]} is not divisible by K={gate.shape[-1]} experts; choose r as a multiple of K")
     return _weigh(masked_linear(x, A, mask), align_gate(gate, x), scaling)

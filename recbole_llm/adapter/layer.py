@@ -29,8 +29,10 @@ class Slot(nn.Module):
     Args:
         weight: [r, d_in] or [d_out, r]; with a leading N unless mixing is "split"
         holder: shared by all slots of the model
-        adapter, module: the adapter's name and the adapted module's, for the gate and for messages
-        num_experts, mixing: as in `GatedLoraConfig`
+        adapter: the adapter's name, for the gate and for messages
+        module: the adapted module's, likewise
+        num_experts: as in `GatedLoraConfig`
+        mixing: as in `GatedLoraConfig`
     """
 
     bias = None

@@ -27,7 +27,8 @@ class Router(nn.Module):
     """One gate for the whole model: h [B, in_dim] -> weights [B, K], each row summing to 1.
 
     Args:
-        in_dim, num_experts: sizes of h and of the gate
+        in_dim: size of h
+        num_experts: size of the gate
         form: "linear", softmax(W h / T) (iLoRA, eq. 9); "mlp", with a hidden GELU layer; "topk", linear with all but the
             `top_k` largest set to 0 and the rest renormalised; "noisy", linear with noise added to the logits in training,
             n ~ N(0, softplus(V h)^2) (Shazeer et al. 2017)
@@ -75,9 +76,12 @@ class PersonalisedRouter(nn.Module):
     All modules in one batched product. `num_modules=None` makes one router that all modules share.
 
     Args:
-        in_dim, num_experts: c and N
+        in_dim: c
+        num_experts: N
         num_modules: M, the length of `gated_modules(model)`, or None
-        hidden, dropout, temperature: 60, 0.1 and T of the paper
+        hidden: 60 in the paper
+        dropout: 0.1 in the paper
+        temperature: T
         top_k: meta-LoRAs kept (hard routing), the rest are 0 and the kept are renormalised; None keeps all
         init: "paper" or "uniform" (module docstring)
 

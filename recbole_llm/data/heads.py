@@ -60,7 +60,12 @@ class Head:
         return PromptRows(config, split)
 
     def collate(self, rows, canonical: dict[int, int]):
-        """Makes batches of them; canonical: row of the split -> row of the candidate set."""
+        """What makes batches of them.
+
+        Args:
+            rows: of :meth:`rows`.
+            canonical: row of the split -> row of the candidate set.
+        """
         return Collate(rows, training=False, canonical=canonical)
 
     def key(self, rows, line: int, candidates: np.ndarray, position: int = 0, hybrid: bool = True) -> Key:

@@ -31,7 +31,8 @@ class Options:
     Attributes:
         metric: what ranks the rows; None: the protocol's usual one.
         reference: name of the row that all others are compared with; None: the best RecBole model.
-        resamples, seed: of the bootstrap.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
         candidates: the candidate hash that the table is about, where a folder holds several.
         prefer: file names of the plan that this table was made for.
     """

@@ -19,7 +19,8 @@ class Table:
     Attributes:
         names: the rows' names.
         groups: the stored results of each row, one a seed.
-        columns, pairs: by metric.
+        columns: by metric.
+        pairs: by metric.
         main: the metric that ranks the rows.
         reference: number of the row that all others are compared with.
     """

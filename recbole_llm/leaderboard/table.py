@@ -23,7 +23,8 @@ class Column:
     """One metric over all rows of a table.
 
     Attributes:
-        sums, weights: ``[U, R]`` per user, averaged over seeds; None for AUC.
+        sums: ``[U, R]`` per user, averaged over seeds; None for AUC.
+        weights: ``[U, R]`` likewise.
         samples: ``[resamples, R]`` bootstrap means; None for AUC.
         auc: per row, its AUC with influences (averaged over seeds); None for other metrics.
         values: ``[R]`` means over seeds, nan where a row does not have the metric.

@@ -20,7 +20,8 @@ class Among(NamedTuple):
 
     Attributes:
         labels: [..., n].
-        ids, mask: [..., n, C].
+        ids: [..., n, C].
+        mask: [..., n, C].
         tokens: [U] ids of the vocabulary, each once.
     """
 

@@ -18,8 +18,10 @@ def branch_scores(
 
     Args:
         llm: causal LM, in eval mode for scores that repeat.
-        prompt_embeds, prompt_mask: [B, P, d], [B, P], left-padded.
-        branch_embeds, branch_mask: [B, C, T, d], [B, C, T], right-padded; every branch holds a token.
+        prompt_embeds: [B, P, d], left-padded.
+        prompt_mask: [B, P].
+        branch_embeds: [B, C, T, d], right-padded; every branch holds a token.
+        branch_mask: [B, C, T].
         yes_no: the two token ids.
         method: "auto" (`branch_forward.choose_scorer`), "tree", "cache" or "separate".
         candidates_per_forward: bounds memory; None = all at once ("separate": one).

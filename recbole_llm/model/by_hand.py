@@ -22,7 +22,8 @@ class HandMade:
     """What an LLM recommender asks about rows that are given as ids.
 
     Args:
-        model: an :class:`~recbole_llm.model.base.LLMRecommender`; dataset: its training split.
+        model: an :class:`~recbole_llm.model.base.LLMRecommender`.
+        dataset: its training split.
     """
 
     def __init__(self, model, dataset):

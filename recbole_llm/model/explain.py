@@ -11,7 +11,7 @@ from recbole_llm.data.tokens import USER_SLOT
 
 
 def explanation(recommender, request: Request, k: int) -> str:
-    """Text for one request of a :class:`~recbole_llm.recommend.ranking.Ranker`; k: lines of the table of scores."""
+    """Text for one request of a :class:`~recbole_llm.recommend.ranking.Ranker`, with a table of ``k`` scores."""
     lines, scores = recommender.crm_scores([request])
     ((_, candidates),) = recommender.groups([request], [k], lines, scores)
     batch = recommender.prompts(lines, candidates)
@@ -31,7 +31,8 @@ def prompt_text(tokens, names, batch) -> str:
     """A batch's first prompt; a slot is shown as [id], the id of the item whose vector stands there, or as [user].
 
     Args:
-        tokens: the run's :class:`~recbole_llm.data.tokens.PromptTokenizer`; names: external ids by internal item id.
+        tokens: the run's :class:`~recbole_llm.data.tokens.PromptTokenizer`.
+        names: external ids by internal item id.
     """
     ids, mask, items = (batch[name][0] for name in ("prompt_ids", "prompt_mask", "prompt_items"))
     if ids.dim() == 2:  # a prompt for each item asked about: the first one's

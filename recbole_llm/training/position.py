@@ -15,11 +15,14 @@ class Position:
 
     Attributes:
         step: optimizer steps done.
-        epoch, epoch_step: the next step is step ``epoch_step`` of ``epoch``.
-        loss_sum, token_sum: of this epoch so far.
+        epoch: of the next step.
+        epoch_step: number of the next step in its epoch.
+        loss_sum: of this epoch so far.
+        token_sum: of this epoch so far.
         cur_step: validations since the best, RecBole's count for early stopping.
         valid_step: validations done.
-        best_valid_score, best_valid_result: of the best validation.
+        best_valid_score: of the best validation.
+        best_valid_result: of the best validation.
         history: the validations, ``{"epoch" (from 1), "step", metric: value}``.
         best: name of the best folder.
         micro_batch: rows per forward pass that ``auto_batch_size`` chose.

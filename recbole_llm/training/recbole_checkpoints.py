@@ -118,7 +118,11 @@ def load_data_and_model(model_file, trust_remote_code=False, settings=None):
 
 
 def _moved(values, settings):
-    """A user's settings as they go over a checkpoint's `values`; ConfigError for one that the checkpoint fixes."""
+    """A user's settings as they go over a checkpoint's `values`.
+
+    Raises:
+        ConfigError: the checkpoint fixes one of them.
+    """
     from recbole_llm.config.values import NON_RESULT_KEYS, ConfigError
 
     allowed = {*MOVABLE, *NON_RESULT_KEYS} - {"resume", "config_files"}
