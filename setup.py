@@ -17,6 +17,7 @@ LLM = [
     "tokenizers",
     "gguf>=0.19,<1",
     "filelock",
+    "jinja2>=3",
 ]
 RECBOLE = [
     'recbole==1.2.1; python_version < "3.12"',
@@ -51,7 +52,7 @@ EXTRAS = {
 setup(
     name="recbole_llm",
     version=VERSION,
-    description="LLM-based sequential recommenders (LLaRA, iLoRA, RecLoRA) as a plugin for RecBole 1.2.1",
+    description="LLM recommenders (LLaRA, iLoRA, RecLoRA, TALLRec, CoLLM, E4SRec, LlamaRec) as a plugin for RecBole 1.2.1",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="recbole_llm developers",

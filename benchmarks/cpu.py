@@ -24,7 +24,7 @@ from torch import nn
 from recbole_llm.adapter import GatedLoraConfig, cast_weights, drop_by_row, use_gate
 from recbole_llm.config.properties import properties_dir
 from recbole_llm.config.values import read_yaml
-from recbole_llm.llm.branch_forward import forward, positions_of
+from recbole_llm.llm.causal_lm import forward, positions_of
 from recbole_llm.llm.loading import load_llm
 from recbole_llm.llm.title_likelihood import score_candidates
 from recbole_llm.results import result_file

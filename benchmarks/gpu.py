@@ -25,7 +25,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from recbole_llm.adapter import GatedLoraConfig, Router, use_gate
-from recbole_llm.llm.branch_forward import generate
+from recbole_llm.llm.causal_lm import generate
 from recbole_llm.llm.title_likelihood import score_candidates
 from recbole_llm.results import result_file
 from recbole_llm.training.throughput import ModelFlops

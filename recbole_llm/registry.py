@@ -25,13 +25,7 @@ PLUGIN_MODELS = {
     "LlamaRec": "recbole_llm.model.llamarec:LlamaRec",
 }
 TRAINER = "recbole_llm.training.trainer:LLMTrainer"
-DATASET = "recbole_llm.data.dataset:PromptDataset"
-DATALOADER = "recbole_llm.data.dataloader:prompt_dataloader"
-CLICK = {  # of models that answer Yes or No
-    "dataset": "recbole_llm.data.click.dataset:ClickDataset",
-    "dataloader": "recbole_llm.data.click.dataloader:click_dataloader",
-}
-OPTIONS = dict.fromkeys(("RecLoRA", "TALLRec", "CoLLM"), CLICK)
+DATALOADER = "recbole_llm.data.heads:prompt_dataloader"
 PROTOCOLS = {
     None: "recbole_llm.protocols.unset:Unset",
     "candidates": "recbole_llm.protocols.candidates:Candidates",
@@ -47,12 +41,13 @@ _entries = {}
 class Entry:
     """A registered model: each field but `properties` is a class or function, or "module:name" to import it from.
 
-    dataloader is a function (config, phase) -> dataloader class, phase being "train", "valid" or "test".
+    dataset None is the model's head's (:mod:`recbole_llm.data.heads`). dataloader is a function (config, phase) -> dataloader
+    class, phase being "train", "valid" or "test".
     """
 
     model: object
     trainer: object = TRAINER
-    dataset: object = DATASET
+    dataset: object = None
     dataloader: object = DATALOADER
     properties: Path | None = None
 
@@ -85,7 +80,7 @@ def register(model, properties=None, trainer=None, dataset=None, dataloader=None
         if other != name and other.lower() == name.lower():
             raise ValueError(f"register: {name!r} and the registered {other!r} differ by case, which RecBole ignores")
     file = Path(properties) if properties is not None else None
-    _entries[name] = Entry(model, trainer or TRAINER, dataset or DATASET, dataloader or DATALOADER, file)
+    _entries[name] = Entry(model, trainer or TRAINER, dataset, dataloader or DATALOADER, file)
     sys.modules[f"{PACKAGE}.{name.lower()}"] = _ModelModule(name)
     return name
 
@@ -102,6 +97,16 @@ def entry(name):
         KeyError: no such model was registered.
     """
     return _entries[name]
+
+
+def head(name):
+    """What answers a plugin model's prompts (:mod:`recbole_llm.data.heads`); KeyError for any other name."""
+    return resolve(entry(name).model).head
+
+
+def dataset_class(name):
+    """The dataset class of a plugin model: its own, or its head's."""
+    return resolve(entry(name).dataset) or head(name).dataset
 
 
 def register_protocol(protocol, name=None):
@@ -176,8 +181,8 @@ def check_model(name):
 
 def register_own():
     """Register the plugin's own models."""
-    for name, target in PLUGIN_MODELS.items():
-        register(target, **OPTIONS.get(name, {}))
+    for target in PLUGIN_MODELS.values():
+        register(target)
 
 
 class _ModelModule(types.ModuleType):

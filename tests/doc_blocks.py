@@ -24,7 +24,8 @@ from recbole_llm.config.properties import properties_dir
 from recbole_llm.data.convert.__main__ import _parser as convert_parser
 from recbole_llm.data.convert.sources import source_of
 from recbole_llm.leaderboard.__main__ import _parser as leaderboard_parser
-from recbole_llm.leaderboard.plan import make_plan, pick_models, read_spec
+from recbole_llm.leaderboard.entries import pick_models
+from recbole_llm.leaderboard.plan import make_plan, read_spec
 from recbole_llm.leaderboard.published import of_dataset
 
 ROOT = Path(__file__).resolve().parents[1]

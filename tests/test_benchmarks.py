@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks import cpu, draws, gpu, readme
+from benchmarks import cpu, draws, gpu, readme, recommend
 from recbole_llm import run_recbole_llm
 from recbole_llm.leaderboard.board import Options
+from recbole_llm.recommend import Recommender
 from tests import tiny
 from tests.leaderboard import fake
 
@@ -127,3 +128,15 @@ def test_draws_are_compared_by_users_over_seeds_and_draws():
     assert found["difference"] == pytest.approx(1 / 16)
     assert (found["won"], found["lost"]) == (1, 1)  # a: 6 of 8 against 7 of 8, b: 3 of 4 against 1 of 4, c: never
     assert found["interval"][0] < found["difference"] < found["interval"][1] and found["p"] > 0.3
+
+
+def test_recommend_is_compared_with_evaluation_on_the_same_users(tiny_data, tiny_llm, tmp_path, capsys, monkeypatch):
+    run = run_recbole_llm("LLaRA", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path))["result_file"]
+    scored, score = [], Recommender.score
+    monkeypatch.setattr("recbole_llm.recommend.Recommender.score", lambda self, batch: scored.append(len(batch)) or score(self, batch))
+    status = recommend.main([run, "--users=10", "--repeats=1"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("recommend ")]
+    ratio = float(line.split("ratio ")[1].split()[0])
+    half = len(scored) // 2
+    assert scored[:half] == scored[half:] and sum(scored[:half]) >= 10
+    assert ratio > 0 and status == int(ratio < 0.9)

@@ -14,7 +14,7 @@ from recbole_llm import ConfigError, LLMConfig, run_recbole_llm
 from recbole_llm.cli.main import main
 from recbole_llm.config.properties import properties_dir
 from recbole_llm.evaluation.preparation import prepare_data
-from recbole_llm.training.checkpoint import read_state
+from recbole_llm.training.checkpoint_files import read_state
 from tests import gguf_files, tiny
 
 MODELS = ["LLaRA", "iLoRA", "SASRec", "BPR", "Pop"]

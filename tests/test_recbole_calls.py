@@ -72,7 +72,7 @@ def test_top_k_is_what_the_crm_retrieved_as_the_llm_ranks_it(trained, name):
         assert set(items[row, :12].tolist()) == set(best[row, :12].tolist())
         assert items[row, 12:].tolist() == best[row, 12:].tolist()  # the rest in the CRM's order
         assert not set(items[row].tolist()) & {0, *rows["item_id_list"][row].tolist()}
-    llm = model.score_rows(lines, items[:, :12].numpy())  # in another order of candidates: a listwise model may differ
+    llm = model.by_hand.score_rows(model, lines, items[:, :12].numpy())  # in another order of candidates: a listwise model may differ
     assert llm.shape == (2, 12) and np.isfinite(llm).all()
     assert (scores[:, :-1] >= scores[:, 1:]).all() and dataset.id2token("item_id", items)[0, 0].startswith("i")
 
@@ -115,7 +115,7 @@ def test_hand_made_rows_score_as_evaluation_does(trained, name):
     _, model, _, test, _ = trained(name, "candidates")
     batch = next(iter(test))
     rows = Interaction({field: batch[field] for field in ("user_id", "item_id_list", "item_length", "item_id")})
-    found = model.score_rows(model.by_hand.lines(rows), batch["candidates"].numpy())
+    found = model.by_hand.score_rows(model, model.by_hand.lines(rows), batch["candidates"].numpy())
     torch.testing.assert_close(torch.from_numpy(found), model.score_candidates(batch), rtol=1e-4, atol=1e-4)
 
 

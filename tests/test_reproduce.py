@@ -9,7 +9,7 @@ from statsmodels.stats.proportion import proportion_confint
 from recbole_llm import reproduce
 from recbole_llm.config.values import ConfigError, read_yaml
 from recbole_llm.leaderboard import published
-from recbole_llm.leaderboard.plan import parse_entries
+from recbole_llm.leaderboard.entries import parse_entries
 from tests import tiny
 
 

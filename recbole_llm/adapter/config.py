@@ -51,17 +51,15 @@ UNSUPPORTED = ("use_dora", "use_qalora", "use_bdlora", "lora_bias", "alora_invoc
 class GatedLoraConfig(LoraConfig):
     """`LoraConfig` with experts; every other option keeps PEFT's meaning.
 
-    Attributes
-    ----------
-    num_experts : K experts of rank r/K ("split", iLoRA) or N meta-LoRAs of rank r ("weight", "output": RecLoRA)
-    mixing : "split" | "weight" | "output", see `recbole_llm.adapter.functional`
+    Attributes:
+        num_experts: K experts of rank r/K ("split", iLoRA) or N meta-LoRAs of rank r ("weight", "output": RecLoRA)
+        mixing: "split" | "weight" | "output", see `recbole_llm.adapter.functional`
 
     `lora_alpha` / r is PEFT's scaling. With "split", expert k is scaled by alpha / (r/K), as the paper has it, so that
     uniform gates (1/K) give exactly LoRA at alpha / r.
 
-    Raises
-    ------
-    ValueError : num_experts < 1, r not divisible by K, unknown mixing, or an option that gated adapters do not have
+    Raises:
+        ValueError: num_experts < 1, r not divisible by K, unknown mixing, or an option that gated adapters do not have
     """
 
     num_experts: int = field(default=1, metadata={"help": "experts (split) or meta-LoRAs (weight, output)"})

@@ -23,21 +23,18 @@ from torch import Tensor
 def gated_delta(x: Tensor, A: Tensor, B: Tensor, gate: Tensor, scaling: float) -> Tensor:
     """iLoRA's update of one linear layer.
 
-    Parameters
-    ----------
-    x : [B', L, d_in]
-    A : [r, d_in], the experts' r/K rows one after the other
-    B : [d_out, r]
-    gate : [B, K], or [B, L, K] for packed rows, a gate per token
-    scaling : alpha / (r/K)
+    Args:
+        x: [B', L, d_in]
+        A: [r, d_in], the experts' r/K rows one after the other
+        B: [d_out, r]
+        gate: [B, K], or [B, L, K] for packed rows, a gate per token
+        scaling: alpha / (r/K)
 
-    Returns
-    -------
-    [B', L, d_out]
+    Returns:
+        [B', L, d_out]
 
-    Raises
-    ------
-    ValueError : K does not divide r, or the gate's rows do not divide those of x
+    Raises:
+        ValueError: K does not divide r, or the gate's rows do not divide those of x
     """
     return F.linear(split_bottleneck(x, A, gate, scaling), B)
 
@@ -45,22 +42,19 @@ def gated_delta(x: Tensor, A: Tensor, B: Tensor, gate: Tensor, scaling: float) -
 def mixed_delta(x: Tensor, A: Tensor, B: Tensor, weights: Tensor, scaling: float, mixing: str = "weight") -> Tensor:
     """RecLoRA's update of one linear layer.
 
-    Parameters
-    ----------
-    x : [B', L, d_in]
-    A : [N, r, d_in]
-    B : [N, d_out, r]
-    weights : [B, N]; with ``mixing="output"`` also [B, L, N]
-    scaling : alpha / r
-    mixing : "weight" (A_u and B_u are mixed, then multiplied) or "output" (the N products are summed)
+    Args:
+        x: [B', L, d_in]
+        A: [N, r, d_in]
+        B: [N, d_out, r]
+        weights: [B, N]; with ``mixing="output"`` also [B, L, N]
+        scaling: alpha / r
+        mixing: "weight" (A_u and B_u are mixed, then multiplied) or "output" (the N products are summed)
 
-    Returns
-    -------
-    [B', L, d_out]
+    Returns:
+        [B', L, d_out]
 
-    Raises
-    ------
-    ValueError : unknown mixing, a gate per token with weight mixing, or rows that do not divide
+    Raises:
+        ValueError: unknown mixing, a gate per token with weight mixing, or rows that do not divide
     """
     if mixing == "weight":
         return mixed_linear(mixed_linear(x, mix(weights * scaling, A)), mix(weights, B))
@@ -84,7 +78,8 @@ def output_bottleneck(x: Tensor, A: Tensor, weights: Tensor, scaling: float, mas
 def masked_linear(x: Tensor, A: Tensor, mask: Tensor | None = None) -> Tensor:
     """(x * mask) A^T in x's precision and without a copy of x: x [B', L, d_in], A [q, d_in] or [B, q, d_in] -> [B', L, q].
 
-    mask : [B', d_in], one for each row of x, or None; it is multiplied into A in A's precision
+    Args:
+        mask: [B', d_in], one for each row of x, or None; it is multiplied into A in A's precision.
     """
     if mask is not None:
         if A.dim() == 3 and A.shape[0] != mask.shape[0]:

@@ -156,16 +156,14 @@ def gated_modules(model: nn.Module, adapter_name: str = "default") -> tuple[str,
 def use_gate(model: nn.Module, gate: Gate | Tensor, adapter_name: str | None = None) -> Iterator[None]:
     """Run the model with this gate inside the block; blocks nest, and backward may come after the block.
 
-    Parameters
-    ----------
-    model : what get_peft_model(llm, GatedLoraConfig(...)) returned
-    gate : a `Gate`, or a tensor [B, K] for one gate per row; the model's batch may be n B (beams)
-    adapter_name : the adapter it is for; None: every adapter that has no gate of its own
+    Args:
+        model: what get_peft_model(llm, GatedLoraConfig(...)) returned
+        gate: a `Gate`, or a tensor [B, K] for one gate per row; the model's batch may be n B (beams)
+        adapter_name: the adapter it is for; None: every adapter that has no gate of its own
 
-    Raises
-    ------
-    ValueError : wrong number of modules, unknown adapter, or a 3-D tensor (say which by `Gate.per_...`); at the model's forward,
-        wrong number of experts
+    Raises:
+        ValueError: wrong number of modules, unknown adapter, or a 3-D tensor (say which by `Gate.per_...`); at the model's forward,
+            wrong number of experts
     """
     if torch.is_tensor(gate):
         gate = Gate.per_row(gate)

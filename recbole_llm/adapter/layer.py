@@ -26,12 +26,11 @@ MERGE_REFUSED = ("a gated adapter cannot be merged into the base weights: its ga
 class Slot(nn.Module):
     """What both slots share: the weight, and the way to the gate of the current batch.
 
-    Parameters
-    ----------
-    weight : [r, d_in] or [d_out, r]; with a leading N unless mixing is "split"
-    holder : shared by all slots of the model
-    adapter, module : the adapter's name and the adapted module's, for the gate and for messages
-    num_experts, mixing : as in `GatedLoraConfig`
+    Args:
+        weight: [r, d_in] or [d_out, r]; with a leading N unless mixing is "split"
+        holder: shared by all slots of the model
+        adapter, module: the adapter's name and the adapted module's, for the gate and for messages
+        num_experts, mixing: as in `GatedLoraConfig`
     """
 
     bias = None

@@ -26,20 +26,18 @@ LAST_STD = 0.01  # of "uniform"
 class Router(nn.Module):
     """One gate for the whole model: h [B, in_dim] -> weights [B, K], each row summing to 1.
 
-    Parameters
-    ----------
-    in_dim, num_experts : sizes of h and of the gate
-    form : "linear", softmax(W h / T) (iLoRA, eq. 9); "mlp", with a hidden GELU layer; "topk", linear with all but the
-        `top_k` largest set to 0 and the rest renormalised; "noisy", linear with noise added to the logits in training,
-        n ~ N(0, softplus(V h)^2) (Shazeer et al. 2017)
-    temperature : T > 0, divides the logits
-    top_k : experts kept, 1 .. K; needed by "topk", allowed with every form; None keeps all
-    hidden : width of the "mlp" form's hidden layer
-    init : "paper" or "uniform" (module docstring)
+    Args:
+        in_dim, num_experts: sizes of h and of the gate
+        form: "linear", softmax(W h / T) (iLoRA, eq. 9); "mlp", with a hidden GELU layer; "topk", linear with all but the
+            `top_k` largest set to 0 and the rest renormalised; "noisy", linear with noise added to the logits in training,
+            n ~ N(0, softplus(V h)^2) (Shazeer et al. 2017)
+        temperature: T > 0, divides the logits
+        top_k: experts kept, 1 .. K; needed by "topk", allowed with every form; None keeps all
+        hidden: width of the "mlp" form's hidden layer
+        init: "paper" or "uniform" (module docstring)
 
-    Raises
-    ------
-    ValueError : names the key, the rule and the remedy
+    Raises:
+        ValueError: names the key, the rule and the remedy
     """
 
     def __init__(self, in_dim: int, num_experts: int, form: str = "linear", temperature: float = 1.0,
@@ -76,17 +74,15 @@ class PersonalisedRouter(nn.Module):
 
     All modules in one batched product. `num_modules=None` makes one router that all modules share.
 
-    Parameters
-    ----------
-    in_dim, num_experts : c and N
-    num_modules : M, the length of `gated_modules(model)`, or None
-    hidden, dropout, temperature : 60, 0.1 and T of the paper
-    top_k : meta-LoRAs kept (hard routing), the rest are 0 and the kept are renormalised; None keeps all
-    init : "paper" or "uniform" (module docstring)
+    Args:
+        in_dim, num_experts: c and N
+        num_modules: M, the length of `gated_modules(model)`, or None
+        hidden, dropout, temperature: 60, 0.1 and T of the paper
+        top_k: meta-LoRAs kept (hard routing), the rest are 0 and the kept are renormalised; None keeps all
+        init: "paper" or "uniform" (module docstring)
 
-    Raises
-    ------
-    ValueError : names the key, the rule and the remedy
+    Raises:
+        ValueError: names the key, the rule and the remedy
     """
 
     def __init__(self, in_dim: int, num_experts: int, num_modules: int | None = None, hidden: int = 60,

@@ -23,7 +23,8 @@ from recbole.utils import get_model
 from recbole_llm.analysis.common import Request
 from recbole_llm.cli.arguments import parse_command_line
 from recbole_llm.config.values import ConfigError
-from recbole_llm.leaderboard.plan import DEFAULT_SEED, as_list, seed_list
+from recbole_llm.leaderboard.entries import as_list
+from recbole_llm.leaderboard.plan import DEFAULT_SEED, seed_list
 from recbole_llm.registry import check_model, is_plugin_model
 
 NAMES = ("experts", "gradients", "experts-sweep", "gate", "epochs", "shots", "history", "components")
@@ -45,7 +46,7 @@ def analyse(name: str, request: Request, **options):
     for model in request.models:
         if not is_plugin_model(check_model(model)):
             raise ConfigError([f"model: {model} is no LLM recommender; the analyses are of LLaRA, iLoRA and RecLoRA"])
-    if all(get_model(model).head == "yes_no" for model in request.models) and not request.sets("protocol"):
+    if all(get_model(model).head.pointwise for model in request.models) and not request.sets("protocol"):
         request.settings["protocol"] = "ctr"  # what RecLoRA is for
     return module.run(request, **{**module.OPTIONS, **options})
 

@@ -19,7 +19,7 @@ from recbole_llm.results.result_file import read_result
 
 MODELS = ["LLaRA", "iLoRA"]
 OPTIONS: dict = {}
-FOLLOWED = {"title": ("hit@1_all", "hit@1_valid", "valid_ratio", "hit@1"), "yes_no": ("auc", "logloss")}
+GENERATED, RANKED, CLICKS = ("hit@1_all", "hit@1_valid", "valid_ratio", "hit@1"), ("hit@1",), ("auc", "logloss")
 TITLES = {"hit@1_all": "HR@1 of generated answers, invalid ones counted as misses", "hit@1_valid": "HR@1 over valid answers",
           "valid_ratio": "ValidRatio", "hit@1": "Hit@1 by likelihood", "auc": "AUC", "logloss": "LogLoss"}  # fmt: skip
 
@@ -28,8 +28,9 @@ def run(request: Request) -> Report:
     """The report: a figure for each metric, a curve for each model, means over seeds."""
     table, runs, protocol = [], [], ""
     for name in request.models:
-        kind = get_model(name).head
-        own = {"eval_step": 1, **({"selection": "generation"} if kind == "title" else {})}
+        head = get_model(name).head
+        own = {"eval_step": 1, **({"selection": "generation"} if head.writes else {})}
+        followed = GENERATED if head.writes else CLICKS if head.pointwise else RANKED
         epochs = request.config(Case(name, name, own), request.seeds[0])["epochs"]
         case = Case(f"{name}@every epoch", name, {**own, "stopping_step": epochs})
         records = []
@@ -38,10 +39,10 @@ def run(request: Request) -> Report:
             runs.append(path.name)
             records.append(read_result(path))
         protocol = records[0]["protocol"]
-        table += [{"model": name, "epoch": epoch + 1, **_means([record["validations"][epoch] for record in records], FOLLOWED[kind])}
+        table += [{"model": name, "epoch": epoch + 1, **_means([record["validations"][epoch] for record in records], followed)}
                   for epoch in range(min(len(record["validations"]) for record in records))]  # fmt: skip
     drawn = []
-    for metric in dict.fromkeys(metric for names in FOLLOWED.values() for metric in names):
+    for metric in (*GENERATED, *CLICKS):
         series: dict[str, list[tuple]] = {}
         for row in table:
             if row.get(metric) is not None:

@@ -21,7 +21,7 @@ from recbole_llm.analysis.common import Case, Request
 from recbole_llm.analysis.report import Report
 from recbole_llm.config.values import ConfigError
 from recbole_llm.data.candidate_sets import candidate_sets
-from recbole_llm.data.dataloader import Key
+from recbole_llm.data.prompt_rows import Key
 from recbole_llm.data.sample import sample_rows
 from recbole_llm.leaderboard.statistics import percentile_interval
 from recbole_llm.training.step_batches import to_device
@@ -42,8 +42,8 @@ def run(request: Request, clusters: int, rows: int, batches: int) -> Report:
         case = Case(name, name)
         runs.append(request.result(case, seed, weights=True).name)
         config, model, _, train, _, _ = request.trained(case, seed)
-        if model.head != "title":
-            raise ConfigError([f"gradients: {name} answers Yes or No; compare models that name a candidate, such as LLaRA and iLoRA"])
+        if not model.head.writes:
+            raise ConfigError([f"gradients: {name} answers with no title; compare models that name a candidate, such as LLaRA and iLoRA"])
         if groups is None:
             chosen = sample_rows(len(train.dataset), min(rows, len(train.dataset)), seed)
             groups = cut(chosen, cluster(vectors(model, train, chosen), clusters, seed), batches, seed)

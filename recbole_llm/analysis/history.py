@@ -20,7 +20,6 @@ from recbole_llm.config.values import ConfigError
 MODELS = ["RecLoRA"]
 OPTIONS = {"values": (5, 10, 20), "key": None}
 KEYS = ("text_history_len", "history_max_len", "crm_history_len")
-SHOWN = {"title": "history_max_len", "yes_no": "text_history_len"}
 
 
 def run(request: Request, values, key: str | None) -> Report:
@@ -29,7 +28,7 @@ def run(request: Request, values, key: str | None) -> Report:
         raise ConfigError([f"key: {key!r} is no length of a history; choose {', '.join(KEYS)}, or leave it out"])
     cases = []
     for model in request.models:
-        own = key or SHOWN[get_model(model).head]
+        own = key or get_model(model).head.history_key
         cases += [Case(f"{model}@{own}={n}", model, {own: n}, n) for n in as_values(values, "values")]
     return swept("history", request, cases, "items of the history", extra=_seconds)
 

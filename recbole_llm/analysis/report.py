@@ -13,8 +13,8 @@ from tabulate import tabulate
 
 from recbole_llm.analysis.common import digest
 from recbole_llm.leaderboard.render.html import document, plot_places
-from recbole_llm.leaderboard.report import write_text
 from recbole_llm.results.result_file import file_name
+from recbole_llm.runtime.files import write_text
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Report:
         }
         paths = {folder / (self.stem + suffix): text for suffix, text in contents.items()}
         for path, text in paths.items():
-            write_text(path, text)
+            write_text(path, text, "choose another folder")
         return list(paths)
 
     def page(self) -> str:

@@ -27,7 +27,7 @@ from recbole_llm.data.interactions import brings_histories, interaction_files, l
 from recbole_llm.data.item_text import titles_and_unnamed
 from recbole_llm.data.rows import expected_phases
 from recbole_llm.data.tokens import PromptTokenizer
-from recbole_llm.llm.loading import load_tokenizer
+from recbole_llm.llm.tokenizer import load_tokenizer
 from recbole_llm.model.explain import prompt_text
 from recbole_llm.registry import is_plugin_model
 

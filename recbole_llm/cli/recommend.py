@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
 from tabulate import tabulate
 
 from recbole_llm.cli.arguments import parse_settings
+from recbole_llm.runtime.files import whole_file
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,9 +45,8 @@ def _run(options, asked: dict, settings: dict) -> None:
         return
     frame = recommender.recommend(**asked)
     if options.out:
-        aside = Path(options.out).with_name(f".{Path(options.out).name}.{os.getpid()}")
-        frame.to_csv(aside, index=False)
-        os.replace(aside, options.out)
+        with whole_file(options.out) as aside:
+            frame.to_csv(aside, index=False)
         print(f"{len(frame)} rows in {options.out}")
         return
     for user, rows in frame.groupby("user", sort=False):

@@ -18,8 +18,8 @@ from recbole_llm.training.log import tensorboard_writer
 def install():
     """Hook RecBole's look-ups; called once by `import recbole_llm`."""
     registry.register_own()
-    _serve("recbole.trainer", "Trainer", "trainer")
-    _serve("recbole.data.dataset", "Dataset", "dataset")
+    _serve("recbole.trainer", "Trainer", lambda name: registry.resolve(registry.entry(name).trainer))
+    _serve("recbole.data.dataset", "Dataset", registry.dataset_class)
     original = importlib.import_module("recbole.data.utils").get_dataloader
 
     def get_dataloader(config, phase):
@@ -36,14 +36,14 @@ def install():
     metrics.metric_types["acc"] = ACC.metric_type
 
 
-def _serve(module_name, suffix, field):
-    """Let `module.<Name><suffix>` import the `field` of the registered model <Name>, on first use."""
+def _serve(module_name, suffix, find):
+    """Let `module.<Name><suffix>` be `find(<Name>)` of a registered model."""
     module = importlib.import_module(module_name)
 
     def __getattr__(attribute):
         name = attribute.removesuffix(suffix)
         if name != attribute and registry.is_plugin_model(name):
-            return registry.resolve(getattr(registry.entry(name), field))
+            return find(name)
         raise AttributeError(f"module {module_name!r} has no attribute {attribute!r}")
 
     module.__getattr__ = __getattr__

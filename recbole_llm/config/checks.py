@@ -55,7 +55,7 @@ def list_problems(model_class, final):
     if type(users) is not int or type(later) not in (int, float):  # not a plugin model's, or a line of `RULES` says so
         return []
     problems = []
-    if model_class.head == "yes_no":
+    if model_class.head.pointwise:
         problems += [f"{key}: {model_class.__name__} asks about one item at a time and shows no list; leave it at {default}"
                      for key, value, default in (("users_per_list", users, 1), ("history_from", later, 0)) if value != default]  # fmt: skip
     elif type(final.get("n_candidates")) is int and users >= final["n_candidates"]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from recbole_llm.config.loader import LLMConfig
 from recbole_llm.crm.frozen import CRM, general_tables
 from recbole_llm.crm.settings import split_differences
 from recbole_llm.data.fingerprint import split_hash
+from recbole_llm.runtime.files import whole_file
 
 _TABLES = "tables."  # of a general model in a file of weights
 
@@ -52,9 +52,8 @@ def write(path: Path, fitted: fit.Fitted) -> None:
         meta["user_tokens"] = _tokens_hash(fitted.data[0], fitted.data[0].uid_field)
         state |= {f"{_TABLES}{name}": table.detach().cpu().contiguous().clone() for name, table in general_tables(model).items()}
     meta["weights"] = _digest(state)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(state, aside, metadata=meta)
-    os.replace(aside, path)
+    with whole_file(path) as aside:
+        save_file(state, aside, metadata=meta)
     Path(fitted.trainer.saved_model_file).unlink(missing_ok=True)  # RecBole's copy of the same weights
 
 

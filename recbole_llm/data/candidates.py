@@ -1,8 +1,6 @@
 """The candidates of every row of one phase, fixed before any model is built (`data.candidate_draw`), and their .npz file."""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_llm.data.candidate_draw import KEY_VERSION, check_unseen, encode, sample_candidates
+from recbole_llm.runtime.files import whole_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,21 +149,14 @@ def write_npz(path, arrays: Mapping[str, np.ndarray]) -> None:
         OSError: the folder cannot be written, or the disk is full; names the file and the remedy. Nothing is left behind.
     """
     path = Path(path)
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with whole_file(path) as aside, open(aside, "wb") as file:
             np.savez_compressed(file, **arrays)
-        os.replace(temporary, path)
-        temporary = None
     except OSError as error:
         raise OSError(
             error.errno, f"cannot write {path} ({error.strerror}); free space or set checkpoint_dir to another folder"
         ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def read_npz(path, build):

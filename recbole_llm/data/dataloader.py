@@ -12,211 +12,20 @@ column for every row (scoring and decoding need that), and hold rows of like len
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
-from recbole.utils import get_model
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
-from recbole_llm import registry
-from recbole_llm.data.candidate_sets import CandidateSets, candidate_sets
-from recbole_llm.data.prompt import parse_template, with_words
-from recbole_llm.data.rows import ROW_FIELD, match_rows
+from recbole_llm.data.candidate_sets import candidate_sets
+from recbole_llm.data.collate import Collate
+from recbole_llm.data.prompt_rows import Key, PromptRows
+from recbole_llm.data.rows import match_rows
 from recbole_llm.data.sample import sample_evaluation_rows, sample_rows
-from recbole_llm.llm.constrained_vocabulary import rivals
-from recbole_llm.llm.packing import LIST_FIELD, SHARED_FIELD, shared_tokens
 
 BUCKET_BATCHES = 32  # rows are sorted by length within windows of this many batches: little padding, much shuffling
-
-
-@dataclass(frozen=True)
-class Example:
-    """What a model's ``render`` sees. Item ids are internal; ``history`` is oldest first."""
-
-    history: list[int]
-    candidates: list[int]
-    target: int
-    template: list
-    behaviour_tokens: str
-    user_token: bool
-
-
-@dataclass(frozen=True)
-class Key:
-    """One row of one epoch: everything that its example depends on.
-
-    ``group`` numbers the rows of a batch that share a candidate list (`users_per_list`); ``unseen`` says which of its
-    candidates the row may be given (None: all).
-    """
-
-    row: int  # index into the split's rows
-    candidates: tuple[int, ...]
-    target_position: int
-    template: int = 0
-    _: KW_ONLY  # a subclass adds fields of its own behind these
-    hybrid: bool = True
-    history: bool = True
-    group: int = 0
-    unseen: tuple[bool, ...] | None = None
-
-
-class PromptRows(Dataset):
-    """Renders :class:`Key` -> a dictionary of token ids. Titles were tokenised once; here ids are only joined.
-
-    RecBole's own calls (``case_study``, ``Collector``) take a loader's ``dataset`` for the split: whatever is not a prompt's,
-    names and row numbers alike, is the split's.
-    """
-
-    def __init__(self, config, dataset):
-        self.config, self.split = config, dataset
-        self.tokens = dataset.prompt_tokenizer
-        self.model_class = get_model(config["model"])
-        texts = with_words(config["prompt_templates"], config["prompt_words"])
-        self.templates = [parse_template(text, self.model_class.template_fields) for text in texts]
-        feat = dataset.inter_feat
-        self.sequences = feat[dataset.item_id_list_field].numpy()  # [rows, MAX_ITEM_LIST_LENGTH], 0 after the end
-        self.lengths = feat[dataset.item_list_length_field].numpy()  # [rows]
-        self.targets = feat[dataset.iid_field].numpy()  # [rows]
-
-    def __getattr__(self, name: str):
-        if name.startswith("_") or name == "split":  # not there yet while a worker unpickles this
-            raise AttributeError(name)
-        return getattr(self.split, name)
-
-    @property
-    def times(self) -> np.ndarray | None:
-        """When each row happened, ``[rows]``; None where a dataset has no times: its rows are in order."""
-        feat, name = self.split.inter_feat, self.split.time_field
-        return feat[name].numpy() if name in feat else None
-
-    def history(self, row: int) -> list[int]:
-        length = int(self.lengths[row])
-        return self.sequences[row, max(0, length - self.config["history_max_len"]) : length].tolist()
-
-    def training_candidates(self, rows: np.ndarray, sets: CandidateSets, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Candidate ids ``[n, C]`` (internal) and target positions ``[n]`` of training rows in one epoch."""
-        chosen, positions = sets.training_candidates(*self._external(rows), epoch, self._recent(rows))
-        return sets.internal_items(self.split)[chosen], positions
-
-    def shared_list(self, rows: np.ndarray, sets: CandidateSets, epoch: int, number: int) -> tuple[np.ndarray, ...]:
-        """One candidate list ``[C]`` (internal ids) for training rows, their targets' positions ``[n]`` and ``unseen [n, C]``."""
-        chosen, positions, unseen = sets.shared_training_list(*self._external(rows), epoch, number, self._recent(rows))
-        return sets.internal_items(self.split)[chosen], positions, unseen
-
-    def _external(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """External users and targets of rows."""
-        split = self.split
-        users = split.id2token(split.uid_field, split.inter_feat[split.uid_field].numpy()[rows])
-        return users, split.id2token(split.iid_field, self.targets[rows])
-
-    def _recent(self, rows: np.ndarray) -> list | None:
-        if self.config["train_negatives"] != "recent":
-            return None
-        return [self.split.id2token(self.split.iid_field, self.history(row)) for row in rows]
-
-    def token_lengths(self, rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """Title tokens per row ``[n]``: what sorts rows into buckets (template words are the same for all)."""
-        per_title = self.tokens.lengths()
-        per_title[0] = 0
-        ends = self.lengths[rows][:, None]
-        place = np.arange(self.sequences.shape[1])[None]
-        shown = (place < ends) & (place >= ends - self.config["history_max_len"])
-        return (per_title[self.sequences[rows]] * shown).sum(1) + per_title[candidates].sum(1)
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, key: Key) -> dict:
-        if not isinstance(key, Key):
-            return self.split[key]
-        target = int(self.targets[key.row])
-        example = Example(
-            history=self.history(key.row) if key.history else [],
-            candidates=list(key.candidates),
-            target=target,
-            template=self.templates[key.template],
-            behaviour_tokens=self.config["behaviour_tokens"] if key.hybrid else "none",
-            user_token=bool(self.config["user_token"]) and key.hybrid,
-        )
-        ids, items = self.tokens.assemble(self.model_class.render(example))
-        answers = [self.model_class.answer(self.tokens, example, place) for place in range(len(key.candidates))]
-        return {"key": key, "ids": ids, "items": items, "answer": answers[key.target_position], "answers": answers}
-
-
-def _pad(rows: list[list[int]], fill: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lists -> ``([B, L] ids, [B, L] mask)``."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), fill, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.bool)
-    for i, row in enumerate(rows):
-        place = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[i, place] = torch.tensor(row, dtype=torch.long)
-        mask[i, place] = True
-    return ids, mask
-
-
-class Collate:
-    """Examples -> RecBole :class:`Interaction` (tensors only).
-
-    Adds to the split's own columns: ``prompt_ids, prompt_mask, prompt_items`` [B, P] (left-padded), ``candidates``
-    [B, C], ``target_position`` [B]; in training ``answer_ids, answer_mask`` [B, A] (right-padded) and, where
-    ``constrained``, ``rival_ids, rival_mask`` [B, A, C] (:mod:`recbole_llm.llm.constrained_vocabulary`); in evaluation
-    ``branch_ids, branch_mask`` [B, C, T], every candidate's answer tokens, and ``candidate_row`` [B], the row's number in
-    the candidate set.
-    """
-
-    def __init__(self, rows: PromptRows, training: bool, canonical: dict[int, int] | None = None):
-        self.rows, self.training, self.canonical = rows, training, canonical or {}
-        self.constrained = training and rows.config["likelihood_over"] == "candidates"
-
-    def __call__(self, examples: list[dict]) -> Interaction:
-        keys = [example["key"] for example in examples]
-        tokens = self.rows.tokens
-        batch = self.rows.split.inter_feat[np.array([key.row for key in keys])]
-        columns: dict[str, torch.Tensor] = dict(batch.interaction)
-        columns["prompt_ids"], columns["prompt_mask"] = _pad([e["ids"] for e in examples], tokens.pad_token_id, True)
-        columns["prompt_items"], _ = _pad([e["items"] for e in examples], 0, True)
-        columns["candidates"] = torch.tensor([key.candidates for key in keys], dtype=torch.long)
-        columns["target_position"] = torch.tensor([key.target_position for key in keys])
-        columns["hybrid"] = torch.tensor([key.hybrid for key in keys])
-        if self.training:
-            answers = [example["answer"] for example in examples]
-            columns["answer_ids"], columns["answer_mask"] = _pad(answers, tokens.pad_token_id, False)
-            if self.rows.config["users_per_list"] > 1:
-                columns[LIST_FIELD], columns[SHARED_FIELD] = self._lists(examples)
-            if self.constrained:
-                columns["rival_ids"], columns["rival_mask"] = self._rivals(examples, columns["answer_ids"].shape[1])
-        else:
-            columns["branch_ids"], columns["branch_mask"] = self._branches(examples)
-            columns[ROW_FIELD] = torch.tensor([self.canonical[key.row] for key in keys])
-        return Interaction(columns)
-
-    def _branches(self, examples: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
-        """``([B, C, T] ids, [B, C, T] mask)``: the answer tokens of every candidate, right-padded."""
-        answers = [answer for example in examples for answer in example["answers"]]
-        ids, mask = _pad(answers, self.rows.tokens.pad_token_id, False)
-        return ids.view(len(examples), -1, ids.shape[1]), mask.view(len(examples), -1, mask.shape[1])
-
-    def _rivals(self, examples: list[dict], length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """``([B, length, C] ids, [B, length, C] mask)``: the rivals of the answers' tokens."""
-        keys = [example["key"] for example in examples]
-        ids, mask = (part[..., :length] for part in self._branches(examples))  # a token's rivals depend on no later one
-        if keys[0].unseen is not None:
-            mask = mask & torch.tensor([key.unseen for key in keys]).unsqueeze(-1)
-        rows, targets = torch.arange(len(keys)), torch.tensor([key.target_position for key in keys])
-        return tuple(part[rows, targets] for part in rivals(ids, mask))  # each was [B, C, length, C]
-
-
-    def _lists(self, examples: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
-        """``[B]`` group of each row, and ``[B]`` how many tokens its prompt has in common with the group's others."""
-        groups = [example["key"].group for example in examples]
-        members: dict[int, list] = {}
-        for group, example in zip(groups, examples, strict=True):
-            members.setdefault(group, []).append((example["ids"], example["items"]))
-        common = {group: shared_tokens(rows) for group, rows in members.items()}
-        return torch.tensor(groups), torch.tensor([common[group] for group in groups])
 
 
 class TrainBatches(Sampler[list[Key]]):
@@ -233,8 +42,11 @@ class TrainBatches(Sampler[list[Key]]):
         self.epochs = config["epochs"]
         self.seed = config["seed"]
         self.epoch = self.start_batch = 0
-        self.sets = candidate_sets(config)
+        self.sets = self._candidate_sets()
         self.sample = self._sample_rows()
+
+    def _candidate_sets(self):
+        return candidate_sets(self.config)
 
     def _sample_rows(self) -> np.ndarray:
         """Row numbers of the seeded training sample."""
@@ -310,15 +122,19 @@ class TrainPromptDataLoader(DataLoader):
 
     def __init__(self, config, dataset, sampler=None, shuffle=True):
         self._dataset, self.config, self.shuffle = dataset, config, shuffle
-        rows = PromptRows(config, dataset)
-        self.batches = TrainBatches(config, rows)
+        rows, self.batches, collate = self._parts(config, dataset)
         super().__init__(
             rows,
             batch_sampler=self.batches,
-            collate_fn=Collate(rows, training=True),
+            collate_fn=collate,
             num_workers=config["worker"],
             generator=torch.Generator(),  # its own: iterating leaves torch's global generator alone
         )
+
+    def _parts(self, config, dataset) -> tuple:
+        """Rows, their batches, and what makes tensors of them."""
+        rows = PromptRows(config, dataset)
+        return rows, TrainBatches(config, rows), Collate(rows, training=True)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         self.batches.epoch, self.batches.start_batch = epoch, start_batch
@@ -360,22 +176,28 @@ class EvalPromptDataLoader(DataLoader):
 
     def __init__(self, config, dataset, sampler=None, shuffle=False):
         self._dataset, self.config, self.shuffle = dataset, config, False
-        self.candidate_set = getattr(candidate_sets(config), self.phase)
-        rows = PromptRows(config, dataset)
-        keys, canonical = self._keys(dataset, rows)
-        size = config["eval_batch_size"]
-        batches = [keys[start : start + size] for start in range(0, len(keys), size)]
+        rows, batches, collate = self._parts(config, dataset)
         super().__init__(
             rows,
             batch_sampler=batches,
-            collate_fn=Collate(rows, training=False, canonical=canonical),
+            collate_fn=collate,
             num_workers=config["worker"],
             generator=torch.Generator(),
         )
 
+    def _parts(self, config, dataset) -> tuple:
+        """Rows, their batches, and what makes tensors of them."""
+        rows = PromptRows(config, dataset)
+        keys, canonical = self._keys(dataset, rows)
+        return rows, self._batches(keys), Collate(rows, training=False, canonical=canonical)
+
+    def _batches(self, keys: list[Key]) -> list[list[Key]]:
+        size = self.config["eval_batch_size"]
+        return [keys[start : start + size] for start in range(0, len(keys), size)]
+
     def _keys(self, dataset, rows: PromptRows) -> tuple[list[Key], dict[int, int]]:
         """The phase's rows in the order they are read, and split row -> row of the candidate set."""
-        chosen = self.candidate_set
+        chosen = self.candidate_set = getattr(candidate_sets(self.config), self.phase)
         numbers = match_rows(dataset, chosen)  # candidate-set row -> split row
         candidates = candidate_sets(self.config).internal_items(dataset)[chosen.candidates]  # [n, C]
         size = self.config["valid_sample_size"] if self.phase == "valid" else None
@@ -392,9 +214,3 @@ class ValidPromptDataLoader(EvalPromptDataLoader):
 class TestPromptDataLoader(EvalPromptDataLoader):
     __test__ = False  # not a pytest class
     phase = "test"
-
-
-def prompt_dataloader(config, phase: str) -> type[DataLoader]:
-    """The dataloader class of a plugin model, for RecBole's ``get_dataloader(config, phase)``."""
-    loaders = {"train": TrainPromptDataLoader, "valid": ValidPromptDataLoader, "test": TestPromptDataLoader}
-    return registry.protocol(config["protocol"]).prompt_loader(phase, get_model(config["model"]).head) or loaders[phase]

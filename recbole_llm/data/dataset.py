@@ -8,7 +8,7 @@ from recbole.data.dataset import SequentialDataset
 
 from recbole_llm.data.item_text import load_titles
 from recbole_llm.data.tokens import PromptTokenizer
-from recbole_llm.llm.loading import load_tokenizer
+from recbole_llm.llm.tokenizer import load_tokenizer
 
 
 class PromptDataset(SequentialDataset):

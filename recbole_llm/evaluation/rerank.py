@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from recbole.model.abstract_recommender import AbstractRecommender
-from recbole.utils import get_model
 from torch.utils.data import DataLoader
 
-from recbole_llm.data.click.questions import ClickCollate, ClickRows, Question
-from recbole_llm.data.dataloader import Collate, Key, PromptRows
+from recbole_llm import registry
+from recbole_llm.data.prompt_rows import Key
 from recbole_llm.data.rows import match_rows
 from recbole_llm.data.sample import sample_evaluation_rows
 from recbole_llm.evaluation.full_ranking import BLOCK, PAIRWISE_BLOCK
@@ -120,34 +119,21 @@ class RerankDataLoader(DataLoader):
         self.full_rows = full_rows(config, phase)
         self.numbers = match_rows(dataset, getattr(self.full_rows.sets, phase))  # row -> line of the split
         canonical = {int(line): row for row, line in enumerate(self.numbers)}
-        self.asks = get_model(config["model"]).head == "yes_no"
-        if self.asks:
-            prompts = ClickRows(config, dataset, training=False)
-            collate = ClickCollate(prompts, canonical)
-            if prompts.per_item:
-                raise ValueError(
-                    "text_history, crm_history: protocol 'full' retrieves before it asks; set both to recent"
-                )
-        else:
-            prompts = PromptRows(config, dataset)
-            collate = Collate(prompts, training=False, canonical=canonical)
+        self.head = registry.head(config["model"])
+        prompts = self.head.rows(config, dataset)
+        if self.head.pointwise and prompts.per_item:
+            raise ValueError("text_history, crm_history: protocol 'full' retrieves before it asks; set both to recent")
+        collate = self.head.collate(prompts, canonical)
         self._keys: list[list[Key]] = []
         super().__init__(prompts, batch_sampler=self._keys, collate_fn=collate, num_workers=config["worker"])
-
-    def _key(self, line: int, candidates: np.ndarray, position: int) -> Key:
-        items = tuple(candidates.tolist())
-        if not self.asks:
-            return Key(line, items, position)
-        text, long = self.dataset.histories(np.array([line]), candidates[:1])
-        return Question(line, items, position, text=tuple(text), long=tuple(long))
 
     def _lines(self, row: np.ndarray):
         """What the CRM reads of these rows: the split's own lines, or RecLoRA's with their longer histories."""
         lines = self.numbers[row]
-        if not self.asks:
+        if not self.head.pointwise:
             return self._dataset[torch.from_numpy(lines)]
         some = np.ones(1, dtype=np.int64)  # an item to ask about, which a recent history does not depend on
-        return self.collate_fn([self.dataset[self._key(int(line), some, 0)] for line in lines])
+        return self.collate_fn([self.dataset[self.head.key(self.dataset, int(line), some)] for line in lines])
 
     def attach(self, model) -> Retrieved:
         """Retrieve with the model's CRM and lay out the batches, longest prompts first."""
@@ -161,7 +147,7 @@ class RerankDataLoader(DataLoader):
         candidates = internal[shown]
         at = (shown == self.full_rows.target[kept][:, None]).argmax(1)  # 0 where the target was not retrieved
         order = np.argsort(-self.dataset.token_lengths(self.numbers[kept], candidates), kind="stable")
-        keys = [self._key(int(self.numbers[kept[i]]), candidates[i], int(at[i])) for i in order]
+        keys = [self.head.key(self.dataset, int(self.numbers[kept[i]]), candidates[i], int(at[i])) for i in order]
         size = self.config["eval_batch_size"]
         self._keys[:] = [keys[start : start + size] for start in range(0, len(keys), size)]
         return found

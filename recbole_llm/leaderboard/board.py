@@ -5,7 +5,6 @@ The same folder and options give the same board, bit for bit; options of an earl
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field
@@ -15,20 +14,13 @@ import numpy as np
 
 from recbole_llm import registry
 from recbole_llm.leaderboard import statistics as st
-from recbole_llm.leaderboard import summary
+from recbole_llm.leaderboard.caveats import caveats
 from recbole_llm.leaderboard.contents import Contents, load_board
 from recbole_llm.leaderboard.files import Stored
 from recbole_llm.leaderboard.published import published
-from recbole_llm.leaderboard.table import (
-    ALPHA,
-    CONFIDENCE,
-    Column,
-    Pairs,
-    all_pairs,
-    build_column,
-)
+from recbole_llm.leaderboard.summary import Table, summary
+from recbole_llm.leaderboard.table import ALPHA, CONFIDENCE, all_pairs, build_column
 
-FEW_ROWS = 1000
 FORMAT = 1
 
 
@@ -64,9 +56,7 @@ def stored_options(folder: str | Path, dataset: str, protocol: str) -> Options:
     try:
         return Options(**json.loads(path.read_text(encoding="utf-8"))["options"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not a leaderboard of this version ({error}); remove it and report again"
-        ) from error
+        raise ValueError(f"{path} is not a leaderboard of this version ({error}); remove it and report again") from error
 
 
 def build_board(folder: str | Path, dataset: str, protocol: str, options: Options | None = None) -> dict:
@@ -91,17 +81,8 @@ def build_board(folder: str | Path, dataset: str, protocol: str, options: Option
     if contents.kept:
         board |= _measured(contents, protocol, options)
     else:
-        board |= {
-            "metrics": [],
-            "main": None,
-            "reference": None,
-            "n_rows": 0,
-            "n_test_rows": None,
-            "n_users": 0,
-            "candidates": None,
-            "rows": [],
-            "warnings": [],
-        }
+        board |= dict.fromkeys(("main", "reference", "n_test_rows", "candidates"))
+        board |= {"metrics": [], "n_rows": 0, "n_users": 0, "rows": [], "warnings": []}
     board |= {"failed": contents.failed, "left_out": contents.left_out, "published": published(dataset, protocol)}
     return _plain(board)
 
@@ -118,10 +99,8 @@ def _measured(contents: Contents, protocol: str, options: Options) -> dict:
     pairs = {name: all_pairs(column) for name, column in columns.items()}
     reference, missing = _reference(options, names, groups, order, contents.failed)
     ranks = st.shared_ranks(columns[main].sign * pairs[main].differences, pairs[main].adjusted, ALPHA)
-    rows = []
-    for place, i in enumerate(order):
-        below = order[place + 1] if place + 1 < len(order) else None
-        rows.append(_row(i, names, groups, columns, pairs, main, reference, below) | {"rank": int(ranks[i])})
+    table = Table(names, groups, columns, pairs, main, reference)
+    rows = [summary(table, i, below) | {"rank": int(ranks[i])} for i, below in zip(order, [*order[1:], None], strict=True)]
     first = groups[0][0]
     frame = first.rows
     return {
@@ -138,7 +117,7 @@ def _measured(contents: Contents, protocol: str, options: Options) -> dict:
             for i in range(len(order))
             for j in range(i + 1, len(order))
         ],
-        "warnings": missing + _warnings(columns[main], order, len(frame), groups),
+        "warnings": missing + caveats(columns[main], order, len(frame), groups),
     }
 
 
@@ -171,108 +150,6 @@ def _reference(options: Options, names: list[str], groups, order: list[int], fai
     raise ValueError(f"reference {wanted!r} is not a row of the table; there are {', '.join(names)}")
 
 
-def _row(i, names, groups, columns: dict[str, Column], pairs: dict[str, Pairs], main, reference, below) -> dict:
-    """All that is said of one row."""
-    group = groups[i]
-    first = group[0].record
-    others = [j for j in range(len(names)) if j != i]
-    beaten = [pairs[main].against(i, j) for j in others]
-    sign = columns[main].sign
-    wins = sum(t["p"] is not None and t["p_holm"] < ALPHA and sign * t["difference"] > 0 for t in beaten)
-    losses = sum(t["p"] is not None and t["p_holm"] < ALPHA and sign * t["difference"] < 0 for t in beaten)
-    return {
-        "name": names[i],
-        "model": first["model"],
-        "variant": first.get("variant"),
-        "seeds": [entry.record["seed"] for entry in group],
-        "files": [entry.path.name for entry in group],
-        "metrics": {name: _cell(column, i) for name, column in columns.items()},
-        "vs_reference": None if i == reference else {name: pairs[name].against(i, reference) for name in columns},
-        "vs_next": None if below is None else {"name": names[below]} | {n: pairs[n].against(i, below) for n in columns},
-        "wins": int(wins),
-        "ties": len(others) - int(wins) - int(losses),
-        "losses": int(losses),
-        "users_against_reference": None if i == reference else columns[main].users(i, reference),
-        "cost": summary.cost(group),
-        "valid": summary.valid(group),
-        "checks": summary.checks(group),
-        "tuning": first.get("tuning"),
-        "llm": first.get("llm"),
-        "crm": first.get("crm"),
-        "retriever": summary.retriever(group),
-        "generation": summary.generation(group),
-        "candidates_sha256": group[0].sha256,
-        "config_sha256": group[0].config_sha256,
-        "calibrated": first.get("calibrated"),
-        "commit": first.get("commit"),
-        "versions": first.get("versions"),
-        "device": first.get("device"),
-        "config": group[0].settings,
-    }
-
-
-def _cell(column: Column, i: int) -> dict:
-    low, high, how = column.interval(i)
-    seeds = column.per_seed[i]
-    return {
-        "mean": column.values[i],
-        "sd": float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None,
-        "low": low,
-        "high": high,
-        "interval": how,
-        "per_seed": seeds,
-    }
-
-
-def _mixed_crms(groups: list[list[Stored]]) -> str | None:
-    """Which LLM rows read different weights of one CRM at one seed: their difference is not their methods' alone."""
-    weights: dict[tuple, dict[str, list[str]]] = {}
-    for group in groups:
-        for entry in group:
-            if read := entry.record.get("crm"):
-                of_seed = weights.setdefault((read["model"], entry.record["seed"]), {})
-                of_seed.setdefault(str(read["sha256"])[:12], []).append(entry.name)
-    texts = [
-        f"{model} of seed {seed}: " + "; ".join(f"{sha} read by {', '.join(names)}" for sha, names in sorted(of_seed.items()))
-        for (model, seed), of_seed in sorted(weights.items())
-        if len(of_seed) > 1
-    ]
-    if not texts:
-        return None
-    return "LLM rows read different weights of the same recommender, so they differ by more than their method. " + "; ".join(texts)
-
-
-def _warnings(column: Column, order: list[int], n_rows: int, groups) -> list[str]:
-    """What a reader must know before reading differences into the table."""
-    found = []
-    if n_rows < FEW_ROWS and len(order) > 1:
-        neighbours = [
-            (a, b) for a, b in zip(order, order[1:], strict=False) if not np.isnan(column.values[[a, b]]).any()
-        ]
-        deviations = [column.deviation(a, b) for a, b in neighbours]
-        units = len(column.sums) if column.sums is not None else len(column.auc[0].influence)
-        smallest = st.detectable_difference(float(np.median(deviations)), units, ALPHA) if deviations else math.nan
-        text = f"only {n_rows} test rows"
-        if not math.isnan(smallest):
-            text += (
-                f": a true difference in {column.name} below about {smallest:.3f} between two neighbouring rows would "
-                f"be missed more often than in one of five tables (paired test, p < {ALPHA}, power 0.8, before Holm)"
-            )
-        found.append(text)
-    seeds = {tuple(entry.record["seed"] for entry in group) for group in groups}
-    if len(seeds) > 1:
-        listed = "; ".join(sorted(str(list(s)) for s in seeds))
-        found.append(f"rows have different seeds: {listed}. Two rows are compared on the seeds that both have, if any")
-    if mixed := _mixed_crms(groups):
-        found.append(mixed)
-    devices = {entry.record.get("device") for group in groups for entry in group}
-    if len(devices) > 1:
-        found.append(
-            "rows ran on different devices, so their seconds do not compare: " + "; ".join(sorted(map(str, devices)))
-        )
-    return found
-
-
 def _plain(value):
     """Numbers that JSON holds: nan becomes null, floats are kept to 10 digits so that files compare."""
     if isinstance(value, dict):
@@ -284,8 +161,3 @@ def _plain(value):
     if isinstance(value, float):
         return float(f"{value:.10g}") if math.isfinite(value) else None
     return value
-
-
-def board_sha256(board: dict) -> str:
-    """A digest of a board's content, to say that two are equal."""
-    return hashlib.sha256(json.dumps(board, sort_keys=True).encode()).hexdigest()

@@ -31,50 +31,34 @@ def compare_files(a: str | Path, b: str | Path, resamples: int | None = None) ->
             f"{str(one.sha256)[:12]} and {str(other.sha256)[:12]}): "
             "no difference between them means anything; run one of them again"
         )
-    lines = [
-        f"{one.name} (seed {one.record['seed']}) against {other.name} (seed {other.record['seed']}), {common} "
-        "common test rows",
-        "",
-    ]
-    protocol = one.record["protocol"]
-    table = []
-    for metric in registry.protocol(protocol).metrics:
-        if registry.protocol(protocol).labelled and not all(metric in run.record["metrics"] for run in (one, other)):
-            continue
-        column = build_column(metric, protocol, [[one], [other]], resamples or st.RESAMPLES, 0)
-        test = column.compare(0, 1)
-        counts = "/".join(map(str, (column.users(0, 1) or {}).values()))
-        table.append(
-            [
-                metric,
-                *column.values,
-                test["difference"],
-                f"[{test['low']:+.4f}, {test['high']:+.4f}]",
-                test["p"],
-                test["test"],
-                counts,
-            ]
-        )
-    adjusted = st.holm(np.array([row[5] for row in table]))
-    for row, p in zip(table, adjusted, strict=True):
+    head = f"{one.name} (seed {one.record['seed']}) against {other.name} (seed {other.record['seed']}), {common} common test rows"
+    table = _tests(one, other, resamples or st.RESAMPLES)
+    for row, p in zip(table, st.holm(np.array([row[5] for row in table])), strict=True):
         row.insert(6, p)
     heads = ["metric", one.name, other.name, "difference", "95% interval", "p", "p (Holm)", "test", "users W/T/L"]
-    return "\n".join(lines) + tabulate(table, headers=heads, floatfmt=("", ".4f", ".4f", "+.4f", "", ".4g", ".4g"))
+    return f"{head}\n" + tabulate(table, headers=heads, floatfmt=("", ".4f", ".4f", "+.4f", "", ".4g", ".4g"))
+
+
+def _tests(one: Stored, other: Stored, resamples: int) -> list[list]:
+    """A row for every metric that both have."""
+    protocol, table = registry.protocol(one.record["protocol"]), []
+    for metric in protocol.metrics:
+        if protocol.labelled and not all(metric in run.record["metrics"] for run in (one, other)):
+            continue
+        column = build_column(metric, protocol.name, [[one], [other]], resamples, 0)
+        test = column.compare(0, 1)
+        interval = f"[{test['low']:+.4f}, {test['high']:+.4f}]"
+        counts = "/".join(map(str, (column.users(0, 1) or {}).values()))
+        table.append([metric, *column.values, test["difference"], interval, test["p"], test["test"], counts])
+    return table
 
 
 def _common(one: Stored, other: Stored) -> tuple[Stored, Stored, int]:
     """Both cut to the test rows they share, in the same order."""
-    keys = [
-        list(
-            zip(
-                run.rows["user_id"],
-                run.rows["item_id"],
-                run.rows.groupby(["user_id", "item_id"]).cumcount(),
-                strict=True,
-            )
-        )
-        for run in (one, other)
-    ]
+    keys = []
+    for rows in (one.rows, other.rows):
+        again = rows.groupby(["user_id", "item_id"]).cumcount()  # a pair may be tested more than once
+        keys.append(list(zip(rows["user_id"], rows["item_id"], again, strict=True)))
     shared = set(keys[0]) & set(keys[1])
     if not shared:
         raise ValueError(

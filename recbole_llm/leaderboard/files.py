@@ -11,8 +11,9 @@ import pandas as pd
 
 from recbole_llm import registry
 from recbole_llm.data.fingerprint import ROWS
+from recbole_llm.leaderboard.labelled import labelled_value
 from recbole_llm.leaderboard.reuse import comparable
-from recbole_llm.leaderboard.statistics import labelled_value, ranking_values
+from recbole_llm.leaderboard.statistics import ranking_values
 from recbole_llm.results.result_file import read_result
 
 NOT_RESULTS = (".leaderboard.json", ".failed.json", ".tuning.json")

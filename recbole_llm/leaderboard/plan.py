@@ -1,16 +1,12 @@
 """What a leaderboard is going to run, checked to the last setting before anything trains.
 
-A row is a model or a *variant* of one: ``iLoRA@num_experts=8`` sets the key that it names (``K`` and ``r`` are short
-for ``num_experts`` and ``lora_r``; several are joined by ``+``), a YAML entry ``{name: LLaRA@qwen, model: LLaRA,
-llm_path: ...}`` sets whatever it lists. A setting given for all rows reaches the models that know it; one that no model
-knows is an error.
+A setting given for all rows reaches the models that know it; one that no model knows is an error. entries.py reads the rows.
 """
 
 from __future__ import annotations
 
 import copy
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_llm import registry
@@ -18,33 +14,12 @@ from recbole_llm.config.known_keys import known_keys, unknown_problems
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.values import ConfigError, parse_value, read_yaml
 from recbole_llm.crm.settings import check_crm
+from recbole_llm.leaderboard.entries import Entry, as_list, parse_entries
 from recbole_llm.leaderboard.reuse import llm_keys
 from recbole_llm.results import result_file
 
-ALIASES = {"K": "num_experts", "r": "lora_r"}
 DEFAULT_SEED = 2020
-SPEC_KEYS = {
-    "models",
-    "datasets",
-    "protocols",
-    "seeds",
-    "settings",
-    "llm",
-    "baselines",
-    "reference",
-    "metric",
-    "resamples",
-    "tune",
-}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A row of the table: its name, its model, and the settings that are its own."""
-
-    name: str
-    model: str
-    settings: dict = field(default_factory=dict)
+SPEC_KEYS = set("models datasets protocols seeds settings llm baselines reference metric resamples tune".split())
 
 
 @dataclass(frozen=True)
@@ -76,19 +51,8 @@ def read_spec(file: str | Path) -> dict:
     spec = read_yaml(file)
     unknown = sorted(spec.keys() - SPEC_KEYS)
     if unknown:
-        raise ConfigError(
-            [f"{file}: unknown key {key!r}; a leaderboard has {', '.join(sorted(SPEC_KEYS))}" for key in unknown]
-        )
+        raise ConfigError([f"{file}: unknown key {key!r}; a leaderboard has {', '.join(sorted(SPEC_KEYS))}" for key in unknown])
     return spec
-
-
-def as_list(value) -> list:
-    """``"a,b"``, ``["a", "b"]`` or ``"a"`` as a list; None as an empty one."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def seed_list(seeds, first: int = DEFAULT_SEED) -> list[int]:
@@ -103,90 +67,19 @@ def seed_list(seeds, first: int = DEFAULT_SEED) -> list[int]:
     return found
 
 
-def parse_entries(models) -> list[Entry]:
-    """The rows that a list of names and mappings describes.
-
-    Raises:
-        ConfigError: unknown models, settings that cannot be read, duplicates: all of them at once.
-    """
-    entries, problems = [], []
-    for item in as_list(models):
-        try:
-            entry = _entry(item)
-            registry.check_model(entry.model)
-            entries.append(entry)
-        except ValueError as error:
-            problems += error.problems if isinstance(error, ConfigError) else [f"models: {error}"]
-    seen: dict[str, Entry] = {}
-    for entry in entries:
-        key = result_file.file_name(entry.name).lower()
-        if key in seen:
-            problems.append(
-                f"models: {entry.name!r} is listed twice (as {seen[key].name!r}); give each variant its own name"
-            )
-        seen[key] = entry
-    if not entries and not problems:
-        problems.append("models: none given; name at least one, e.g. --model=Random,SASRec,iLoRA")
-    if problems:
-        raise ConfigError(problems)
-    return entries
-
-
-def pick_models(listed, names) -> list:
-    """The items of a YAML's list of models that ``names`` ask for; what it does not list is a row of its own.
-
-    Args:
-        names: rows' names, or models' names, which stand for all their variants in the list.
-
-    Raises:
-        ConfigError: an item of the list cannot be read.
-    """
-    items = [(item, _entry(item)) for item in as_list(listed)]
-    chosen = []
-    for name in as_list(names):
-        mine = [item for item, entry in items if name in (entry.name, entry.model)]
-        chosen += [item for item in mine or [name] if item not in chosen]
-    return chosen
-
-
-def _entry(item) -> Entry:
-    if isinstance(item, dict):
-        if "model" in item:
-            own = {key: value for key, value in item.items() if key not in ("name", "model")}
-            return Entry(str(item.get("name") or item["model"]), item["model"], own)
-        if len(item) == 1:
-            ((name, own),) = item.items()
-            if own is None or isinstance(own, dict):
-                return Entry(name, name.partition("@")[0], dict(own) if own else _inline(name))
-        raise ConfigError([f"models: {item!r} is neither a name, nor 'name: {{settings}}', nor has a key 'model'"])
-    return Entry(str(item), str(item).partition("@")[0], _inline(str(item)))
-
-
-def _inline(name: str) -> dict:
-    """Settings written in a name: ``iLoRA@K=8+gate_form=mlp``."""
-    _, separator, text = name.partition("@")
-    if not separator:
-        return {}
-    settings = {}
-    for part in re.split(r"\+(?=[A-Za-z_]\w*=)", text):
-        key, equals, value = part.partition("=")
-        if not equals or not key.isidentifier():
-            raise ConfigError(
-                [f"models: {name!r}: what follows '@' is key=value, several joined by '+', or comes from YAML"]
-            )
-        key = ALIASES.get(key, key)
-        settings[key] = parse_value(value, key)
-    return settings
-
-
 def make_plan(
     models, datasets, protocols=None, seeds=1, settings=None, llm=None, baselines=None, extra=None
 ) -> list[Run]:
     """All runs of a leaderboard, rows in the order given, seeds innermost.
 
     Args:
-        models, datasets, protocols: lists or comma-separated names; seeds: a number or a list.
-        settings: for every row; llm: for LLM recommenders; baselines: for RecBole's models.
+        models: a list or comma-separated names, as :func:`~recbole_llm.leaderboard.entries.parse_entries` takes them.
+        datasets: a list or comma-separated names.
+        protocols: a list or comma-separated names.
+        seeds: a number or a list.
+        settings: for every row.
+        llm: settings for LLM recommenders.
+        baselines: settings for RecBole's models.
         extra: row name -> settings found for it, e.g. by tuning.
 
     Raises:

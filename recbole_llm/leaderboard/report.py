@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +12,7 @@ from recbole_llm.leaderboard.files import boards as boards_in
 from recbole_llm.leaderboard.render.html import render_page
 from recbole_llm.leaderboard.render.latex import latex
 from recbole_llm.leaderboard.render.markdown import markdown
+from recbole_llm.runtime.files import write_text
 
 FORMATS = ("md", "csv", "json", "tex", "html")
 
@@ -46,7 +44,7 @@ def write_report(folder: str | Path, selected=None, options: Options | None = No
 
 def write_pages(folder: str | Path, boards: list[dict]) -> None:
     """``leaderboard.html``: several boards on one page."""
-    write_text(Path(folder) / "leaderboard.html", render_page(boards))
+    write_text(Path(folder) / "leaderboard.html", render_page(boards), "choose another folder")
 
 
 def write_board(folder: str | Path, board: dict) -> dict[str, Path]:
@@ -56,7 +54,7 @@ def write_board(folder: str | Path, board: dict) -> dict[str, Path]:
     paths = {}
     for suffix in FORMATS:
         paths[suffix] = board_path(folder, board["dataset"], board["protocol"], suffix)
-        write_text(paths[suffix], texts[suffix])
+        write_text(paths[suffix], texts[suffix], "choose another folder")
     return paths
 
 
@@ -66,71 +64,34 @@ def written_files(folder: str | Path, boards: list[dict]) -> list[Path]:
     return paths + ([Path(folder) / "leaderboard.html"] if len(boards) > 1 else [])
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write to a temporary name in the same folder, then rename."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        raise OSError(
-            error.errno, f"{error.strerror} while writing {path}; free space or choose another folder"
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 def table_rows(board: dict) -> list[dict]:
     """One flat dictionary per row of the table, failed runs last: what CSV and DataFrame hold."""
-    rows = []
-    for row in board["rows"]:
-        flat = {
-            "rank": row["rank"],
-            "name": row["name"],
-            "model": row["model"],
-            "seeds": len(row["seeds"]),
-            "n": board["n_rows"],
-            "calibrated": row["calibrated"],
-        }
-        for name, cell in row["metrics"].items():
-            flat |= {
-                name: cell["mean"],
-                f"{name}_sd": cell["sd"],
-                f"{name}_low": cell["low"],
-                f"{name}_high": cell["high"],
-                f"valid_{name}": row["valid"].get(name),
-            }
-        main = (row["vs_reference"] or {}).get(board["main"]) or {}
-        below = row["vs_next"] or {}
-        flat |= {
-            "vs_reference": main.get("difference"),
-            "p_reference": main.get("p"),
-            "p_holm_reference": main.get("p_holm"),
-            "p_holm_next": (below.get(board["main"]) or {}).get("p_holm"),
-            "wins": row["wins"],
-            "ties": row["ties"],
-            "losses": row["losses"],
-            **row["cost"],
-        }
-        tuning = row["tuning"] or {}
-        flat |= {
-            "tuning_trials": tuning.get("trials"),
-            "candidates_sha256": row["candidates_sha256"],
-            "config_sha256": row["config_sha256"],
-            "commit": row["commit"],
-            "failed": None,
-        }
-        rows.append(flat)
+    rows = [_flat(board, row) for row in board["rows"]]
     for failure in board["failed"]:
-        rows.append(
-            {
-                "name": failure["name"],
-                "model": failure["model"],
-                "seeds": None,
-                "failed": f"seed {failure['seed']}: {failure['reason']}",
-            }
-        )
+        reason = f"seed {failure['seed']}: {failure['reason']}"
+        rows.append({"name": failure["name"], "model": failure["model"], "seeds": None, "failed": reason})
     return rows
+
+
+def _flat(board: dict, row: dict) -> dict:
+    main = (row["vs_reference"] or {}).get(board["main"]) or {}
+    below = (row["vs_next"] or {}).get(board["main"]) or {}
+    flat = {name: row[name] for name in ("rank", "name", "model")}
+    flat |= {"seeds": len(row["seeds"]), "n": board["n_rows"], "calibrated": row["calibrated"]}
+    for name, cell in row["metrics"].items():
+        flat |= {name: cell["mean"], **{f"{name}_{part}": cell[part] for part in ("sd", "low", "high")}}
+        flat[f"valid_{name}"] = row["valid"].get(name)
+    return flat | {
+        "vs_reference": main.get("difference"),
+        "p_reference": main.get("p"),
+        "p_holm_reference": main.get("p_holm"),
+        "p_holm_next": below.get("p_holm"),
+        **{name: row[name] for name in ("wins", "ties", "losses")},
+        **row["cost"],
+        "tuning_trials": (row["tuning"] or {}).get("trials"),
+        **{name: row[name] for name in ("candidates_sha256", "config_sha256", "commit")},
+        "failed": None,
+    }
 
 
 def data_frame(boards: list[dict]) -> pd.DataFrame:
@@ -140,10 +101,5 @@ def data_frame(boards: list[dict]) -> pd.DataFrame:
 
 
 def comma_separated(board: dict) -> str:
-    rows = table_rows(board)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    """The rows of :func:`table_rows` as CSV, every number as it is."""
+    return pd.DataFrame(table_rows(board), dtype=object).to_csv(index=False, lineterminator="\n")

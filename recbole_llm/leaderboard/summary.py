@@ -1,13 +1,92 @@
-"""What a row says beside its metrics, from the result files of its seeds: cost, bias checks, retriever, generation."""
+"""All that a board says of one row: metrics, tests against other rows, cost, bias checks, retriever, generation."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from recbole_llm.leaderboard import statistics as st
 from recbole_llm.leaderboard.files import Stored
+from recbole_llm.leaderboard.table import ALPHA, Column, Pairs
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a board, by number.
+
+    Attributes:
+        names: the rows' names.
+        groups: the stored results of each row, one a seed.
+        columns, pairs: by metric.
+        main: the metric that ranks the rows.
+        reference: number of the row that all others are compared with.
+    """
+
+    names: list[str]
+    groups: list[list[Stored]]
+    columns: dict[str, Column]
+    pairs: dict[str, Pairs]
+    main: str
+    reference: int
+
+    @property
+    def main_column(self) -> Column:
+        return self.columns[self.main]
+
+
+def summary(table: Table, i: int, below: int | None) -> dict:
+    """All that a board says of row ``i``; ``below``: the row under it, None for the last."""
+    group = table.groups[i]
+    first = group[0].record
+    others = [j for j in range(len(table.names)) if j != i]
+    beaten = [table.pairs[table.main].against(i, j) for j in others]
+    sign = table.main_column.sign
+    wins = sum(t["p"] is not None and t["p_holm"] < ALPHA and sign * t["difference"] > 0 for t in beaten)
+    losses = sum(t["p"] is not None and t["p_holm"] < ALPHA and sign * t["difference"] < 0 for t in beaten)
+    return {
+        "name": table.names[i],
+        "model": first["model"],
+        "variant": first.get("variant"),
+        "seeds": [entry.record["seed"] for entry in group],
+        "files": [entry.path.name for entry in group],
+        "metrics": {name: _cell(column, i) for name, column in table.columns.items()},
+        "vs_reference": None if i == table.reference else {name: table.pairs[name].against(i, table.reference) for name in table.columns},
+        "vs_next": None if below is None else {"name": table.names[below]} | {n: table.pairs[n].against(i, below) for n in table.columns},
+        "wins": int(wins),
+        "ties": len(others) - int(wins) - int(losses),
+        "losses": int(losses),
+        "users_against_reference": None if i == table.reference else table.main_column.users(i, table.reference),
+        "cost": cost(group),
+        "valid": valid(group),
+        "checks": checks(group),
+        "tuning": first.get("tuning"),
+        "llm": first.get("llm"),
+        "crm": first.get("crm"),
+        "retriever": retriever(group),
+        "generation": generation(group),
+        "candidates_sha256": group[0].sha256,
+        "config_sha256": group[0].config_sha256,
+        "calibrated": first.get("calibrated"),
+        "commit": first.get("commit"),
+        "versions": first.get("versions"),
+        "device": first.get("device"),
+        "config": group[0].settings,
+    }
+
+
+def _cell(column: Column, i: int) -> dict:
+    low, high, how = column.interval(i)
+    seeds = column.per_seed[i]
+    return {
+        "mean": column.values[i],
+        "sd": float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None,
+        "low": low,
+        "high": high,
+        "interval": how,
+        "per_seed": seeds,
+    }
 
 
 def cost(group: list[Stored]) -> dict:

@@ -10,6 +10,7 @@ import numpy as np
 from recbole_llm import registry
 from recbole_llm.leaderboard import statistics as st
 from recbole_llm.leaderboard.files import Stored
+from recbole_llm.leaderboard.labelled import AUC, auc, clustered_error, labelled_sums, normal_p
 
 CONFIDENCE, ALPHA = 0.95, 0.05
 
@@ -78,10 +79,10 @@ class Column:
         if np.isnan(difference):
             return {"difference": None, "low": None, "high": None, "p": None, "test": None}
         if self.auc is not None:
-            error = st.clustered_error(self.auc[a].influence - self.auc[b].influence)
+            error = clustered_error(self.auc[a].influence - self.auc[b].influence)
             reach = 1.959963984540054 * error
             low, high = max(-1.0, difference - reach), min(1.0, difference + reach)
-            p, test = st.normal_p(difference, error), "delong"
+            p, test = normal_p(difference, error), "delong"
         else:
             samples = self.samples[:, a] - self.samples[:, b]
             low, high = st.percentile_interval(samples, CONFIDENCE)
@@ -96,7 +97,7 @@ class Column:
         column, a, b = self.paired(a, b)
         if column.auc is not None:
             influences = column.auc[a].influence - column.auc[b].influence
-            return st.clustered_error(influences) * len(influences) ** 0.5
+            return clustered_error(influences) * len(influences) ** 0.5
         return float(np.std((column.sums[:, a] - column.sums[:, b]) / column.weights[:, 0].mean(), ddof=1))
 
     def users(self, a: int, b: int) -> dict[str, int] | None:
@@ -154,7 +155,7 @@ def _unit_sums(
     if not registry.protocol(protocol).labelled:
         value = st.ranking_values(rows["rank"].to_numpy(), name)
         return np.bincount(unit, value, n_users), np.bincount(unit, minlength=n_users).astype(float)
-    return st.labelled_sums(name, rows["label"].to_numpy(float), rows["score"].to_numpy(float), unit, n_users)
+    return labelled_sums(name, rows["label"].to_numpy(float), rows["score"].to_numpy(float), unit, n_users)
 
 
 def _auc_column(name, groups, unit, present) -> Column:
@@ -163,12 +164,12 @@ def _auc_column(name, groups, unit, present) -> Column:
         if not there:
             values.append(np.nan)
             per_seed.append([])
-            found.append(st.AUC(np.nan, np.zeros(int(unit.max()) + 1)))
+            found.append(AUC(np.nan, np.zeros(int(unit.max()) + 1)))
             continue
-        seeds = [st.auc(e.rows["label"].to_numpy(), e.rows["score"].to_numpy(float), unit) for e in group]
+        seeds = [auc(e.rows["label"].to_numpy(), e.rows["score"].to_numpy(float), unit) for e in group]
         per_seed.append([one.value for one in seeds])
         values.append(np.mean(per_seed[-1]))
-        found.append(st.AUC(values[-1], np.mean([one.influence for one in seeds], axis=0)))
+        found.append(AUC(values[-1], np.mean([one.influence for one in seeds], axis=0)))
     return Column(name, np.array(values), per_seed, auc=found)
 
 

@@ -1,6 +1,6 @@
-"""Forwards of any causal LM over prompts and their branches: what `scoring` and `yes_no` share.
+"""Forwards of any causal LM over prompts and their branches, whatever is then read from the logits.
 
-Prompts are embeddings [B, P, d], LEFT-padded; branches (what may follow a prompt) are right-padded. Three ways:
+Prompts are embeddings [B, P, d], LEFT-padded; branches (what may follow a prompt) are right-padded. Three ways, equal up to rounding:
 
 - ``tree``: one forward over [prompt, branch 1, ..., branch C]; a 4-D mask lets each branch see the prompt and itself.
 - ``cache``: the prompt once, its key-value cache repeated C times, then all branches as a batch of B*C.
@@ -9,17 +9,141 @@ Prompts are embeddings [B, P, d], LEFT-padded; branches (what may follow a promp
 
 from __future__ import annotations
 
-import inspect
+import copy
 import logging
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import cache
+from typing import NamedTuple
 
 import torch
+
+from recbole_llm.llm.causal_lm import accepts, base_of, cast, check_prompt, forward, positions_of
 
 METHODS = ("tree", "cache", "separate")
 _MASKED_ATTENTION = ("eager", "sdpa")  # implementations that apply an additive 4-D mask as it is given
 _KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
 _logger = logging.getLogger(__name__)
+
+
+class BranchLogits(NamedTuple):
+    """Logits of one chunk of n branches of every row, T tokens at most.
+
+    A line holds a row's n branches side by side (``tree``: R = B) or one branch (R = B*n, row b's branch j at b*n + j).
+
+    Attributes:
+        end: [B, V] or [B*n, V] behind the prompt, before any branch token.
+        behind: [R, N, V] behind the branch tokens that were fed.
+        order: [R, N] which of a line's tokens these are, counted through its branches.
+        mask: [B, n, T] True at real tokens.
+    """
+
+    end: torch.Tensor
+    behind: torch.Tensor
+    order: torch.Tensor
+    mask: torch.Tensor
+
+    def pick(self, column: torch.Tensor) -> torch.Tensor:
+        """What ``column`` [B, n, T, ...] holds of the tokens of ``behind``, [R, N, ...]."""
+        lines = len(self.order)
+        column = column.reshape(lines, self.mask.numel() // lines, *column.shape[3:])
+        return column[torch.arange(lines, device=column.device)[:, None], self.order]
+
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
+        """Values [R, N] of the tokens of ``behind`` at their places, [B, n, T], 0 at padding."""
+        lines = len(self.order)
+        dense = values.new_zeros(lines, self.mask.numel() // lines).scatter(1, self.order, values)
+        return dense.view(self.mask.shape).masked_fill(~self.mask, 0.0)
+
+
+def branch_logits(
+    llm, prompt_embeds, prompt_mask, branch_embeds, branch_mask, method: str, size: int | None = None, tokens=None
+) -> Iterator[tuple[slice, BranchLogits]]:
+    """Logits along the branches of every row, chunk by chunk.
+
+    Rows multiply in `repeat_interleave` order (row b, branch j at b*n + j) and never move otherwise, so that adapters can
+    read a gate by batch row. Gradients flow.
+
+    Args:
+        llm: causal LM (PreTrainedModel or PeftModel), in eval mode for values that repeat.
+        prompt_embeds: [B, P, d], left-padded.
+        prompt_mask: [B, P] bool; the last column is all True.
+        branch_embeds: [B, C, T, d], right-padded.
+        branch_mask: [B, C, T] bool.
+        method: "tree", "cache" or "separate" (module docstring).
+        size: branches of a row in one forward; None: all ("separate": one).
+        tokens: [V] ids whose logits alone are wanted; None: the vocabulary's.
+
+    Yields:
+        Which of the C branches a chunk holds, and its :class:`BranchLogits`.
+    """
+    n_branches = branch_mask.shape[1]
+    size = size or (1 if method == "separate" else n_branches)
+    places = [slice(start, start + size) for start in range(0, n_branches, size)]
+    chunks = [(cast(llm, branch_embeds[:, place]), branch_mask[:, place]) for place in places]
+    walk = {"tree": _tree, "cache": _cache, "separate": _separate}[method]
+    yield from zip(places, walk(llm, cast(llm, prompt_embeds), prompt_mask, chunks, tokens), strict=True)
+
+
+def _tree(llm, prompt_embeds, prompt_mask, chunks, tokens):
+    for embeds, mask in chunks:
+        fed = mask.flatten(1)  # [B, n*T]
+        n_fed = int(fed.sum(1).max())
+        order = (~fed).long().argsort(dim=1, stable=True)[:, :n_fed]  # [B, N]: real tokens first, in branch order
+        steps = max(mask.shape[2], 1)
+        owner, offset, valid = order // steps, order % steps, fed.gather(1, order)
+        packed = embeds.flatten(1, 2).gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))
+        positions = torch.cat([positions_of(prompt_mask), prompt_mask.sum(1, keepdim=True) + offset], dim=1)
+        seen = tree_mask(prompt_mask, owner, offset, valid, embeds.dtype)
+        joined = torch.cat([prompt_embeds, packed], dim=1)  # [B, P+N, d]
+        logits = forward(llm, joined, seen, positions, keep=n_fed + 1, tokens=tokens, use_cache=False).logits[:, -(n_fed + 1) :]
+        yield BranchLogits(logits[:, 0], logits[:, 1:], order, mask)
+
+
+def _cache(llm, prompt_embeds, prompt_mask, chunks, tokens):
+    positions = positions_of(prompt_mask)
+    out = forward(llm, prompt_embeds, prompt_mask.long(), positions, keep=1, tokens=tokens, use_cache=True)
+    end = out.logits[:, -1]
+    for i, (embeds, mask) in enumerate(chunks):
+        n, fed = mask.shape[1:]
+        order = torch.arange(fed, device=mask.device).expand(mask.shape[0] * n, -1)
+        if not fed:  # a forward over no tokens is none
+            yield BranchLogits(end, end.new_zeros(len(order), 0, end.shape[1]), order, mask)
+            continue
+        past = out.past_key_values if i == len(chunks) - 1 else copy.deepcopy(out.past_key_values)
+        past.batch_repeat_interleave(n)
+        prompt = prompt_mask.repeat_interleave(n, dim=0)  # [B*n, P]
+        seen = torch.cat([prompt, mask.flatten(0, 1)], dim=1).long()
+        options = {"keep": fed, "tokens": tokens, "past_key_values": past, "use_cache": True}
+        logits = forward(llm, embeds.flatten(0, 1), seen, prompt.sum(1, keepdim=True) + order, **options).logits
+        yield BranchLogits(end, logits[:, -fed:], order, mask)
+
+
+def _separate(llm, prompt_embeds, prompt_mask, chunks, tokens):
+    lengths = prompt_mask.sum(1, keepdim=True)  # [B, 1]
+    start = int(lengths.min()) - 1  # the first position whose logits are needed in any row
+    for embeds, mask in chunks:
+        n, fed = mask.shape[1:]
+        joined, seen = join(prompt_embeds, prompt_mask, embeds, mask)  # [B*n, P+T, d]
+        keep = seen.shape[1] - start
+        options = {"keep": keep, "tokens": tokens, "use_cache": False}
+        logits = forward(llm, joined, seen.long(), positions_of(seen), **options).logits[:, -keep:]
+        places = lengths.repeat_interleave(n, dim=0) - 1 - start + torch.arange(fed + 1, device=mask.device)
+        logits = logits.gather(1, places[..., None].expand(-1, -1, logits.shape[2]))  # [B*n, 1+T, V]
+        order = torch.arange(fed, device=mask.device).expand(len(joined), -1)
+        yield BranchLogits(logits[:, 0], logits[:, 1:], order, mask)
+
+
+def join(prompt_embeds, prompt_mask, branch_embeds, branch_mask):
+    """Every branch behind its prompt: ``([B*n, P+T, d], [B*n, P+T])`` of [B, P, d] and [B, n, T, d].
+
+    Padding stands last, where no causal model can see it: recurrent layers exist that read left padding whatever the mask says.
+    """
+    n = branch_mask.shape[1]
+    prompts = prompt_embeds.repeat_interleave(n, dim=0)
+    embeds = torch.cat([prompts, branch_embeds.flatten(0, 1).to(prompts.dtype)], dim=1)
+    seen = torch.cat([prompt_mask.repeat_interleave(n, dim=0), branch_mask.flatten(0, 1)], dim=1).bool()
+    order = (~seen).long().argsort(dim=1, stable=True)
+    return embeds.gather(1, order[..., None].expand_as(embeds)), seen.gather(1, order)
 
 
 def pick_method(llm, method, path_length):
@@ -39,8 +163,9 @@ def pick_method(llm, method, path_length):
 def choose_scorer(llm, path_length=0):
     """The fastest method that is exact for this model, and why: (method, reason).
 
-    path_length: tokens from the start of a prompt to the end of its longest branch. A 4-D mask replaces the model's own
-    sliding window, so the tree holds only where no path is longer than the window.
+    Args:
+        path_length: tokens from the start of a prompt to the end of its longest branch. A 4-D mask replaces the model's own
+            sliding window, so the tree holds only where no path is longer than the window.
     """
     config, model = llm.config.get_text_config(), base_of(llm)
     if type(model).__module__.startswith("transformers_modules."):
@@ -48,7 +173,7 @@ def choose_scorer(llm, path_length=0):
     layers = {kind for key in ("layer_types", "layers_block_type") for kind in getattr(config, key, None) or ()}
     if getattr(model, "_is_stateful", False) or layers - _KNOWN_LAYERS:
         return "separate", "it keeps a running state, which branches cannot share"
-    if not _accepts(llm, "position_ids"):
+    if not accepts(llm, "position_ids"):
         return "cache", "it takes no position_ids, which the branches of a tree need"
     if getattr(config, "alibi", False) or getattr(config, "attention_types", None):  # Falcon with ALiBi, GPT-Neo
         return "cache", "its attention counts places in the sequence, not positions"
@@ -92,99 +217,6 @@ def tree_mask(prompt_mask, owner, offset, valid, dtype):
     return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
 
 
-def base_of(llm):
-    """The model beneath a PEFT wrapper."""
-    return llm.get_base_model() if hasattr(llm, "get_base_model") else llm
-
-
-def _accepts(llm, name):
-    return name in inspect.signature(type(base_of(llm)).forward).parameters
-
-
-def inputs_of(llm, embeds, mask, positions, keep, **others):
-    """Arguments of one forward that gives at least the last ``keep`` positions' logits, as far as the model takes them."""
-    inputs = {"inputs_embeds": cast(llm, embeds), "attention_mask": mask, **others}
-    if _accepts(llm, "position_ids"):
-        inputs["position_ids"] = positions
-    if _accepts(llm, "logits_to_keep"):  # callers slice as well, for models that return all
-        inputs["logits_to_keep"] = keep
-    return inputs
-
-
-def forward(llm, embeds, mask, positions, keep, tokens=None, **others):
-    """One forward; arguments as of :func:`inputs_of`.
-
-    tokens: [U] ids whose logits alone are wanted, [.., U] in this order; None = the vocabulary's.
-    """
-    inputs = inputs_of(llm, embeds, mask, positions, keep, **others)
-    if tokens is None:
-        return llm(**inputs)
-    with _head_of(llm, tokens):
-        out = llm(**inputs)
-    if out.logits.shape[-1] != len(tokens):  # a head of another kind, or one that the model does not call as a module
-        out.logits = out.logits[..., tokens]
-    return out
-
-
-@contextmanager
-def _head_of(llm, tokens):
-    """Inside, a linear output head multiplies by the rows of ``tokens`` only; what the model does to logits follows."""
-    head = llm.get_output_embeddings()
-    if type(head) is not torch.nn.Linear or "forward" in vars(head):  # quantised, adapted, or hooked by Accelerate
-        yield
-        return
-
-    def cut(hidden):  # indexed here: under FSDP weights are whole only while the model runs
-        bias = None if head.bias is None else head.bias[tokens]
-        return torch.nn.functional.linear(hidden, head.weight[tokens], bias)
-
-    head.forward = cut
-    try:
-        yield
-    finally:
-        del head.forward
-
-
-def cast(llm, embeds):
-    """Embeddings in the LLM's dtype: a projector may be kept in float32."""
-    return embeds.to(llm.get_input_embeddings().weight.dtype)
-
-
-def extend(llm, embeds, ids):
-    """[B, P+N, d]: embeddings with those of ids [B, N] after them."""
-    return torch.cat([cast(llm, embeds), llm.get_input_embeddings()(ids)], dim=1)
-
-
-def positions_of(mask):
-    """Positions [B, P] that count real tokens of ``mask [B, P]`` from 0."""
-    return (mask.long().cumsum(1) - 1).clamp(min=0)
-
-
-def chunked(ids, mask, size):
-    """[(branches, mask)] of at most ``size`` branches each: [B, C, ...] cut along C."""
-    return list(zip(ids.split(size, dim=1), mask.split(size, dim=1), strict=True))
-
-
-@torch.no_grad()
-def generate(llm, prompt_embeds, prompt_mask, max_new_tokens, eos_token_id, pad_token_id):
-    """Greedy continuation of left-padded prompts: token ids [B, <= max_new_tokens], without the prompt.
-
-    The model's own generation settings (sampling, penalties) do not apply. Rows that end early hold `pad_token_id`.
-    """
-    _check_prompt(prompt_embeds, prompt_mask.bool())
-    return llm.generate(
-        inputs_embeds=cast(llm, prompt_embeds),
-        attention_mask=prompt_mask.long(),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        eos_token_id=eos_token_id,
-        pad_token_id=pad_token_id,
-    )
-
-
 def refuse_non_finite(scores, what):
     """Raise FloatingPointError that names the rows of ``scores [B, C]`` which hold a value that is not finite."""
     bad = (~torch.isfinite(scores)).any(1).nonzero().flatten().tolist()
@@ -192,19 +224,9 @@ def refuse_non_finite(scores, what):
         raise FloatingPointError(f"{what} not finite in batch rows {bad}; try llm_dtype: float32")
 
 
-def _check_prompt(prompt_embeds, prompt_mask):
-    if prompt_mask.shape != prompt_embeds.shape[:2]:
-        raise ValueError(
-            f"prompt_mask {tuple(prompt_mask.shape)} must be [B, P] for prompt_embeds [B, P, d], "
-            f"here {tuple(prompt_embeds.shape)}"
-        )
-    if not bool(prompt_mask[:, -1].all()) or bool((prompt_mask[:, :-1] & ~prompt_mask[:, 1:]).any()):
-        raise ValueError("prompts must be padded on the left only and hold at least one token")
-
-
 def check_branches(prompt_embeds, prompt_mask, branch_ids, branch_mask):
     """Raise ValueError unless prompts are padded on the left, branches [B, C, T] on the right, and none is empty."""
-    _check_prompt(prompt_embeds, prompt_mask)
+    check_prompt(prompt_embeds, prompt_mask)
     if branch_ids.shape != branch_mask.shape or branch_ids.shape[0] != prompt_mask.shape[0]:
         raise ValueError(
             f"branch_ids {tuple(branch_ids.shape)} and branch_mask {tuple(branch_mask.shape)} must both be [B, C, T] "

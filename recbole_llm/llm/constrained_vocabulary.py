@@ -18,7 +18,10 @@ import torch
 class Among(NamedTuple):
     """Labels and their rivals as places in ``tokens``, the few whose logits are needed.
 
-    labels: [..., n]; ids and mask: [..., n, C]; tokens: [U] ids of the vocabulary, each once.
+    Attributes:
+        labels: [..., n].
+        ids, mask: [..., n, C].
+        tokens: [U] ids of the vocabulary, each once.
     """
 
     labels: torch.Tensor

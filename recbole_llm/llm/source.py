@@ -26,6 +26,7 @@ from pathlib import Path
 
 from recbole_llm.config.properties import short_name_file
 from recbole_llm.config.values import ConfigError, read_yaml
+from recbole_llm.runtime.files import whole_folder
 
 SOURCE = "source.json"  # what a cached folder was made from, and the sizes of its files
 FORMAT = 1  # of the conversion; another number makes folders of earlier ones again
@@ -104,7 +105,7 @@ def is_whole(folder: Path) -> bool:
 def _convert(file: Path, folder: Path, sha256: str) -> None:
     from recbole_llm.llm.gguf_convert import load_gguf
 
-    for left in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a process that was killed
+    for left in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     began = time.perf_counter()
@@ -119,18 +120,14 @@ def _write(llm, tokenizer, folder: Path, source: dict, file: Path) -> None:
 
     from recbole_llm.llm.gguf_convert import savable
 
-    aside = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     try:
-        savable(llm).save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
-        source["files"] = {path.name: path.stat().st_size for path in sorted(aside.iterdir())}
-        (aside / SOURCE).write_text(json.dumps(source, indent=1), encoding="utf-8")
-        os.replace(aside, folder)
-    except BaseException as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        if isinstance(error, (OSError, SafetensorError)):  # the latter where safetensors' own writer meets a full disk
-            raise _unwritable(file, error) from error
-        raise
+        with whole_folder(folder) as aside:
+            savable(llm).save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
+            source["files"] = {path.name: path.stat().st_size for path in sorted(aside.iterdir())}
+            (aside / SOURCE).write_text(json.dumps(source, indent=1), encoding="utf-8")
+    except (OSError, SafetensorError) as error:  # the latter where safetensors' own writer meets a full disk
+        raise _unwritable(file, error) from error
 
 
 def _unwritable(file: Path, error: Exception) -> OSError:

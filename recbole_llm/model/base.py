@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
-import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from recbole.data.interaction import Interaction
@@ -21,28 +20,29 @@ from recbole_llm.adapter import cast_weights, drop_by_row, enable_gradient_check
 from recbole_llm.config.checks import list_problems
 from recbole_llm.config.stages import stage_at
 from recbole_llm.crm.training import load_or_train
-from recbole_llm.data import prompt
-from recbole_llm.data.click.questions import click_templates
+from recbole_llm.data import heads, prompt
 from recbole_llm.data.tokens import USER_SLOT
-from recbole_llm.llm import branch_forward, title_likelihood
+from recbole_llm.llm import branch_forward, causal_lm, title_likelihood
 from recbole_llm.llm.constrained_vocabulary import Among, until_last_choice
-from recbole_llm.llm.loading import check_tokenizer, context_length, load_llm
+from recbole_llm.llm.loading import context_length, load_llm
 from recbole_llm.llm.packing import LIST_FIELD, SHARED_FIELD, Packing
-from recbole_llm.model.by_hand import HandMade, ranked_scores
+from recbole_llm.llm.tokenizer import check_tokenizer
+from recbole_llm.model.by_hand import HandMade
+from recbole_llm.model.parameter_groups import parameter_groups
 from recbole_llm.model.projector import Projector
 
 
 class LLMRecommender(SequentialRecommender):
     """Ranks candidates by the log-likelihood of their titles under an adapted LLM.
 
-    Batches come from :mod:`recbole_llm.data.dataloader` (shapes there). ``forward`` gives the answer's
+    Batches come from the loaders of its :mod:`head <recbole_llm.data.heads>` (shapes in :mod:`recbole_llm.data.collate`). ``forward`` gives the answer's
     log-likelihood, so that a distributed wrapper sees every trainable weight in one module.
     """
 
     type = ModelType.SEQUENTIAL
     input_type = InputType.POINTWISE
     template_fields = ("history", "candidates")
-    head = "title"  # what answers: a "title", "letters" of options, "yes_no" (model/pointwise.py), or the "catalogue" (model/e4srec.py)
+    head = heads.TITLE  # what answers; the others are LETTERS, YES_NO (model/pointwise.py) and CATALOGUE (model/e4srec.py)
     uses_projector = True  # False: prompts are text alone
     crm_kinds = ("sequential",)  # of RecBole's models that may be the CRM; "general" ones (BPR, LightGCN) know users by their ids
 
@@ -78,7 +78,7 @@ class LLMRecommender(SequentialRecommender):
 
     @classmethod
     def render(cls, example) -> list[prompt.Segment]:
-        """Segments of one example's prompt (:class:`recbole_llm.data.dataloader.Example`)."""
+        """Segments of one example's prompt (:class:`recbole_llm.data.prompt_rows.Example`)."""
         return prompt.render(
             example.template,
             example.history,
@@ -145,21 +145,9 @@ class LLMRecommender(SequentialRecommender):
 
     def parameter_groups(self) -> list[dict]:
         """Trainable weights with their own learning-rate scale: adapter, projector, router."""
-        groups = {"adapter": [], "projector": [], "router": []}
-        for name, weight in self.named_parameters():
-            if weight.requires_grad:
-                kind = "projector" if "projector" in name else "router" if name.startswith("router") else "adapter"
-                groups[kind].append((name, weight))
-        scales = {"adapter": 1.0, "projector": self.config["projector_lr_scale"], "router": self.config["router_lr_scale"]}
-        decay = self.config["weight_decay"]
-        out = []
-        for kind, members in groups.items():
-            spared = {n for n, w in members if w.ndim < 2 or n.endswith("bias") or "norm" in n}  # no weight decay
-            plain, full = [w for n, w in members if n in spared], [w for n, w in members if n not in spared]
-            for weights, wd in ((full, decay), (plain, 0.0)):
-                if weights:
-                    out.append({"params": weights, "name": kind, "lr_scale": scales[kind], "weight_decay": wd})
-        return out
+        config = self.config
+        scales = {"adapter": 1.0, "projector": config["projector_lr_scale"], "router": config["router_lr_scale"]}
+        return parameter_groups(self.named_parameters(), scales, config["weight_decay"])
 
     # ---- shared machinery ----------------------------------------------------------------------------------------
 
@@ -229,8 +217,8 @@ class LLMRecommender(SequentialRecommender):
     def _logits(self, interaction, embeds, mask, keep: int, tokens) -> torch.Tensor:
         """``[B, keep, V]`` at the last positions of ``embeds [B, W, d]``, of these tokens of the vocabulary or of all."""
         with self.gated(interaction):
-            out = branch_forward.forward(
-                self.llm, embeds, mask.long(), branch_forward.positions_of(mask), keep=keep, tokens=tokens, use_cache=False
+            out = causal_lm.forward(
+                self.llm, embeds, mask.long(), causal_lm.positions_of(mask), keep=keep, tokens=tokens, use_cache=False
             )
         return out.logits[:, -keep:]
 
@@ -238,10 +226,10 @@ class LLMRecommender(SequentialRecommender):
         """As :meth:`_logits`, in one sequence per candidate list (:mod:`recbole_llm.llm.packing`)."""
         packing = Packing.of(mask, interaction[LIST_FIELD], interaction[SHARED_FIELD])
         self._check_tree(packing.positions.shape[1])
-        embeds = branch_forward.cast(self.llm, packing.embeddings(embeds))
+        embeds = causal_lm.cast(self.llm, packing.embeddings(embeds))
         gate = self.gate(interaction)
         with nullcontext() if gate is None else use_gate(self.llm, packing.gate(gate)):
-            out = branch_forward.forward(
+            out = causal_lm.forward(
                 self.llm, embeds, packing.mask(embeds.dtype), packing.positions, keep=embeds.shape[1], tokens=tokens, use_cache=False
             )
         return packing.gather(out.logits, slice(-keep, None))
@@ -288,7 +276,7 @@ class LLMRecommender(SequentialRecommender):
         CRM's order, minus infinity for padding and the history (:mod:`recbole_llm.model.by_hand`).
         """
         if "prompt_ids" not in interaction:
-            return self._rank_catalogue(interaction)
+            return self.by_hand.rank_catalogue(self, interaction)
         scores = self.score_candidates(interaction)
         full = scores.new_full((len(scores), self.n_items), -torch.inf)
         return full.scatter(1, interaction["candidates"], scores)
@@ -299,42 +287,8 @@ class LLMRecommender(SequentialRecommender):
         Of prompts it must be a candidate; of ids alone it is asked about among the CRM's top ``rerank_n``.
         """
         if "prompt_ids" not in interaction:
-            return self._score_asked(interaction)
+            return self.by_hand.score_asked(self, interaction)
         return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
-
-    def score_rows(self, lines: Interaction, candidates: np.ndarray, hybrid: bool = True) -> np.ndarray:
-        """Scores ``[B, C]`` of candidates ``[B, C]`` for rows of :meth:`~recbole_llm.model.by_hand.HandMade.lines`."""
-        size, parts = self.config["eval_batch_size"], []
-        for start in range(0, len(lines), size):
-            batch = self.by_hand.prompts(lines[start : start + size], candidates[start : start + size], hybrid)
-            parts.append(self.score_candidates(batch.to(self.device)).float().cpu())
-        return torch.cat(parts).numpy()
-
-    def _rank_catalogue(self, interaction: Interaction) -> torch.Tensor:
-        lines = self.by_hand.lines(interaction)
-        scores = self.by_hand.crm_scores(self.crm, lines, self.by_hand.history(interaction))
-        ranked = np.empty_like(scores)
-        for rows, candidates in self.by_hand.candidates(lines, scores):
-            ranked[rows] = ranked_scores(scores[rows], candidates, self.score_rows(lines[rows], candidates))
-        return torch.from_numpy(ranked).to(interaction[self.ITEM_SEQ].device)
-
-    def _score_asked(self, interaction: Interaction) -> torch.Tensor:
-        lines = self.by_hand.lines(interaction)
-        if self.ITEM_ID not in interaction:
-            raise ValueError(f"predict: the Interaction has no {self.ITEM_ID}, the item to score; full_sort_predict scores all")
-        asked = lines[self.ITEM_ID].numpy()
-        if ((asked < 1) | (asked >= self.n_items)).any():
-            raise ValueError(f"predict: {self.ITEM_ID} holds ids that are none of the {self.n_items - 1} items")
-        if self.head == "yes_no":  # each item is asked about by itself
-            groups = [(np.arange(len(lines)), asked[:, None])]
-        else:
-            scores = self.by_hand.crm_scores(self.crm, lines, self.by_hand.history(interaction))
-            groups = self.by_hand.candidates(lines, scores, asked)
-        found = np.empty(len(lines), dtype=np.float32)
-        for rows, candidates in groups:
-            scored = self.score_rows(lines[rows], candidates)
-            found[rows] = scored[candidates == asked[rows, None]]
-        return torch.from_numpy(found).to(interaction[self.ITEM_SEQ].device)
 
     @torch.no_grad()
     def generate(self, interaction: Interaction) -> list[str]:
@@ -342,7 +296,7 @@ class LLMRecommender(SequentialRecommender):
         longest = int(interaction["branch_mask"].sum(-1).max())
         self._check_length(interaction["prompt_ids"].shape[1], longest - 1)
         with self.gated(interaction):
-            ids = branch_forward.generate(
+            ids = causal_lm.generate(
                 self.llm,
                 self.embed(interaction),
                 interaction["prompt_mask"],
@@ -365,9 +319,7 @@ class LLMRecommender(SequentialRecommender):
         return Projector(table, hidden, out_std * self.config["slot_scale"], self.config["projector_form"], centred)
 
     def _templates(self) -> list[str]:
-        config = self.config
-        templates = click_templates(config) if self.head == "yes_no" else config["prompt_templates"]
-        return prompt.with_words(templates, config["prompt_words"])
+        return prompt.with_words(self.head.templates(self.config), self.config["prompt_words"])
 
     @torch.no_grad()
     def _user_sample(self, dataset) -> torch.Tensor:

@@ -12,9 +12,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch.nn import functional
 
-from recbole_llm.data.click.questions import ClickCollate, ClickRows, Question
 from recbole_llm.data.click.timelines import timelines_of_lists
-from recbole_llm.data.dataloader import Collate, Key, PromptRows
 from recbole_llm.evaluation.full_ranking import BLOCK
 from recbole_llm.evaluation.full_rows import shown_order
 from recbole_llm.evaluation.rerank import catalogue_scores, top_items
@@ -29,7 +27,7 @@ class HandMade:
 
     def __init__(self, model, dataset):
         self.config, self.dataset = model.config, dataset
-        self.click = model.head == "yes_no"
+        self.head = model.head
         self.user, self.item = dataset.uid_field, dataset.iid_field
         self.list, self.length = dataset.item_id_list_field, dataset.item_list_length_field
         self.tie_order = np.random.default_rng([int(self.config["candidate_seed"]), 3]).permutation(dataset.item_num)
@@ -86,7 +84,9 @@ class HandMade:
     def candidates(self, lines: Interaction, scores: np.ndarray, asked: np.ndarray | None = None) -> list[tuple]:
         """What the LLM ranks: [(row numbers [b], candidates [b, N])], N being `rerank_n`, or fewer where a row has fewer items.
 
-        scores: of `crm_scores`; asked: an item of each row [B] that must be among them: it takes the last one's place if need be.
+        Args:
+            scores: of `crm_scores`.
+            asked: an item of each row [B] that must be among them: it takes the last one's place if need be.
         """
         counts = np.minimum(np.isfinite(scores).sum(1), self.config["rerank_n"])
         if not counts.all():
@@ -112,38 +112,69 @@ class HandMade:
     def prompts(self, lines: Interaction, candidates: np.ndarray, hybrid: bool = True, split=None) -> Interaction:
         """What `score_candidates` reads of rows with candidates [B, C]; without ``hybrid``, text alone.
 
-        split: a dataset of these lines that knows more of them (RecLoRA's timelines); None makes one of their histories.
+        Args:
+            split: a dataset of these lines that knows more of them (RecLoRA's timelines); None makes one of their histories.
         """
         index, candidates = range(len(lines)), np.asarray(candidates)
         split = split or self.split(lines)
-        if not self.click:
-            rows, collate = PromptRows(self.config, split), Collate
-            keys = [Key(i, tuple(candidates[i].tolist()), 0, hybrid=hybrid) for i in index]
-        else:
-            rows, collate = ClickRows(self.config, split, training=False), ClickCollate
-            asked = candidates if rows.per_item else candidates[:, :1]  # a history for each item, or one for all
-            keys = []
-            for i in index:
-                text, long = rows.histories(np.full(asked.shape[1], i), asked[i])
-                keys.append(
-                    Question(i, tuple(candidates[i].tolist()), 0, hybrid=hybrid, text=tuple(text), long=tuple(long))
-                )
-        collate = collate(rows, canonical={i: i for i in index}) if self.click else collate(rows, False, {i: i for i in index})
+        rows = self.head.rows(self.config, split)
+        keys = [self.head.key(rows, i, candidates[i], hybrid=hybrid) for i in index]
+        collate = self.head.collate(rows, {i: i for i in index})
         return collate([rows[key] for key in keys])
 
     def split(self, lines: Interaction):
         """A dataset whose rows are these lines."""
         split = self.dataset.copy(lines)
-        if self.click:
+        if self.head.pointwise:
             split.timelines = timelines_of_lists(lines[self.list].numpy(), lines[self.length].numpy())
             split.numbers = np.arange(len(lines))
         return split
+
+    def score_rows(self, model, lines: Interaction, candidates: np.ndarray, hybrid: bool = True) -> np.ndarray:
+        """The model's scores ``[B, C]`` of candidates ``[B, C]`` for rows of :meth:`lines`, float32."""
+        size, parts = self.config["eval_batch_size"], []
+        for start in range(0, len(lines), size):
+            batch = self.prompts(lines[start : start + size], candidates[start : start + size], hybrid)
+            parts.append(model.score_candidates(batch.to(model.device)).float().cpu())
+        return torch.cat(parts).numpy()
+
+    def rank_catalogue(self, model, interaction: Interaction) -> torch.Tensor:
+        """Scores ``[B, item_num]``: the CRM's top `rerank_n` as the model ranks them, the rest below in the CRM's order."""
+        lines = self.lines(interaction)
+        scores = self.crm_scores(model.crm, lines, self.history(interaction))
+        ranked = np.empty_like(scores)
+        for rows, candidates in self.candidates(lines, scores):
+            ranked[rows] = ranked_scores(scores[rows], candidates, self.score_rows(model, lines[rows], candidates))
+        return torch.from_numpy(ranked).to(interaction[self.list].device)
+
+    def score_asked(self, model, interaction: Interaction) -> torch.Tensor:
+        """``[B]``: the score of each row's item, among the CRM's top `rerank_n`, or where prompts ask about one item by itself."""
+        lines = self.lines(interaction)
+        if self.item not in interaction:
+            raise ValueError(f"predict: the Interaction has no {self.item}, the item to score; full_sort_predict scores all")
+        asked = lines[self.item].numpy()
+        if ((asked < 1) | (asked >= self.dataset.item_num)).any():
+            raise ValueError(f"predict: {self.item} holds ids that are none of the {self.dataset.item_num - 1} items")
+        if self.head.pointwise:
+            groups = [(np.arange(len(lines)), asked[:, None])]
+        else:
+            scores = self.crm_scores(model.crm, lines, self.history(interaction))
+            groups = self.candidates(lines, scores, asked)
+        found = np.empty(len(lines), dtype=np.float32)
+        for rows, candidates in groups:
+            scored = self.score_rows(model, lines[rows], candidates)
+            found[rows] = scored[candidates == asked[rows, None]]
+        return torch.from_numpy(found).to(interaction[self.list].device)
 
 
 def ranked_scores(scores: np.ndarray, candidates: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Scores of the whole catalogue: ``found`` [B, N] of the candidates, and below them the rest in the CRM's order.
 
-    scores: the CRM's [B, item_num], minus infinity for what is not recommended, which stays so. float32 [B, item_num]
+    Args:
+        scores: the CRM's [B, item_num], minus infinity for what is not recommended, which stays so.
+
+    Returns:
+        float32 [B, item_num].
     """
     n_items = scores.shape[1]
     order = np.argsort(-scores, axis=1, kind="stable")

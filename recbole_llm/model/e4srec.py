@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from recbole_llm import registry
+from recbole_llm.data.heads import CATALOGUE
 from recbole_llm.data.prompt import Field, Item
-from recbole_llm.llm import branch_forward
+from recbole_llm.llm import causal_lm
 from recbole_llm.model.base import LLMRecommender
 
 
@@ -22,7 +23,7 @@ class E4SRec(LLMRecommender):
     """Item vectors in, scores of the catalogue out."""
 
     template_fields = ("history",)
-    head = "catalogue"
+    head = CATALOGUE
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -46,8 +47,8 @@ class E4SRec(LLMRecommender):
     def log_probs(self, interaction) -> torch.Tensor:
         """``[B, n_items]`` float32: log softmax(W h), without the padding item."""
         embeds, mask = self.embed(interaction), interaction["prompt_mask"]
-        out = branch_forward.forward(
-            self.llm, embeds, mask.long(), branch_forward.positions_of(mask), keep=1, use_cache=False, output_hidden_states=True
+        out = causal_lm.forward(
+            self.llm, embeds, mask.long(), causal_lm.positions_of(mask), keep=1, use_cache=False, output_hidden_states=True
         )
         logits = self.score(out.hidden_states[-1][:, -1].to(self.score.weight.dtype)).float()
         padding = torch.zeros_like(logits, dtype=torch.bool).index_fill_(1, logits.new_zeros(1, dtype=torch.long), True)

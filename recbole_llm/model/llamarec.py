@@ -14,6 +14,7 @@ from string import ascii_uppercase
 
 from recbole_llm import registry
 from recbole_llm.data import prompt
+from recbole_llm.data.heads import LETTERS
 from recbole_llm.data.prompt import Field, Item
 from recbole_llm.model.base import LLMRecommender
 from recbole_llm.model.tallrec import text_only_problems
@@ -22,7 +23,7 @@ from recbole_llm.model.tallrec import text_only_problems
 class LlamaRec(LLMRecommender):
     """Options and a verbalizer, text alone."""
 
-    head = "letters"
+    head = LETTERS
     uses_projector = False
 
     @classmethod

@@ -10,7 +10,8 @@ import torch
 
 from recbole_llm import registry
 from recbole_llm.data import prompt
-from recbole_llm.data.click.questions import answer_ids, click_templates
+from recbole_llm.data.click.wording import answer_ids, click_templates
+from recbole_llm.data.heads import YES_NO
 from recbole_llm.data.prompt import Field
 from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.llm.yes_no import branch_scores
@@ -21,7 +22,7 @@ class PointwiseLLM(LLMRecommender):
     """P(Yes) of each item; a subclass says what its prompts show and how its adapter is made."""
 
     template_fields = ("history", "target")
-    head = "yes_no"
+    head = YES_NO
     reads_labels = gives_probabilities = True
 
     def __init__(self, config, dataset):

@@ -63,12 +63,12 @@ class Protocol:
         """The loader class of a RecBole model's validation and test rows; None: RecBole's."""
         return None
 
-    def prompt_loader(self, phase: str, head: str):
+    def prompt_loader(self, phase: str, head):
         """The loader of prompts, where it is not the model's own.
 
         Args:
             phase: "train", "valid" or "test".
-            head: the model's ``head``.
+            head: the model's (:mod:`recbole_llm.data.heads`).
 
         Returns:
             A dataloader class, or None for the model's own.

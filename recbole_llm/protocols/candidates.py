@@ -116,7 +116,8 @@ class Candidates(Ranking):
 def _history_problems(final, given, model_class):
     """A prompt shows what the dataset's rows hold: no more than MAX_ITEM_LIST_LENGTH, where that is set."""
     shown, held = final.get("history_max_len"), final.get("crm_history_len") or given.get("MAX_ITEM_LIST_LENGTH")
-    if getattr(model_class, "head", None) not in ("title", "letters") or type(shown) is not int or type(held) is not int or shown <= held:
+    head = getattr(model_class, "head", None)  # RecBole's models have none
+    if head is None or head.pointwise or type(shown) is not int or type(held) is not int or shown <= held:
         return []
     key = "crm_history_len" if final.get("crm_history_len") else "MAX_ITEM_LIST_LENGTH"
     return [f"history_max_len: {shown} items cannot be shown, rows hold {key}={held}; raise {key} or lower it"]

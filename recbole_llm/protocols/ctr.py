@@ -73,7 +73,8 @@ class Clicks(Protocol):
             problems.append(
                 f"threshold: must name one column and its least liked value, e.g. {{rating: 4}}, got {threshold!r}"
             )
-        if getattr(model_class, "head", "yes_no") != "yes_no":
+        head = getattr(model_class, "head", None)  # RecBole's models have none
+        if head and not head.pointwise:
             problems.append(
                 f"protocol: {model_class.__name__} ranks candidates and gives no click probability; use RecLoRA, TALLRec or CoLLM"
             )

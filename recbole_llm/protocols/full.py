@@ -44,7 +44,7 @@ class Full(Ranking):
         return FullRowsDataLoader
 
     def prompt_loader(self, phase, head):
-        return None if phase == "train" or head == "catalogue" else partial(RerankDataLoader, phase=phase)
+        return None if phase == "train" or head.whole_catalogue else partial(RerankDataLoader, phase=phase)
 
     def judge(self, trainer, config, dataset):
         trainer.eval_collector = FullCollector(config, dataset)

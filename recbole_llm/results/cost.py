@@ -18,7 +18,8 @@ def describe(trainer, loader, evaluate_seconds: float, n_rows: int, latency_rows
     """The ``cost`` field of a result file.
 
     Args:
-        trainer: the fitted trainer; loader: its test loader.
+        trainer: the fitted trainer.
+        loader: its test loader.
         evaluate_seconds: wall time of the evaluation of ``n_rows`` rows.
         latency_rows: rows scored one by one; 0 for none.
 

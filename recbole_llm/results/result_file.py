@@ -7,7 +7,6 @@ in external tokens. Leaderboards are built from these files alone.
 from __future__ import annotations
 
 import csv
-import errno
 import json
 import math
 import os
@@ -19,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+
+from recbole_llm.runtime.files import explained, whole_file
 
 SCHEMA = 1
 ROW_COLUMNS = ("user_id", "item_id", "rank", "target_position")
@@ -118,23 +119,15 @@ def write_result(
         raise ValueError(f"{path}: metrics are not finite: {bad}; nothing was written")
     csv_path = path.with_name(path.name.removesuffix(".json") + ".rows.csv")
     full = {"schema": SCHEMA, **record, "n_rows": len(rows), "rows": csv_path.name}
-    aside = {p: p.with_name(f".{p.name}.{os.getpid()}") for p in (csv_path, path)}
-    try:
+    with explained(path, "set result_dir elsewhere"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside[csv_path], "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(rows)
-        aside[path].write_text(json.dumps(full, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        for target, temporary in aside.items():
-            os.replace(temporary, target)
+        with whole_file(path) as record_aside, whole_file(csv_path) as rows_aside:  # the rows are there before their record
+            with open(rows_aside, "w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(columns)
+                writer.writerows(rows)
+            record_aside.write_text(json.dumps(full, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         failure_path(path).unlink(missing_ok=True)
-    except OSError as error:
-        remedy = "free some space" if error.errno == errno.ENOSPC else "check the folder's permissions"
-        raise OSError(error.errno, f"{error.strerror} while writing {path}; {remedy} or set result_dir elsewhere") from error
-    finally:
-        for temporary in aside.values():
-            temporary.unlink(missing_ok=True)
     return path
 
 

@@ -1,11 +1,12 @@
 """Several processes as one run: where this process stands, who goes first, what all of them hold, how they start.
 
-`torchrun`, `accelerate launch` and `--nproc` all describe the run by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
-MASTER_PORT; `start` reads them, once. RecBole's own distributed mode (`local_rank` in the config, NCCL only, metrics
+``torchrun``, ``accelerate launch`` and ``--nproc`` all describe the run by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
+MASTER_PORT; :func:`start` reads them, once. RecBole's own distributed mode (``local_rank`` in the config, NCCL only, metrics
 averaged over uneven shares) stays off: for RecBole every process is a single one.
 
 Waiting and gathering go through a gloo group of their own with a long time limit, since the main process may train a
 CRM for an hour while the others wait; a process that dies still breaks its connections, and so the wait, at once.
+Accelerate's gathers take no group: they would wait on NCCL, and no longer than its time limit.
 """
 
 import logging
@@ -38,7 +39,7 @@ def local_rank():
 
 
 def sharded():
-    """Whether `accelerate launch` asks for FSDP: a model is then too large for one device, and stays off it until then."""
+    """Whether ``accelerate launch`` asks for FSDP: a model is then too large for one device, and stays off it until then."""
     return world_size() > 1 and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
 
 
@@ -50,10 +51,14 @@ def is_main():
 def place(final):
     """Fill in the device keys of one process of several, instead of RecBole; False in a single process.
 
-    RecBole's own way hides every GPU but `gpu_id` from all processes. Here process i of a machine takes its i-th GPU
-    (none with gpu_id=''), and all but the main one are silent.
+    RecBole's own way hides every GPU but ``gpu_id`` from all processes. Here process i of a machine takes its i-th GPU
+    (none with ``gpu_id=''``), and all but the main one are silent.
 
-    Raises ValueError where the machine has fewer GPUs than processes.
+    Args:
+        final: the configuration's values; changed in place.
+
+    Raises:
+        ValueError: the machine has fewer GPUs than processes.
     """
     if world_size() == 1:
         return False
@@ -73,7 +78,8 @@ def place(final):
 def start(device="cpu"):
     """Join the run that the environment describes; nothing for a single process, or where that is done.
 
-    Raises RuntimeError where the other processes cannot be reached.
+    Raises:
+        RuntimeError: the other processes cannot be reached.
     """
     global _host
     if world_size() == 1:
@@ -146,7 +152,7 @@ def main_first():
 
 
 def on_main(function, *args, **kwargs):
-    """Run `function` in the main process alone; its value, OSError or ValueError comes back in every process."""
+    """Run ``function`` in the main process alone; its value, OSError or ValueError comes back in every process."""
     outcome, error = None, None
     if is_main():
         try:
@@ -166,12 +172,22 @@ def quiet_others():
 
 
 def launch(function, args, nproc, ip="localhost", port="5678", total_processes=-1, offset=0, method="spawn"):
-    """Run `function(*args)` in `nproc` processes of this machine, ranks `offset` and up of `total_processes`.
+    """Run ``function(*args)`` in processes of this machine.
 
-    function: importable by name; each process imports this package, so that RecBole knows the plugin's models.
-    total_processes: of all machines; -1: nproc. method: of multiprocessing; `spawn` is the one that CUDA allows.
-    Raises torch's ProcessRaisedException with the traceback of the first process that fails, or ProcessExitedException;
-    the others are ended first.
+    Args:
+        function: importable by name; each process imports this package, so that RecBole knows the plugin's models.
+        args: its arguments.
+        nproc: processes of this machine.
+        ip: address of the machine of rank 0.
+        port: a free port there.
+        total_processes: of all machines; -1: ``nproc``.
+        offset: the first rank of this machine.
+        method: of multiprocessing; ``spawn`` is the one that CUDA allows.
+
+    Raises:
+        ValueError: ranks that do not lie below the number of processes.
+        torch.multiprocessing.ProcessRaisedException: with the traceback of the first process that fails, or
+            ProcessExitedException; the others are ended first.
     """
     world = nproc if total_processes == -1 else total_processes
     if nproc < 1 or offset < 0 or offset + nproc > world:
@@ -188,7 +204,7 @@ def launch(function, args, nproc, ip="localhost", port="5678", total_processes=-
 
 
 def _process(local, function, args, described, offset):
-    """One process of `launch`."""
+    """One process of :func:`launch`."""
     os.environ.update({name: str(value) for name, value in described.items()})
     os.environ.update({"RANK": str(local + offset), "LOCAL_RANK": str(local)})
     try:

@@ -1,9 +1,13 @@
-"""Out of device memory: an error that says what to change, and a search for the largest micro-batch that fits."""
+"""Out of device memory: an error that says what to change, and a search for the largest micro-batch that fits.
 
-import gc
+Accelerate's ``find_executable_batch_size`` is not used: it goes down by a tenth at a time to a size that fits, in up to dozens
+of passes, where bisection finds the largest.
+"""
+
 from contextlib import contextmanager
 
 import torch
+from accelerate.utils import release_memory
 
 
 class OutOfMemory(RuntimeError):
@@ -46,9 +50,11 @@ def _advice(batch, training):
 
 
 def largest_that_fits(most, fits):
-    """The largest n in 1..most for which `fits(n)`, by bisection; 0 where not even 1 fits.
+    """The largest n in 1..most for which ``fits(n)``, by bisection; 0 where not even 1 fits.
 
-    fits: True, False, or raises an out-of-memory error, which counts as False. It must be monotone.
+    Args:
+        most: the largest n to try.
+        fits: gives True or False, or raises an out-of-memory error, which counts as False. It must be monotone.
     """
     low, high = 0, most
     while low < high:
@@ -66,7 +72,5 @@ def _holds(fits, n):
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    gc.collect()  # outside the handler: the error's traceback holds the tensors of the failed pass
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    release_memory()  # outside the handler: the traceback holds the tensors of the failed pass
     return False

@@ -1,47 +1,36 @@
-"""An LLM recommender's trained weights as a folder that PEFT can read.
+"""An LLM recommender's trained weights, saved to a folder and put back into a model that they belong to.
 
-    adapter_config.json, adapter_model.safetensors   PEFT's own layout: LLaRA's adapter loads in plain PEFT
-    modules.safetensors                              projector, router: whatever else was trained
-    config.yaml                                      the resolved settings, as plain values
-    state.json                                       epoch, validation score, what the weights belong to, the hashes of
-                                                     the data, and the sha256 of every other file and of itself
-    optimizer.safetensors, rng.safetensors           where training goes on from (step folders only)
-
-The frozen LLM and CRM are not copied. Nothing here is a pickle. The folder is written under another name, brought to
-the disk and renamed, so that a folder of the right name is whole.
+checkpoint_files.py says what a folder holds. Weights are loaded only into the model, dataset, LLM and CRM that they were
+trained with, and every trained weight must be there.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
 import os
-import shutil
 from pathlib import Path
 
 import torch
-import yaml
 from peft import get_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors import torch as safetensors
 
 from recbole_llm.config.properties import property_files
 from recbole_llm.config.values import plain_values, read_yaml
 from recbole_llm.results import provenance
 from recbole_llm.runtime import distributed
+from recbole_llm.training.checkpoint_files import (
+    ADAPTER,
+    CONFIG,
+    MODULES,
+    checkpoint_folder,
+    read_state,
+    read_tensors,
+    write_folder,
+)
 
-ADAPTER, MODULES, CONFIG, STATE = "adapter_model.safetensors", "modules.safetensors", "config.yaml", "state.json"
-OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
 # settings that change what trained weights compute without changing their names or shapes
 MEANING = (
     "lora_alpha", "num_experts", "lora_mixing", "gate_form", "gate_input", "gate_top_k", "gate_temperature",
     "projector_form", "slot_scale", "llm_random_weights",
 )  # fmt: skip
-
-
-class DamagedCheckpoint(ValueError):
-    """A checkpoint's file is missing, cut or edited; the message names it."""
 
 
 def adapter_weights(llm) -> dict[str, torch.nn.Parameter]:
@@ -92,110 +81,13 @@ def save_checkpoint(model, folder: str | os.PathLike, state: dict, tensors: dict
         MODULES: {n: whole(w) for n, w in other_weights(model).items()},
         **(tensors or {}),
     }
-    distributed.on_main(_write_folder, model, Path(folder), state, files)
+    distributed.on_main(_write, model, Path(folder), state, files)
 
 
-def _write_folder(model, folder: Path, state: dict, files: dict[str, dict]) -> None:
-    aside, old = folder.with_name(f".{folder.name}.{os.getpid()}"), folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir(parents=True)
-        for name, values in files.items():
-            (aside / name).write_bytes(safetensors.save(values, metadata={"format": "pt"}))
-        model.llm.peft_config["default"].save_pretrained(aside)
-        (aside / CONFIG).write_text(yaml.safe_dump(plain_values(model.config), sort_keys=True), encoding="utf-8")
-        state = {**state, "data": provenance.data_hash(model.config), "data_files": provenance.data_files(model.config)}
-        record = {**state, "identity": identity(model), "files": {p.name: _sealed(p) for p in sorted(aside.iterdir())}}
-        (aside / STATE).write_text(json.dumps({**record, "sha256": _record_hash(record)}, indent=1), encoding="utf-8")
-        _sealed(aside / STATE)
-        _sync_folder(aside)
-    except BaseException as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        if isinstance(error, OSError):
-            remedy = "free some space" if error.errno == errno.ENOSPC else "check the folder's permissions"
-            raise OSError(
-                error.errno,
-                f"{error.strerror} while writing the checkpoint {folder}; earlier checkpoints are untouched: {remedy}, "
-                "or set checkpoint_dir elsewhere, then go on with --resume=auto",
-            ) from error
-        raise
-    if folder.exists():  # written again, by a resumed run
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-    os.replace(aside, folder)
-    _sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sealed(path: Path) -> str:
-    """Bring a file to the disk; its sha256."""
-    with open(path, "rb+") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-    return digest
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _record_hash(record: dict) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def read_state(folder: str | os.PathLike) -> dict:
-    """The ``state.json`` of a checkpoint whose files are all as they were written.
-
-    Raises:
-        DamagedCheckpoint: a file is missing, cut or edited; it is named.
-    """
-    folder = Path(folder)
-    try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        record = {name: value for name, value in state.items() if name != "sha256"}
-        intact = state["sha256"] == _record_hash(record) and isinstance(state["files"], dict)
-    except FileNotFoundError:
-        raise DamagedCheckpoint(f"{folder / STATE} is missing: the folder is no checkpoint of recbole_llm") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        intact = False
-    if not intact:
-        raise DamagedCheckpoint(f"{folder / STATE} is damaged: it was cut or edited after it was written")
-    for name, digest in state["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise DamagedCheckpoint(f"{path} is missing")
-        with open(path, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise DamagedCheckpoint(f"{path} is damaged: it was cut or edited after it was written")
-    return state
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, on the CPU; DamagedCheckpoint where it is none."""
-    try:
-        return safetensors.load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DamagedCheckpoint(f"{path} cannot be read as safetensors: {error}") from error
-
-
-def checkpoint_folder(path: str | os.PathLike) -> Path:
-    """The checkpoint to evaluate under ``path``: itself, or in a run's folder its best, or else its latest.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    path = Path(path)
-    if (path / STATE).is_file():
-        return path
-    for pattern in ("best-*", "step-*"):
-        for folder in sorted(path.glob(pattern), reverse=True):
-            if (folder / STATE).is_file():
-                return folder
-    raise FileNotFoundError(f"{path} is no checkpoint of recbole_llm and holds none; train the model again")
+def _write(model, folder: Path, state: dict, files: dict[str, dict]) -> None:
+    config = model.config
+    state = {**state, "data": provenance.data_hash(config), "data_files": provenance.data_files(config), "identity": identity(model)}
+    write_folder(folder, state, files, plain_values(config), model.llm.peft_config["default"])
 
 
 def check_identity(model, state: dict, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """What a user sees of a training run: the progress bar, TensorBoard and Weights & Biases, step by step."""
 
-from recbole.utils import get_tensorboard, set_color
+from recbole.utils import dict2str, get_tensorboard, set_color
 from tqdm import tqdm
 
 from recbole_llm.runtime import distributed
@@ -24,8 +24,12 @@ class TrainingLog:
     """One bar over all steps of a run, and a point per step in TensorBoard and wandb. Use as a context manager.
 
     Args:
-        tensorboard, wandb: RecBole's writer and logger.
-        total, done: optimizer steps of the run, and those done before it was resumed.
+        tensorboard: RecBole's writer.
+        wandb: RecBole's logger.
+        meter: the run's :class:`~recbole_llm.training.throughput.Meter`.
+        total: optimizer steps of the run.
+        done: those done before it was resumed.
+        show: whether the bar is shown.
     """
 
     def __init__(self, tensorboard, wandb, meter, total, done, show):
@@ -40,7 +44,7 @@ class TrainingLog:
         self.bar.close()
 
     def step(self, number, epoch, loss, rate, grad_norm):
-        """After optimizer step `number` (from 1): its loss per answer token, learning rate and gradient norm."""
+        """After optimizer step ``number`` (from 1): its loss per answer token, learning rate and gradient norm."""
         speed = self.meter.rate()
         self.bar.update()
         if not self.bar.disable:
@@ -51,3 +55,12 @@ class TrainingLog:
             self.tensorboard.add_scalar(f"Train/{name}", value, number)
         if distributed.is_main():
             self.wandb.log_metrics({**values, "train_step": number}, head="train")
+
+    def validation(self, logger, epoch, seconds, score, result, number):
+        """After validation ``number`` (from 0) of the run; ``logger`` gets RecBole's lines, None: nobody."""
+        if logger is not None:
+            head = set_color(f"epoch {epoch} evaluating", "green") + f" [{set_color('time', 'blue')}: "
+            logger.info(head + f"{seconds:.2f}s, {set_color('valid_score', 'blue')}: {score:f}]")
+            logger.info(set_color("valid result", "blue") + ": \n" + dict2str(result))
+        self.tensorboard.add_scalar("Vaild_score", score, epoch)  # RecBole's name for it
+        self.wandb.log_metrics({**result, "valid_step": number}, head="valid")

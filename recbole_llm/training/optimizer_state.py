@@ -18,7 +18,7 @@ def optimizer_tensors(names, optimizer):
 
 
 def load_optimizer(names, optimizer, tensors):
-    """Put `optimizer_tensors` back; the optimizer's weights must be on their devices already."""
+    """Put what :func:`optimizer_tensors` gave back; the optimizer's weights must be on their devices already."""
     weights = {names[weight]: weight for group in optimizer.param_groups for weight in group["params"]}
     states = {}
     for flat, value in tensors.items():
@@ -56,7 +56,7 @@ def rng_tensors():
 
 
 def restore_rng(tensors):
-    """Undo `rng_tensors`; a CUDA state is used where there is a CUDA device."""
+    """Undo :func:`rng_tensors`; a CUDA state is used where there is a CUDA device."""
     version, *python = tensors["python"].tolist()
     gauss = tensors["python_gauss"].item()
     random.setstate((version, tuple(python), None if gauss != gauss else gauss))

@@ -17,23 +17,10 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, Gra
 
 from recbole_llm.config.stages import stage_at
 from recbole_llm.runtime import distributed, memory
-from recbole_llm.training.run_folder import step_seed
+from recbole_llm.training.position import step_seed
 from recbole_llm.training.step_batches import WEIGHT_FIELD, to_device
 
 MIN_SCALE = 2.0**-14  # of float16 losses: 30 halvings below where the scaler starts
-
-
-def share_of_peak(step: int, total: int, warmup_ratio: float, floor: float, schedule: str = "cosine") -> float:
-    """Share of the peak rate at ``step``: a linear rise over ``warmup_ratio * total`` steps, then down to ``floor``.
-
-    A function of the step alone, as resuming needs it; what ``transformers.get_scheduler`` calls "cosine" and "linear", with
-    a floor.
-    """
-    warmup = max(1, round(warmup_ratio * total))
-    if step < warmup:
-        return (step + 1) / warmup
-    done = min(1.0, (step - warmup) / max(1, total - warmup))
-    return floor + (1 - floor) * (1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def precision(setting: str, device) -> str:
@@ -45,35 +32,40 @@ def precision(setting: str, device) -> str:
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
+def adamw(model, learning_rate: float) -> torch.optim.AdamW:
+    """AdamW over a model's parameter groups, each at ``learning_rate * lr_scale``."""
+    groups = model.parameter_groups()
+    for group in groups:
+        group["lr"] = group["peak_lr"] = learning_rate * group.pop("lr_scale")
+    return torch.optim.AdamW(groups)
+
+
 class OptimizerSteps:
-    """The part of the trainer that makes optimizer steps.
+    """Makes the optimizer steps of one model.
+
+    Args:
+        config: the run's configuration.
+        model: an :class:`~recbole_llm.model.base.LLMRecommender`, on ``device``.
+        optimizer: over its parameter groups (:func:`adamw`).
+        device: of the model.
 
     Attributes:
+        accelerator: Accelerate's object; None until the first step or :meth:`prepare`.
         wrapped: the model as Accelerate wraps it; ``model`` stays the bare one.
         grad_norm: of the last step, before clipping.
     """
 
-    def _build_optimizer(self, **kwargs):
-        """AdamW over the model's parameter groups, each at ``learning_rate * lr_scale``."""
-        groups = self.model.parameter_groups()
-        for group in groups:
-            group["lr"] = group["peak_lr"] = self.learning_rate * group.pop("lr_scale")
-        return torch.optim.AdamW(groups)
+    def __init__(self, config, model, optimizer, device):
+        self.config, self.model, self.optimizer, self.device = config, model, optimizer, device
+        self.precision = precision(config["mixed_precision"] or "auto", device)
+        self.accelerator = self.wrapped = self.grad_norm = None
 
-    def _start_schedule(self, train_data) -> None:
-        """Count the steps: what warm-up, decay and the end of training go by."""
-        self.steps_per_epoch = math.ceil(len(train_data) / self.accumulation_steps)
-        self.total_steps = self.steps_per_epoch * self.epochs
-        if self.config["max_steps"] is not None:
-            self.total_steps = min(self.total_steps, self.config["max_steps"])
-        later = self.config["lr_epochs"]
-        self.schedule_steps = self.total_steps if later is None else max(self.total_steps, self.steps_per_epoch * later)
-
-    def _autocast(self):
+    def autocast(self):
+        """The context of a forward pass in the run's precision."""
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision != "no")
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
         """Hand model and optimizer to Accelerate."""
         torch.autograd.set_detect_anomaly(False)  # importing RecBole's SINE turns it on, for every model: 3x slower
         AcceleratorState._reset_state(reset_partial_state=True)  # one process may train several models in turn
@@ -111,15 +103,20 @@ class OptimizerSteps:
         self.config["latency_rows"] = self.config["permutations"] = 0  # measured by one process alone
         register_fsdp_forward_method(self.wrapped, "score_candidates")
 
-    def _reshard(self) -> None:
+    def reshard(self) -> None:
         """Under FSDP, drop the whole weights that a forward pass left: reading or writing weights means the shards."""
         if self.accelerator is not None and self.accelerator.distributed_type == DistributedType.FSDP:
             for module in self.wrapped.modules():
                 if hasattr(module, "reshard"):
                     module.reshard()
 
-    def _step(self, group: list) -> tuple[float, float]:
+    def step(self, group: list, number: int, schedule) -> tuple[float, float]:
         """One optimizer step over this process's micro-batches.
+
+        Args:
+            group: the micro-batches, one Interaction each.
+            number: of the step, from 0.
+            schedule: the run's :class:`~recbole_llm.training.schedule.Schedule`.
 
         Returns:
             (summed loss, answer tokens) of the step, over all processes.
@@ -129,37 +126,38 @@ class OptimizerSteps:
             OutOfMemory: a micro-batch does not fit.
         """
         if self.accelerator is None:
-            self._prepare()
+            self.prepare()
         tokens = sum(float((self.model.weight(batch) * _weight(batch)).sum()) for batch in group)
         (n_tokens,) = distributed.total(tokens)
-        torch.manual_seed(step_seed(self.config["seed"], self.position.step, distributed.rank()))
+        torch.manual_seed(step_seed(self.config["seed"], number, distributed.rank()))
         self.optimizer.zero_grad(set_to_none=True)
         losses = [self._accumulate(batch, n_tokens, i + 1 == len(group)) for i, batch in enumerate(group)]  # [B] each
-        self._rest_outside_stage()
+        self._rest_outside_stage(number / max(1, schedule.total))
+        loss = self._clip_or_stop(group, losses)
+        share = schedule.share(number)
+        for param_group in self.optimizer.param_groups:
+            param_group["lr"] = param_group["peak_lr"] * share
+        self.optimizer.step()
+        self._check_scale(number)
+        return loss, n_tokens
+
+    def _clip_or_stop(self, group, losses) -> float:
+        """Clip the gradients; the step's loss over all processes, which all stop where one of them has no finite number."""
         weights = [w for g in self.optimizer.param_groups for w in g["params"]]
-        norm = self.accelerator.clip_grad_norm_(weights, **(self.clip_grad_norm or {"max_norm": math.inf}))
+        norm = self.accelerator.clip_grad_norm_(weights, **(self.config["clip_grad_norm"] or {"max_norm": math.inf}))
         summed = torch.stack([loss.sum() for loss in losses]).double().sum()
         self.grad_norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         finite = bool(torch.isfinite(summed)) and (math.isfinite(self.grad_norm) or self.precision == "fp16")
         loss, bad = distributed.total(summed.item(), not finite)
         if bad:
             self._stop_at_non_finite(group, losses)
-        share = share_of_peak(
-            self.position.step, self.schedule_steps, self.config["warmup_ratio"], self.config["min_lr_ratio"],
-            self.config["lr_schedule"],
-        )  # fmt: skip
-        for param_group in self.optimizer.param_groups:
-            param_group["lr"] = param_group["peak_lr"] * share
-        self.optimizer.step()
-        self._check_scale()
-        self.position.step += 1
-        return loss, n_tokens
+        return loss
 
-    def _rest_outside_stage(self) -> None:
-        """Leave the weights alone that the present stage does not train: without a gradient AdamW passes them over."""
+    def _rest_outside_stage(self, done: float) -> None:
+        """Leave the weights alone that the stage at share ``done`` does not train: without a gradient AdamW passes them over."""
         if not self.config["stages"]:
             return
-        stage = stage_at(self.config["stages"], self.position.step / max(1, self.total_steps))
+        stage = stage_at(self.config["stages"], done)
         for group in self.optimizer.param_groups:
             if group["name"] not in stage["trains"]:
                 for weight in group["params"]:
@@ -170,7 +168,7 @@ class OptimizerSteps:
         alone = nullcontext() if last else self.accelerator.no_sync(self.wrapped)
         with memory.explained(batch, training=True), alone:
             batch = to_device(batch, self.device)
-            with self._autocast():
+            with self.autocast():
                 log_likelihood, _ = self.wrapped(batch)
             losses = -log_likelihood * _weight(batch).to(log_likelihood)
             if distributed.world_size() == 1 and not torch.isfinite(losses).all():
@@ -181,9 +179,9 @@ class OptimizerSteps:
 
     def _stop_at_non_finite(self, group, losses) -> None:
         """Raise, naming the rows in external tokens."""
-        fields = self.config["USER_ID_FIELD"], self.config["ITEM_ID_FIELD"]
+        fields, names = (self.config["USER_ID_FIELD"], self.config["ITEM_ID_FIELD"]), self.model.by_hand.dataset
         rows = [
-            (bool(torch.isfinite(value)), tuple(self._token(field, batch[field][i]) for field in fields))
+            (bool(torch.isfinite(value)), tuple(str(names.id2token(field, int(batch[field][i]))) for field in fields))
             for batch, loss in zip(group, losses, strict=True)
             for i, value in enumerate(loss)
         ]
@@ -196,49 +194,15 @@ class OptimizerSteps:
             "Lower learning_rate, set clip_grad_norm, or use llm_dtype float32 or bfloat16"
         )
 
-    def _check_scale(self) -> None:
+    def _check_scale(self, number: int) -> None:
         """In float16 a step whose gradients overflow is skipped at half the scale; without end, nothing is learnt."""
         scaler = self.accelerator.scaler
         if scaler is not None and scaler.get_scale() < MIN_SCALE:
             raise FloatingPointError(
                 f"mixed_precision: fp16 skipped step after step, since gradients are not finite even at a loss scale of "
-                f"{scaler.get_scale():.0e} (step {self.position.step}). Use bf16 or no, or lower learning_rate"
+                f"{scaler.get_scale():.0e} (step {number}). Use bf16 or no, or lower learning_rate"
             )
 
-    def _token(self, field, value):
-        return str(self.dataset.id2token(field, int(value))) if self.dataset is not None else int(value)
-
-    # ---- auto_batch_size -----------------------------------------------------------------------------------------
-
-    def _choose_micro_batch(self, train_data) -> None:
-        """With ``auto_batch_size``, find the rows per forward pass; a resumed run keeps what it began with."""
-        if not self.config["auto_batch_size"] or self.position.micro_batch or not self.total_steps:
-            return
-        rows = min(self.config["train_batch_size"] * self.accumulation_steps, train_data.n_rows)
-        most = math.ceil(rows / distributed.world_size())
-        longest = train_data.longest(most)
-        self.model.train()
-        fits = memory.largest_that_fits(most, lambda n: self._pass(train_data, longest[:n]))
-        fits = min(distributed.gather(fits))
-        self.optimizer.zero_grad(set_to_none=True)
-        if not fits:
-            with memory.explained(train_data.batch(longest[:1]), training=True):
-                raise MemoryError("not even one prompt fits")
-        self.position.micro_batch = fits
-        self.logger.info(
-            f"auto_batch_size: {fits} prompts per forward pass and process, {math.ceil(most / fits)} passes per step; "
-            f"the effective batch stays {rows}"
-        )
-
-    def _pass(self, train_data, keys) -> bool:
-        """A forward and backward pass over the rows of ``keys``, with room kept for AdamW's moments."""
-        moments = [torch.empty_like(w) for w in self.model.parameters() if w.requires_grad for _ in range(2)]
-        batch = to_device(train_data.batch(keys), self.device)
-        with self._autocast():
-            log_likelihood, _ = self.model(batch)
-        log_likelihood.sum().backward()
-        self.optimizer.zero_grad(set_to_none=True)
-        return bool(moments)
 
 
 def _keep_scores_whole(plugin) -> None:

@@ -14,32 +14,33 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from recbole_llm.runtime.files import whole_file
+
 MARK = "__recbole_llm__"
 WHY = "a pickle runs the code it names when it is opened"
 
 
 def save_plain(state, file):
-    """Write RecBole's checkpoint dict `state` to `file`, whole or not at all.
+    """Write RecBole's checkpoint dict ``state`` to ``file``, whole or not at all.
 
-    Raises TypeError naming the entry that is not plain data (tensor, array, sparse matrix, container, number, string).
+    Raises:
+        TypeError: an entry is not plain data (tensor, array, sparse matrix, container, number, string); it is named.
     """
     from recbole_llm.config.values import plain_values
 
     weights = {tensor.data_ptr() for tensor in _tensors(state["state_dict"])}
     other = {name: value for name, value in (state["other_parameter"] or {}).items() if not _held(value, weights)}
     plain = {**state, "config": plain_values(state["config"]), "other_parameter": other}
-    target, part = Path(file), Path(f"{file}.{os.getpid()}.part")
-    try:
-        torch.save(encode(plain), part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(file) as aside:
+        torch.save(encode(plain), aside)
 
 
 def load_plain(file, map_location=None):
-    """Read what `save_plain` wrote; "config" stays a dict of plain values.
+    """Read what :func:`save_plain` wrote; "config" stays a dict of plain values.
 
-    Raises FileNotFoundError, or ValueError where the file is damaged or holds Python objects (nothing in it has run).
+    Raises:
+        FileNotFoundError: there is no file.
+        ValueError: it is damaged, or holds Python objects (nothing in it has run).
     """
     try:
         state = torch.load(file, map_location=map_location, weights_only=True)
@@ -63,14 +64,19 @@ MOVABLE = ("llm_path", "llm_dtype", "attn_implementation", "crm_path", "eval_bat
 
 
 def load_data_and_model(model_file, trust_remote_code=False, settings=None):
-    """RecBole's function of this name, for `.pth` files and for the checkpoint folders of plugin models.
+    """RecBole's function of this name, for ``.pth`` files and for the checkpoint folders of plugin models.
 
-    model_file: a `.pth` of a RecBole model; or a run or checkpoint folder written by the plugin's trainer, whose
-    `config.yaml` holds the settings.
-    trust_remote_code: whether the LLM that the checkpoint names may run code of its own; the checkpoint has no say in it.
-    settings: over those of the checkpoint, of `MOVABLE` and of what says where things lie (`config.NON_RESULT_KEYS`).
-    Returns (config, model, dataset, train_data, valid_data, test_data), as RecBole does.
-    Raises ValueError for a damaged checkpoint, one of an earlier version, and one of data that changed since.
+    Args:
+        model_file: a ``.pth`` of a RecBole model; or a run or checkpoint folder written by the plugin's trainer, whose
+            ``config.yaml`` holds the settings.
+        trust_remote_code: whether the LLM that the checkpoint names may run code of its own; the checkpoint has no say in it.
+        settings: over those of the checkpoint, of ``MOVABLE`` and of what says where things lie (``NON_RESULT_KEYS``).
+
+    Returns:
+        (config, model, dataset, train_data, valid_data, test_data), as RecBole does.
+
+    Raises:
+        ValueError: a damaged checkpoint, one of an earlier version, or one of data that changed since.
     """
     from recbole.utils import get_model, init_logger, init_seed
 
@@ -80,7 +86,8 @@ def load_data_and_model(model_file, trust_remote_code=False, settings=None):
 
     path = Path(model_file)
     if path.is_dir():
-        from recbole_llm.training.checkpoint import check_data, check_version, checkpoint_folder, read_state
+        from recbole_llm.training.checkpoint import check_data, check_version
+        from recbole_llm.training.checkpoint_files import checkpoint_folder, read_state
 
         state, path = None, checkpoint_folder(path)
         saved = read_state(path)
@@ -101,7 +108,7 @@ def load_data_and_model(model_file, trust_remote_code=False, settings=None):
     init_seed(config["seed"], config["reproducibility"])
     model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
     if state is None:
-        from recbole_llm.training.trainer import load_checkpoint_into
+        from recbole_llm.training.checkpoint import load_checkpoint_into
 
         load_checkpoint_into(model, path)
     else:
@@ -133,7 +140,7 @@ def refuse_saving(*_):
 
 
 def encode(value, where="checkpoint"):
-    """Return `value` with arrays, sparse matrices and sets replaced by marked dicts of tensors and lists."""
+    """``value`` with arrays, sparse matrices and sets replaced by marked dicts of tensors and lists."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, torch.Tensor):

@@ -5,16 +5,20 @@ import logging
 from pathlib import Path
 
 from recbole_llm.runtime import distributed
-from recbole_llm.training.checkpoint import STATE, DamagedCheckpoint, check_identity, read_state
-from recbole_llm.training.run_folder import RUN, Run, best_of, made_of, settings_hash, shaping
+from recbole_llm.training.checkpoint import check_identity
+from recbole_llm.training.checkpoint_files import STATE, DamagedCheckpoint, read_state
+from recbole_llm.training.run_folder import RUN, Run, best_of, hashed_settings, input_hashes, settings_hash
 
 
 def open_run(config, folder, model=None):
-    """Begin a run in `folder`, or go on with the one that `resume` names; every process must call it.
+    """Begin a run in ``folder``, or go on with the one that ``resume`` names; every process must call it.
 
-    Returns (the locked `Run` in the main process, None elsewhere; its folder; the step folder to go on from or None;
-    whether that step's best weights are there).
-    Raises as `find_run` does, in every process.
+    Returns:
+        (the locked :class:`Run` in the main process, None elsewhere; its folder; the step folder to go on from or None;
+        whether that step's best weights are there).
+
+    Raises:
+        ValueError, OSError: as :func:`find_run` does, in every process.
     """
     opened = []
 
@@ -24,7 +28,7 @@ def open_run(config, folder, model=None):
         if config["resume"] and run is None:
             logging.getLogger().info("--resume=auto finds no run with these settings: a new one begins")
         opened.append(run := run or Run.create(folder, config))
-        run.goes_on_with(made_of(config)["code"])
+        run.set_code_version(input_hashes(config)["code"])
         if step is not None:
             read_state(step)
         elif found := run.readable():
@@ -44,14 +48,22 @@ def open_run(config, folder, model=None):
 
 
 def find_run(config, resume, model=None):
-    """(run, step folder or None) that `resume` names; (None, None) where `auto` finds nothing to go on with.
+    """The run to go on with.
 
-    resume: "auto", the newest run under checkpoint_dir with these settings that no process is writing to and whose
-    weights are those of `model`'s LLM and CRM; or the path of a run or of one of its step folders. The run comes back
-    locked and swept.
+    Args:
+        config: the settings that the run must have.
+        resume: "auto", the newest run under ``checkpoint_dir`` with these settings that no process is writing to and whose
+            weights are those of ``model``'s LLM and CRM; or the path of a run or of one of its step folders.
+        model: the model to go on with; None compares no weights.
 
-    Raises FileNotFoundError for a path that is no run and no step folder, ValueError where its settings differ (each key is named
-    with both values), DamagedCheckpoint, and BlockingIOError where the run named is being written to.
+    Returns:
+        (run, locked and swept; step folder or None); (None, None) where ``auto`` finds nothing to go on with.
+
+    Raises:
+        FileNotFoundError: a path that is no run and no step folder.
+        ValueError: its settings differ; each key is named with both values.
+        DamagedCheckpoint: its ``run.json`` and all checkpoints are damaged.
+        BlockingIOError: the run named is being written to.
     """
     if resume == "auto":
         return _newest(config, model), None
@@ -65,13 +77,13 @@ def find_run(config, resume, model=None):
     if not record:
         raise DamagedCheckpoint(f"resume={resume!r}: {run.folder / RUN} is damaged and no checkpoint beside it can be read; "
                                 "start again without --resume")  # fmt: skip
-    there, here = record["settings"], json.loads(json.dumps(shaping(config)))
+    there, here = record["settings"], json.loads(json.dumps(hashed_settings(config)))
     differ = [f"{key}: run {there.get(key)!r}, here {here.get(key)!r}" for key in sorted(there.keys() | here.keys())
               if there.get(key) != here.get(key)]  # fmt: skip
     if differ:
         raise ValueError(f"resume={resume!r}: a run goes on with the settings it began with, which differ "
                          f"({'; '.join(differ)}); set them alike, or start a new run")  # fmt: skip
-    made = made_of(config)
+    made = input_hashes(config)
     if record.get("data", made["data"]) != made["data"]:
         raise ValueError(f"resume={resume!r}: the dataset's files changed since this run began; start a new run")
     if record.get("code", made["code"]) != made["code"]:
@@ -82,7 +94,7 @@ def find_run(config, resume, model=None):
 
 
 def _stale(run, record, made, model):
-    """Why `auto` passes over a run: it is of other data or weights, or what other code has finished. None: it may go on."""
+    """Why ``auto`` passes over a run: it is of other data or weights, or what other code has finished. None: it may go on."""
     if record.get("data", made["data"]) != made["data"]:
         return "the dataset's files changed since it began"
     if record.get("code", made["code"]) != made["code"]:
@@ -100,7 +112,7 @@ def _stale(run, record, made, model):
 
 
 def _newest(config, model):
-    digest, made = settings_hash(config), made_of(config)
+    digest, made = settings_hash(config), input_hashes(config)
     runs = [Run(file.parent) for file in Path(config["checkpoint_dir"]).glob(f"*/{RUN}")]
     found = [(record, run) for run in runs if (record := run.record()).get("hash") == digest]
     for record, run in sorted(found, key=lambda pair: pair[0]["started"], reverse=True):

@@ -1,14 +1,13 @@
-"""Where training stands, and the folder of a run that keeps it.
+"""The folder of a run: its settings, the positions kept of it, and a lock for who writes there.
 
     <checkpoint_dir>/<model>-<dataset>-<time>-<pid>/
         run.json          the settings that shape the weights, their hash, and the hashes of the data and of the code
-        lock              held by the process that writes here
-        step-00000120/    the last `save_total_limit` positions: weights, optimizer, state (model/saving.py)
+        lock              held by the process that writes here, whose name it holds
+        step-00000120/    the last ``save_total_limit`` positions: weights, optimizer, state (checkpoint.py)
         best-00000100/    the weights of the best validation, now and when a kept step was written
 
-Everything random is a function of (seed, step), so a position, the weights and the optimizer's moments are all that a
-resumed run needs to end bitwise where an uninterrupted one does. Files are safetensors, JSON and YAML. resume.py finds
-the run to go on with.
+Files are safetensors, JSON and YAML; resume.py finds the run to go on with. The lock is fcntl's: filelock before 4 empties
+the file that names the owner, and takes a file system without locks for a lock that another holds.
 """
 
 import fcntl
@@ -18,56 +17,22 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from recbole_llm.config.values import NON_RESULT_KEYS, REPORTING_KEYS, plain_values, read_yaml
 from recbole_llm.results import provenance
-from recbole_llm.training.checkpoint import CONFIG, STATE, DamagedCheckpoint, read_state
+from recbole_llm.runtime.files import remove_folder, whole_folder, write_text
+from recbole_llm.training.checkpoint_files import CONFIG, STATE, DamagedCheckpoint, read_state
 
 RUN, LOCK = "run.json", "lock"
 
 
-@dataclass
-class Position:
-    """How far training has come; what `state.json` holds besides hashes.
-
-    step: optimizer steps done; epoch, epoch_step: the next step is step `epoch_step` of `epoch`. loss_sum, token_sum:
-    of this epoch so far. history: the validations, {"epoch" (from 1), "step", metric: value}. best: name of the best folder. micro_batch: rows per forward pass that auto_batch_size chose.
-    seconds: on the clock since training began, less the time between a kill and its resumption.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    epoch_step: int = 0
-    loss_sum: float = 0.0
-    token_sum: float = 0.0
-    cur_step: int = 0
-    valid_step: int = 0
-    best_valid_score: float | None = None
-    best_valid_result: dict | None = None
-    history: list = field(default_factory=list)
-    best: str | None = None
-    micro_batch: int | None = None
-    scaler: dict | None = None
-    finished: bool = False
-    seconds: float = 0.0
-
-    @classmethod
-    def of(cls, state):
-        """The position in a checkpoint's state."""
-        return cls(**{name: state[name] for name in cls.__dataclass_fields__ if name in state})
-
-    def record(self):
-        return asdict(self)
-
-
-def shaping(config):
+def hashed_settings(config):
     """The settings that shape a run's weights."""
-    return _shaping(plain_values(config))
+    return _hashed_settings(plain_values(config))
 
 
-def _shaping(values):
+def _hashed_settings(values):
     left_out = {*NON_RESULT_KEYS, *REPORTING_KEYS, "worker"}  # an LLM's workers only tokenise; RecBole's draw negatives
     if values.get("recipe") == "released":  # RecLoRA's selects weights on the test rows
         left_out.remove("test_sample_size")
@@ -75,30 +40,21 @@ def _shaping(values):
 
 
 def settings_hash(config):
-    """sha256 of `shaping`."""
-    return _hash(shaping(config))
+    """sha256 of :func:`hashed_settings`."""
+    return _hash(hashed_settings(config))
 
 
 def _hash(settings):
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def made_of(config):
+def input_hashes(config):
     """Hashes of what shapes a run's weights besides its settings."""
     return {"data": provenance.data_hash(config), "code": provenance.code_hash(True)}
 
 
-def step_seed(seed, step, rank):
-    """Seed of torch's generators for one optimizer step of one process."""
-    digest = hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
 class Run:
-    """The folder of one run, locked while it is open.
-
-    Raises BlockingIOError where another process is writing there.
-    """
+    """The folder of one run, locked while it is open."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -110,21 +66,24 @@ class Run:
         run = cls(folder)
         run.folder.mkdir(parents=True)
         run.lock()
-        run._write({"started": time.time_ns(), "hash": settings_hash(config), "settings": shaping(config), **made_of(config)})
+        run._write({"started": time.time_ns(), "hash": settings_hash(config), "settings": hashed_settings(config), **input_hashes(config)})
         return run
 
     def _write(self, record):
-        part = self.folder / f".{RUN}"
-        part.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
-        os.replace(part, self.folder / RUN)
+        write_text(self.folder / RUN, json.dumps(record, indent=1, sort_keys=True))
 
-    def goes_on_with(self, code):
+    def set_code_version(self, code):
         """Name this code in run.json: a run belongs to the last code that wrote to it, and to no earlier one."""
         record = self.record()
         if record and record.get("code") != code and not self.finished():
             self._write({**record, "code": code})
 
     def lock(self):
+        """Keep other processes from writing here.
+
+        Raises:
+            BlockingIOError: another process is writing here.
+        """
         self._lock = open(self.folder / LOCK, "a+")  # noqa: SIM115  (closed with the run)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,7 +112,7 @@ class Run:
         try:
             record = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
             if record["hash"] == _hash(record["settings"]) and isinstance(record["started"], int):
-                settings = _shaping(record["settings"])  # an earlier version may have counted more keys as such
+                settings = _hashed_settings(record["settings"])  # an earlier version may have counted more keys as such
                 return {**record, "settings": settings, "hash": _hash(settings)}
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -166,7 +125,7 @@ class Run:
                 read_state(folder)
             except DamagedCheckpoint:
                 continue
-            settings = _shaping(read_yaml(folder / CONFIG))
+            settings = _hashed_settings(read_yaml(folder / CONFIG))
             logging.getLogger().warning(f"{damaged}; the settings in {folder} are taken instead")
             return {"started": folder.stat().st_mtime_ns, "hash": _hash(settings), "settings": settings}
         logging.getLogger().warning(f"{damaged}, and no checkpoint beside it can be read: the run is passed over")
@@ -187,7 +146,10 @@ class Run:
     def readable(self):
         """(folder, state) of the newest whole step folder; None where there are no step folders at all.
 
-        Damaged ones are named in a warning and skipped. Raises DamagedCheckpoint where none is whole.
+        Damaged ones are named in a warning and skipped.
+
+        Raises:
+            DamagedCheckpoint: none is whole.
         """
         damaged = []
         for folder in self.steps():
@@ -205,8 +167,10 @@ class Run:
     def restore_best(self, step):
         """Make sure that the best weights which a step folder names can be read; False where they are lost.
 
-        They are put back from the step folder of the same step if need be. Raises DamagedCheckpoint where they are lost
-        and training had finished, so that no validation to come can name others.
+        They are put back from the step folder of the same step if need be.
+
+        Raises:
+            DamagedCheckpoint: they are lost and training had finished, so that no validation to come can name others.
         """
         state = json.loads((step / STATE).read_text(encoding="utf-8"))
         name = state["best"]
@@ -224,11 +188,8 @@ class Run:
                 logging.getLogger().warning(f"{error}. The best weights are lost; the validations to come name new ones")
                 return False
             logging.getLogger().warning(f"{error}; the best weights are put back from {twin}")
-            aside = self.folder / f".{name}.{os.getpid()}"
-            shutil.copytree(twin, aside)
-            if (self.folder / name).exists():
-                _remove(self.folder / name)
-            os.replace(aside, self.folder / name)
+            with whole_folder(self.folder / name) as aside:
+                shutil.copytree(twin, aside, dirs_exist_ok=True)
         return True
 
     def sweep(self):
@@ -237,17 +198,17 @@ class Run:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def prune(self, limit, best):
-        """Keep the newest `limit` step folders, the best one called `best`, and those that the kept steps name.
+        """Keep the newest ``limit`` step folders, the best one called ``best``, and those that the kept steps name.
 
         A step folder is of use with its own best weights alone: the newest may be damaged one day.
         """
         steps = self.steps()
         named = {best, *map(best_of, steps[:limit])}
         for folder in steps[limit:]:
-            _remove(folder)
+            remove_folder(folder)
         for folder in self.folder.glob("best-*"):
             if folder.name not in named:
-                _remove(folder)
+                remove_folder(folder)
 
 
 def best_of(step):
@@ -256,11 +217,3 @@ def best_of(step):
         return json.loads((step / STATE).read_text(encoding="utf-8"))["best"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _remove(folder):
-    """Remove a checkpoint so that no half of it bears its name."""
-    away = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(away, ignore_errors=True)
-    os.replace(folder, away)
-    shutil.rmtree(away, ignore_errors=True)

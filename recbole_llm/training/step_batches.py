@@ -1,14 +1,14 @@
 """From a training loader's batches to the optimizer steps of one process, tokenised ahead of the device.
 
-The rows of a step are those of `accumulation_steps` batches of the loader, whatever the number of processes and the
+The rows of a step are those of ``accumulation_steps`` batches of the loader, whatever the number of processes and the
 size of a micro-batch: rows are dealt out before they are tokenised, row i of a micro-batch to process i modulo the
 number of processes. A process without a row takes the micro-batch's first with weight 0, so that all of them run the
 same number of forward passes and wait for each other at the same places.
 """
 
-import queue
-import threading
 import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import torch
@@ -21,8 +21,12 @@ WEIGHT_FIELD = "row_weight"
 class Steps(Sampler):
     """Yields an optimizer step as a list of (keys of this process, weight) for its micro-batches.
 
-    batches: iterable of lists of keys; accumulation: batches per step; micro_batch: rows per forward pass and process,
-    None: the loader's own batches, shared out.
+    Args:
+        batches: iterable of lists of keys.
+        accumulation: batches per step.
+        rank: number of this process.
+        world: number of processes.
+        micro_batch: rows per forward pass and process; None: the loader's own batches, shared out.
     """
 
     def __init__(self, batches, accumulation, rank=0, world=1, micro_batch=None):
@@ -48,7 +52,7 @@ class Steps(Sampler):
 
 
 class _MicroBatches(Dataset):
-    """Makes the Interactions of a step from its keys, with `row_weight` [B] added."""
+    """Makes the Interactions of a step from its keys, with ``row_weight`` [B] added."""
 
     def __init__(self, rows, collate):
         self.rows, self.collate = rows, collate
@@ -64,7 +68,7 @@ def _as_list(step):
 
 
 def step_loader(loader, accumulation, rank=0, world=1, micro_batch=None):
-    """A DataLoader whose items are optimizer steps, lists of Interactions; one pass is what `loader.set_epoch` set.
+    """A DataLoader whose items are optimizer steps, lists of Interactions; one pass is what ``loader.set_epoch`` set.
 
     Its generator is its own: iterating draws nothing from torch's global one.
     """
@@ -78,7 +82,7 @@ def step_loader(loader, accumulation, rank=0, world=1, micro_batch=None):
 
 
 def evaluation_loader(loader, rank=0, world=1):
-    """`loader` with every `world`-th batch, from `rank` on; the batches stay whole.
+    """``loader`` with every ``world``-th batch, from ``rank`` on; the batches stay whole.
 
     Every process gets as many, since sharded models are put together by all of them: the last may be one of another's.
     """
@@ -94,66 +98,48 @@ def evaluation_loader(loader, rank=0, world=1):
 
 
 class Prefetch:
-    """Iterates over `items` in a thread, `depth` of them ahead; `waited` sums the seconds the reader waited.
+    """Iterates over items, some of them made ahead in a thread. Use as a context manager: leaving it ends the thread.
 
-    depth 0 iterates in the caller's thread. An error in the thread is raised to the reader. Use as a context manager:
-    leaving it ends the thread.
+    A DataLoader prefetches in worker processes alone; each would hold the tokenised titles again, and start anew every epoch.
+    An error in the thread is raised to the reader.
+
+    Args:
+        items: an iterable.
+        depth: items ahead; 0 iterates in the caller's thread.
+        pin: whether items go to page-locked memory.
+
+    Attributes:
+        waited: seconds that the reader waited for items.
     """
 
-    def __init__(self, items, depth, pin=False):
+    def __init__(self, items, depth: int, pin: bool = False):
         self.items, self.depth, self.pin = items, depth, pin
         self.waited = 0.0
-        self._left = threading.Event()
-        self._queue = queue.Queue(max(1, depth))
-        self._thread = None
+        self._pool = ThreadPoolExecutor(1, "tokenise")  # its thread starts with the first item asked of it
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        self._left.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._pool.shutdown(cancel_futures=True)
 
     def __iter__(self):
-        if not self.depth:
-            items = iter(self.items)
-            while (found := self._timed(next, items, self)) is not self:
-                yield found
-            return
-        self._thread = threading.Thread(target=self._fill, name="tokenise", daemon=True)
-        self._thread.start()
+        items = iter(self.items)
+        ahead = deque(self._pool.submit(self._next, items) for _ in range(self.depth))
         while True:
-            found, error = self._timed(self._queue.get)
-            if error is not None:
-                raise error
+            start = time.perf_counter()
+            found = ahead.popleft().result() if ahead else self._next(items)
+            self.waited += time.perf_counter() - start
             if found is self:
                 return
+            if self.depth:
+                ahead.append(self._pool.submit(self._next, items))
             yield found
 
-    def _timed(self, function, *args):
-        start = time.perf_counter()
-        found = function(*args)
-        self.waited += time.perf_counter() - start
-        return found
-
-    def _fill(self):
-        try:
-            for item in self.items:
-                if not self._put((pinned(item) if self.pin else item, None)):
-                    return
-            self._put((self, None))
-        except BaseException as error:  # handed to the reader, whatever it is
-            self._put((None, error))
-
-    def _put(self, found):
-        while not self._left.is_set():
-            try:
-                self._queue.put(found, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+    def _next(self, items):
+        """The next item; this object at their end, since a StopIteration does not pass a future."""
+        found = next(items, self)
+        return pinned(found) if self.pin and found is not self else found
 
 
 def pinned(item):
@@ -164,5 +150,5 @@ def pinned(item):
 
 
 def to_device(batch, device):
-    """A batch on `device`; from page-locked memory without waiting."""
+    """A batch on ``device``; from page-locked memory without waiting."""
     return Interaction({name: column.to(device, non_blocking=True) for name, column in batch.interaction.items()})

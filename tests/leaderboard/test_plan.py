@@ -5,47 +5,14 @@ import pytest
 from recbole_llm.cli import leaderboard
 from recbole_llm.cli.arguments import parse_command_line
 from recbole_llm.config.values import ConfigError
-from recbole_llm.leaderboard.plan import Entry, make_plan, parse_entries, read_spec, seed_list
+from recbole_llm.leaderboard.entries import parse_entries
+from recbole_llm.leaderboard.plan import make_plan, read_spec, seed_list
 from tests import tiny
 
 
 @pytest.fixture
 def shared(tiny_data, tiny_llm, tmp_path):
     return tiny.settings(tiny_data, tiny_llm, tmp_path)
-
-
-def test_variants_from_names_and_from_yaml():
-    entries = parse_entries(
-        [
-            "SASRec",
-            "iLoRA@K=8",
-            "LLaRA@behaviour_tokens=none+lora_r=4",
-            {"iLoRA@small": {"lora_r": 4}},
-            {"name": "LLaRA@other", "model": "LLaRA", "llm_path": "some/llm"},
-        ]
-    )
-    assert entries == [
-        Entry("SASRec", "SASRec"),
-        Entry("iLoRA@K=8", "iLoRA", {"num_experts": 8}),
-        Entry("LLaRA@behaviour_tokens=none+lora_r=4", "LLaRA", {"behaviour_tokens": "none", "lora_r": 4}),
-        Entry("iLoRA@small", "iLoRA", {"lora_r": 4}),
-        Entry("LLaRA@other", "LLaRA", {"llm_path": "some/llm"}),
-    ]
-
-
-def test_one_unknown_model_among_ten_is_named_with_the_duplicates_and_bad_variants():
-    names = "Random,Pop,ItemKNN,BPR,FPMC,GRU4Rec,SASRek,LLaRA,iLoRA@K,Pop".split(",")
-    with pytest.raises(ConfigError) as caught:
-        parse_entries(names)
-    text = str(caught.value)
-    assert (
-        "Unknown model 'SASRek'. Did you mean SASRec" in text
-        and "'Pop' is listed twice" in text
-        and "key=value" in text
-    )
-    assert len(caught.value.problems) == 3
-    with pytest.raises(ConfigError, match="listed twice"):
-        parse_entries(["iLoRA@llm_path=a/b", "iLoRA@llm_path=a_b"])  # one file name
 
 
 def test_a_plan_holds_every_run_and_settings_reach_the_models_that_know_them(shared):

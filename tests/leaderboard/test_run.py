@@ -10,7 +10,7 @@ import pytest
 import recbole_llm
 from recbole_llm.cli.main import main
 from recbole_llm.config.values import ConfigError
-from recbole_llm.leaderboard import reuse, run
+from recbole_llm.leaderboard import reuse, run, runner
 from recbole_llm.results import result_file
 from tests import tiny
 from tests.leaderboard import fake
@@ -67,7 +67,7 @@ class Runs:
 
 
 def board(shared, runs, monkeypatch, models=NAMES, **more):
-    monkeypatch.setattr(run, "run_recbole_llm", runs)
+    monkeypatch.setattr(runner, "run_recbole_llm", runs)
     return run.run_leaderboard(models, "tiny", settings=shared, resamples=200, **more)
 
 
@@ -103,7 +103,7 @@ def test_one_failing_row_is_shown_with_its_reason_while_the_others_go_on(shared,
     )
     text = Path(shared["result_dir"], "tiny.candidates.leaderboard.md").read_text()
     assert "failed (seed 2020): FloatingPointError" in text
-    monkeypatch.setattr(run, "run_recbole_llm", Runs(fail=["Pop"]))
+    monkeypatch.setattr(runner, "run_recbole_llm", Runs(fail=["Pop"]))
     arguments = [f"--{k}={json.dumps(v) if not isinstance(v, str) else v}" for k, v in shared.items()]
     assert main([f"--model={NAMES}", "--dataset=tiny", "--resamples=50", *arguments]) == 1
     assert "failed (seed 2020)" in capsys.readouterr().out
@@ -212,7 +212,7 @@ def test_variants_are_rows_of_their_own(shared, monkeypatch):
 
 def test_the_time_left_comes_from_like_runs(shared):
     runs = run.make_plan(NAMES, "tiny", None, 2, shared)
-    progress = run.Progress(runs)
+    progress = runner.Progress(runs)
     assert progress.left() is None
     progress.done(runs[0], seconds=10.0)
     assert progress.left() == 50.0
@@ -251,7 +251,7 @@ RECORD = {
 )  # fmt: skip
 def test_a_metric_that_rows_do_not_have_is_refused_before_anything_runs(protocol, metric, complaint, shared, monkeypatch):
     runs = Runs()
-    monkeypatch.setattr(run, "run_recbole_llm", runs)
+    monkeypatch.setattr(runner, "run_recbole_llm", runs)
     more = {"threshold": {"rating": 3}} if protocol == "ctr" else {}
     with pytest.raises(ConfigError, match=complaint):
         run.run_leaderboard("SASRec", "tiny", protocol, settings=shared | more, metric=metric)

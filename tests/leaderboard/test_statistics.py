@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import roc_auc_score
 
 from recbole_llm.leaderboard import statistics as st
 from tests.leaderboard import fake
@@ -148,11 +147,6 @@ def test_users_who_all_differ_alike_have_the_sign_tests_p(units, p):
     assert st.bootstrap_p(np.full(999, 0.4), 0.4, 10_000) == 1 / 1000
 
 
-def test_one_users_auc_says_nothing_of_others():
-    one = st.auc(np.array([1, 0, 1]), np.array([0.9, 0.1, 0.2]), np.zeros(3, dtype=int))
-    assert one.interval() == (0.0, 1.0) and st.normal_p(0.3, one.error) == 1.0
-
-
 def test_holm_orders_and_caps():
     assert st.holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
     assert st.holm(np.array([])).tolist() == []
@@ -175,25 +169,6 @@ def test_the_detectable_difference_is_found_with_power_08():
     found = [stats.ttest_1samp(rng.normal(smallest, sd, n), 0).pvalue < 0.05 for _ in range(1000)]
     assert 0.77 <= np.mean(found) <= 0.83
     assert np.isnan(st.detectable_difference(0.0, 100))
-
-
-def test_auc_is_sklearns_and_its_error_that_of_resampling_users():
-    rng = np.random.default_rng(2)
-    user = np.repeat(np.arange(150), 8)
-    taste = rng.normal(size=150)[user]  # users who like more are also scored higher: their rows stand and fall together
-    label = (rng.random(1200) < 1 / (1 + np.exp(-2 * taste))).astype(int)
-    score = np.round(label * 0.3 + rng.normal(size=1200) * 0.5 + taste, 1)  # with ties
-    found = st.auc(label, score, user)
-    assert found.value == pytest.approx(roc_auc_score(label, score))
-    assert found.influence.sum() == pytest.approx(0, abs=1e-12)
-    again = []
-    for _ in range(400):
-        rows = np.concatenate([np.flatnonzero(user == u) for u in rng.integers(0, 150, 150)])
-        again.append(roc_auc_score(label[rows], score[rows]))
-    assert found.error == pytest.approx(np.std(again), rel=0.12)
-    assert st.auc(label, score, np.arange(1200)).error < 0.8 * found.error  # as if every row were another user
-    with pytest.raises(ValueError, match="one label"):
-        st.auc(np.ones(5), np.arange(5), np.arange(5))
 
 
 def test_flatness_finds_a_position_that_is_favoured_and_lets_a_flat_one_be():

@@ -107,30 +107,6 @@ def test_an_exhaustive_search_of_a_range_is_refused_before_any_trial(runs, tmp_p
     assert not trained
 
 
-@pytest.mark.parametrize(
-    "text, complaint",
-    [
-        ("budget: 0\nspaces: {}", "budget must be"),
-        ("budget: 1\nalgorithm: bayes\nspaces: {}", "algorithm must be one of"),
-        ("budget: 1\nspaces: {BPR: {uniform: {a: [2, 1]}}}", "uniform needs 2 numbers"),
-        ("budget: 1\nspaces: {BPR: {normal: {a: [1]}}}", "unknown kind 'normal'"),
-        ("budget: 1\nspace: {}", "unknown key 'space'"),
-    ],
-)
-def test_bad_spaces(tmp_path, text, complaint):
-    file = tmp_path / "space.yaml"
-    file.write_text(text)
-    with pytest.raises(ConfigError, match=complaint):
-        tune.read_space(file)
-
-
-def test_the_shipped_space_is_readable():
-    from recbole_llm.config.properties import properties_dir
-
-    for file in (properties_dir() / "hyper").glob("*.yaml"):
-        assert tune.read_space(file)["budget"] >= 1
-
-
 def test_without_hyperopt_the_extra_is_named(runs, space, trained, monkeypatch):
     monkeypatch.setitem(sys.modules, "hyperopt", None)
     space.write_text(SPACE.format(algorithm="tpe"))

@@ -1,4 +1,4 @@
-"""Loading LLMs of several families from folders, and what is refused with which remedy."""
+"""Loading LLMs of several families and their tokenizers from folders, and what is refused with which remedy."""
 
 import contextlib
 import json
@@ -17,6 +17,7 @@ from transformers import (
 
 from recbole_llm.llm import loading as loading
 from recbole_llm.llm import title_likelihood
+from recbole_llm.llm.tokenizer import check_tokenizer, load_tokenizer
 from recbole_llm.runtime import hardware
 from tests.architectures import MODEL_TYPES, build
 
@@ -58,8 +59,8 @@ def test_families_load_frozen_and_score(model_type, tmp_path):
     original = build(model_type, "eager")
     original.save_pretrained(tmp_path)
     save_tokenizer(tmp_path, eos_token="</s>", pad_token="<pad>")
-    llm, tokenizer = loading.load_llm(settings(tmp_path)), loading.load_tokenizer(settings(tmp_path))
-    loading.check_tokenizer(llm, tokenizer)
+    llm, tokenizer = loading.load_llm(settings(tmp_path)), load_tokenizer(settings(tmp_path))
+    check_tokenizer(llm, tokenizer)
     assert not llm.training and not any(p.requires_grad for p in llm.parameters())
     assert loading.context_length(llm) == 128
     ids = torch.tensor(tokenizer("The Matrix")["input_ids"])[None]
@@ -150,7 +151,7 @@ def test_the_hub_out_of_reach(monkeypatch):
     with pytest.raises(FileNotFoundError, match="HF_HUB_OFFLINE"):
         loading.load_llm(settings("nobody/no-such-model"))
     with pytest.raises(FileNotFoundError, match="neither a folder here nor a model .* HF_HUB_OFFLINE"):
-        loading.load_tokenizer(settings("nobody/no-such-model"))  # what a run asks for first
+        load_tokenizer(settings("nobody/no-such-model"))  # what a run asks for first
 
 
 def test_folders_without_a_model(tmp_path):
@@ -207,12 +208,12 @@ def test_code_in_a_checkpoint_does_not_run_unless_trusted(tmp_path):
 
 
 def test_tokenizer_padding_falls_back_to_the_end_token(tmp_path, llama_folder):
-    tokenizer = loading.load_tokenizer(settings(llama_folder))
+    tokenizer = load_tokenizer(settings(llama_folder))
     assert tokenizer.pad_token == "<pad>" and tokenizer.padding_side == "left"
     build("llama").config.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
     save_tokenizer(tmp_path, eos_token="</s>")
-    tokenizer = loading.load_tokenizer(settings(tmp_path))
+    tokenizer = load_tokenizer(settings(tmp_path))
     assert tokenizer.pad_token_id == tokenizer.eos_token_id is not None
 
 
@@ -220,29 +221,29 @@ def test_tokenizers_that_cannot_be_used(tmp_path):
     llm = build("llama")
     llm.save_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="no tokenizer"):
-        loading.load_tokenizer(settings(tmp_path))
+        load_tokenizer(settings(tmp_path))
     empty = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1}, unk_token="<unk>"))
     PreTrainedTokenizerFast(tokenizer_object=empty, eos_token="</s>", unk_token="<unk>").save_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="no tokenizer"):
-        loading.load_tokenizer(settings(tmp_path))
+        load_tokenizer(settings(tmp_path))
     save_tokenizer(tmp_path, pad_token="<pad>")
     with pytest.raises(ValueError, match="no end token.*eos_token in tokenizer_config.json"):
-        loading.load_tokenizer(settings(tmp_path))
+        load_tokenizer(settings(tmp_path))
     extra = [f"<{i}>" for i in range(20)]  # the last ones have no embedding
     save_tokenizer(tmp_path, eos_token="</s>", additional_special_tokens=extra)
-    tokenizer = loading.load_tokenizer(settings(tmp_path))
+    tokenizer = load_tokenizer(settings(tmp_path))
     beyond = tokenizer.convert_tokens_to_ids(extra[-1])
     assert beyond >= 300
-    loading.check_tokenizer(llm, tokenizer, used=range(300))  # as Gemma 3, whose image token has no embedding
+    check_tokenizer(llm, tokenizer, used=range(300))  # as Gemma 3, whose image token has no embedding
     with pytest.raises(ValueError, match="30[0-9] tokens and the LM 300 embeddings, none for '<19>', which prompts hold"):
-        loading.check_tokenizer(llm, tokenizer, used=[beyond])
+        check_tokenizer(llm, tokenizer, used=[beyond])
     for name, fits in (("pad_token", True), ("bos_token", False)):
         file = tmp_path / "tokenizer_config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {name: extra[-1]}))
-        tokenizer = loading.load_tokenizer(settings(tmp_path))
+        tokenizer = load_tokenizer(settings(tmp_path))
         assert tokenizer.pad_token_id == tokenizer.eos_token_id
         with contextlib.nullcontext() if fits else pytest.raises(ValueError, match="300 embeddings, none for '<19>'"):
-            loading.check_tokenizer(llm, tokenizer)
+            check_tokenizer(llm, tokenizer)
 
 
 def test_context_length_and_parameters():

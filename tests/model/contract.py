@@ -140,7 +140,7 @@ class ModelContract:
         loader = data[1]
         loader.set_epoch(0)
         group = [next(iter(loader))]
-        trainer._start_schedule(range(400))
+        trainer._start_schedule(400)
         model.train()
         losses = [trainer._step(group)[0] for _ in range(20)]
         assert losses[-1] < 0.97 * losses[0]  # the LLM is random and frozen: its output layer bounds what can be learnt

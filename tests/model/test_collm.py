@@ -56,7 +56,7 @@ class TestCoLLM(PointwiseContract):
             def watched(group):
                 before.update({name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad})
                 found = step(group)
-                stage = "text" if trainer.position.step <= trainer.total_steps / 2 else "map"
+                stage = "text" if trainer.position.step <= trainer.schedule.total / 2 else "map"
                 for name, weight in model.named_parameters():
                     if weight.requires_grad and not torch.equal(weight, before[name]):
                         moved.setdefault(stage, set()).add("projector" if "projector" in name else "adapter")

@@ -13,7 +13,7 @@ import yaml
 import recbole_llm
 from recbole_llm import run_recbole_llm
 from recbole_llm.__main__ import main
-from recbole_llm.training.checkpoint import _record_hash
+from recbole_llm.training.checkpoint_files import _record_hash
 from tests import tiny
 
 

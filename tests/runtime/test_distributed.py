@@ -288,3 +288,10 @@ def test_launchers_start_the_command(tiny_data, tiny_llm, tmp_path, launcher):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("result file: ") == 1
     assert len(list((tmp_path / "results").glob("*.json"))) == 1
+
+
+def test_one_process_needs_no_group():
+    assert (distributed.rank(), distributed.world_size(), distributed.gather(3)) == (0, 1, [3])
+    assert distributed.broadcast("x") == "x" and distributed.total(1, 2.5) == [1.0, 2.5]
+    with distributed.main_first():
+        pass

@@ -40,7 +40,7 @@ def trial(built, folder, out, resume, kill_at):
 
 def checkpoints_are_whole(folder):
     """Every folder with a checkpoint's name can be read."""
-    from recbole_llm.training.checkpoint import read_state
+    from recbole_llm.training.checkpoint_files import read_state
 
     found = [p for run in folder.glob("iLoRA-*") for p in run.iterdir() if p.name.startswith(("step-", "best-"))]
     for path in found:

@@ -11,12 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-import torch
-from recbole.utils import get_model
 
 from recbole_llm import registry
-from recbole_llm.data.candidate_sets import candidate_sets
-from recbole_llm.data.click.questions import ClickCollate, ClickRows, Question
+from recbole_llm.data.click.collate import ClickCollate
+from recbole_llm.data.click.questions import ClickRows, Question
 from recbole_llm.data.dataloader import EvalPromptDataLoader, TrainBatches, TrainPromptDataLoader
 from recbole_llm.data.sample import sample_evaluation_rows, sample_rows
 
@@ -27,14 +25,12 @@ class ClickBatches(TrainBatches):
     """Training questions of one epoch: labelled rows, or of each row by a fair coin the target or a negative."""
 
     def __init__(self, config, rows: ClickRows):
-        self.labels = None
-        if registry.protocol(config["protocol"]).labelled:
-            self.labels = rows.split.inter_feat[config["LABEL_FIELD"]].numpy()  # [rows]
-        self.config, self.rows = config, rows
-        self.batch_size, self.epochs, self.seed = config["train_batch_size"], config["epochs"], config["seed"]
-        self.epoch = self.start_batch = 0
-        self.sets = None if registry.protocol(config["protocol"]).labelled else candidate_sets(config)
-        self.sample = self._sample_rows()
+        labelled = registry.protocol(config["protocol"]).labelled
+        self.labels = rows.split.inter_feat[config["LABEL_FIELD"]].numpy() if labelled else None  # [rows]
+        super().__init__(config, rows)
+
+    def _candidate_sets(self):
+        return super()._candidate_sets() if self.labels is None else None
 
     def _sample_rows(self) -> np.ndarray:
         """Few2Many's seeded sample, stratified by label with `train_sample_stratified`."""
@@ -64,39 +60,24 @@ class ClickBatches(TrainBatches):
 class TrainClickDataLoader(TrainPromptDataLoader):
     """Training questions; `set_epoch` must be called before each epoch."""
 
-    def __init__(self, config, dataset, sampler=None, shuffle=True):
-        self._dataset, self.config, self.shuffle = dataset, config, shuffle
+    def _parts(self, config, dataset):
         rows = ClickRows(config, dataset, training=True)
-        self.batches = ClickBatches(config, rows)
-        super(TrainPromptDataLoader, self).__init__(
-            rows,
-            batch_sampler=self.batches,
-            collate_fn=ClickCollate(rows),
-            num_workers=config["worker"],
-            generator=torch.Generator(),
-        )
+        return rows, ClickBatches(config, rows), ClickCollate(rows)
 
 
 class EvalClickDataLoader(EvalPromptDataLoader):
     """Questions of the frozen candidate set, or of the labelled rows, of `phase`, longest first."""
 
-    def __init__(self, config, dataset, sampler=None, shuffle=False):
-        self._dataset, self.config, self.shuffle = dataset, config, False
+    def _parts(self, config, dataset):
         rows = ClickRows(config, dataset, training=False)
-        ctr = registry.protocol(config["protocol"]).labelled
         self.phase = dataset.phase or self.phase  # the released recipe validates on the test rows
-        keys, canonical = (labelled_questions(config, rows, self.phase), None) if ctr else self._ranked(rows)
-        size = config["eval_batch_size"]
-        super(EvalPromptDataLoader, self).__init__(
-            rows,
-            batch_sampler=[_padded(keys[start : start + size]) for start in range(0, len(keys), size)],
-            collate_fn=ClickCollate(rows, canonical),
-            num_workers=config["worker"],
-            generator=torch.Generator(),
-        )
+        if registry.protocol(config["protocol"]).labelled:
+            keys, canonical = labelled_questions(config, rows, self.phase), None
+        else:
+            keys, canonical = self._ranked(rows)
+        return rows, [_padded(batch) for batch in self._batches(keys)], ClickCollate(rows, canonical)
 
     def _ranked(self, rows: ClickRows) -> tuple[list[Question], dict[int, int]]:
-        self.candidate_set = getattr(candidate_sets(self.config), self.phase)
         keys, canonical = self._keys(rows.split, rows)
         width = self.candidate_set.n_candidates if rows.per_item else 1
         index = np.repeat([key.row for key in keys], width)
@@ -152,9 +133,3 @@ class ValidClickDataLoader(EvalClickDataLoader):
 class TestClickDataLoader(EvalClickDataLoader):
     __test__ = False  # not a pytest class
     phase = "test"
-
-
-def click_dataloader(config, phase: str):
-    """The dataloader class of a pointwise model, for RecBole's `get_dataloader(config, phase)`."""
-    loaders = {"train": TrainClickDataLoader, "valid": ValidClickDataLoader, "test": TestClickDataLoader}
-    return registry.protocol(config["protocol"]).prompt_loader(phase, get_model(config["model"]).head) or loaders[phase]

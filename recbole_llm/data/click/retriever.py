@@ -127,7 +127,7 @@ def vectors_hash(config, titles: list[str]) -> str:
     """sha256 over the titles and the encoder: its name, and the content of its files where it is a folder."""
     encoder = config["retrieval_encoder"]
     if encoder == "llm":
-        from recbole_llm.llm.loading import resolve_path
+        from recbole_llm.llm.folder import resolve_path
 
         encoder = resolve_path(config)
     files = sorted(file for file in Path(encoder).glob("*") if file.suffix in (".safetensors", ".json"))

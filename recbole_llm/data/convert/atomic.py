@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
+from recbole_llm.runtime.files import put_folder
+
 _CHUNK = 8192  # lines held in memory
 _NAMED = 5  # ids shown in a note
 
@@ -94,13 +96,9 @@ def write_dataset(target, dataset: str, files: Mapping[str, Iterable[str]], forc
             (working / "new").mkdir()
         counts = {name: _write_file(working / "new" / name, lines, folder) for name, lines in files.items()}
         with _writing(folder):
-            if folder.exists():
-                folder.rename(working / "old")
-            (working / "new").rename(folder)
+            put_folder(working / "new", folder)
     finally:
         if working is not None:
-            if (working / "old").exists() and not folder.exists():
-                (working / "old").rename(folder)
             shutil.rmtree(working, ignore_errors=True)
         if is_new and folder.parent.exists() and not any(folder.parent.iterdir()):
             folder.parent.rmdir()

@@ -1,4 +1,7 @@
-"""A board as a LaTeX table (booktabs): what RecBole's run_recbole_group.py writes, with ranks and tests."""
+"""A board as a LaTeX table (booktabs): what RecBole's run_recbole_group.py writes, with ranks and tests.
+
+Written by hand: pandas' ``to_latex`` has no row of failed runs that spans columns.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +42,8 @@ def latex(board: dict) -> str:
         cells = [str(row["rank"]), _tex(shown_name(row))]
         for name in metrics:
             cell = row["metrics"][name]
-            text = (
-                "--"
-                if cell["mean"] is None
-                else f"{cell['mean']:.4f}" + (f"$\\pm${cell['sd']:.3f}" if cell["sd"] is not None else "")
-            )
+            spread = f"$\\pm${cell['sd']:.3f}" if cell["sd"] is not None else ""
+            text = "--" if cell["mean"] is None else f"{cell['mean']:.4f}{spread}"
             cells.append(rf"\textbf{{{text}}}" if row["rank"] == 1 and name == board["main"] else text)
         against = (row["vs_reference"] or {}).get(board["main"]) or {}
         difference = against.get("difference")

@@ -1,4 +1,7 @@
-"""A board as Markdown, for a README, and the words that its page and tables share."""
+"""A board as Markdown, for a README, and the words that its page and tables share.
+
+Written by hand: pandas' ``to_markdown`` pads every cell to the width of its column, so one long reason changes every line.
+"""
 
 from __future__ import annotations
 
@@ -43,48 +46,32 @@ def headline(board: dict) -> str:
 
 def markdown(board: dict) -> str:
     """For a README: the table, what it means, bias checks, failures, published numbers."""
-    main, reference = board["main"], board["reference"]
     lines = [f"### {board['dataset']}, {board['protocol']}", "", headline(board) + ".", ""]
     lines += [f"> **Note:** {warning}." for warning in board["warnings"]]
     lines += [""] if board["warnings"] else []
     if board["rows"]:
-        head = [
-            "rank",
-            "model",
-            *board["metrics"],
-            f"Δ {main} vs {reference}",
-            "p (Holm)",
-            "W/T/L",
-            "trainable",
-            "train s",
-            "p50 ms",
-        ]
-        tuned = any(row["tuning"] for row in board["rows"])
-        head += ["trials"] if tuned else []
-        lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-        for row in board["rows"]:
-            lines.append("| " + " | ".join(_markdown_cells(board, row, tuned)) + " |")
-        for failure in board["failed"]:
-            cells = ["–", escaped(failure["name"]), escaped(f"failed (seed {failure['seed']}): {failure['reason']}")]
-            lines.append("| " + " | ".join(cells + ["" for _ in head[3:]]) + " |")
-        lines += ["", legend(board), ""]
+        lines += [*_table(board), "", legend(board), ""]
     else:
         lines += [f"- {f['name']} seed {f['seed']} failed: {f['reason']}" for f in board["failed"]] + [""]
     lines += _markdown_checks(board)
     if board["left_out"]:
         lines += ["Left out:", ""] + [f"- `{item['file']}`: {item['reason']}" for item in board["left_out"]] + [""]
-    if board["published"]:
-        block = board["published"]
-        lines += [
-            f"#### {block['title']} (not our protocol)",
-            "",
-            f"{block['note']}",
-            "",
-            f"| model | {block['metric']} |",
-            "|---|---|",
-        ]
+    if block := board["published"]:
+        lines += [f"#### {block['title']} (not our protocol)", "", block["note"], "", f"| model | {block['metric']} |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in block["rows"]] + [""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(board: dict) -> list[str]:
+    head = ["rank", "model", *board["metrics"], f"Δ {board['main']} vs {board['reference']}", "p (Holm)"]
+    head += ["W/T/L", "trainable", "train s", "p50 ms"]
+    tuned = any(row["tuning"] for row in board["rows"])
+    head += ["trials"] if tuned else []
+    rows = [_markdown_cells(board, row, tuned) for row in board["rows"]]
+    for failure in board["failed"]:
+        reason = f"failed (seed {failure['seed']}): {failure['reason']}"
+        rows.append(["–", escaped(failure["name"]), escaped(reason), *("" for _ in head[3:])])
+    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows)]
 
 
 def shown_name(row: dict) -> str:

@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from recbole_llm.data.convert import atomic
+from recbole_llm.runtime import files
 
 
 def test_a_full_disk_leaves_the_target_as_it_was(tmp_path):
@@ -37,14 +38,14 @@ def test_an_error_of_the_source_is_not_called_one_of_the_target(tmp_path):
 
 def test_a_failed_replacement_puts_the_old_files_back(tmp_path, monkeypatch):
     folder = atomic.write_dataset(tmp_path, "toy", {"toy.item": ["old"]})
-    rename = type(folder).rename
+    rename = files.os.replace
 
     def fail_for_new(path, target):
         if path.name == "new":
             raise OSError(5, "Input/output error")
         return rename(path, target)
 
-    monkeypatch.setattr(type(folder), "rename", fail_for_new)
+    monkeypatch.setattr(files.os, "replace", fail_for_new)
     with pytest.raises(OSError, match="Input/output error"):
         atomic.write_dataset(tmp_path, "toy", {"toy.item": ["new"]}, force=True)
     assert [file.name for file in tmp_path.iterdir()] == ["toy"]

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from recbole_llm.data.click.questions import first_token_ids
+from recbole_llm.data.click.wording import first_token_ids
 
 
 def bpe(vocabulary, space_first=False):

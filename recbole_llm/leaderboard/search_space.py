@@ -1,0 +1,77 @@
+"""The space of a hyper-parameter search, and whose it is.
+
+The space is YAML, with RecBole's kinds (choice, uniform, quniform, loguniform):
+
+    algorithm: tpe            # tpe, random or exhaustive
+    budget: 10                # trials of every row
+    spaces:
+      SASRec: {choice: {n_layers: [1, 2]}, loguniform: {learning_rate: [1.0e-4, 1.0e-2]}}
+      LLM: {...}              # every LLM recommender without a space of its own
+      Pop: {}                 # has nothing to tune, and says so
+
+Bounds of loguniform are values, not their logarithms (RecBole's files hold exponents).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recbole_llm import registry
+from recbole_llm.config.values import ConfigError, read_yaml
+
+ALGORITHMS = ("tpe", "random", "exhaustive")
+BOUNDS = {"uniform": 2, "loguniform": 2, "quniform": 3}
+
+
+def read_space(file: str | Path) -> dict:
+    """A search space.
+
+    Raises:
+        ConfigError: an unknown algorithm or kind, bad bounds, no budget.
+    """
+    space = read_yaml(file)
+    problems = [
+        f"{file}: unknown key {key!r}; a space has algorithm, budget, spaces"
+        for key in space.keys() - {"algorithm", "budget", "spaces"}
+    ]
+    if space.get("algorithm", "tpe") not in ALGORITHMS:
+        problems.append(f"{file}: algorithm must be one of {', '.join(ALGORITHMS)}, got {space.get('algorithm')!r}")
+    if type(space.get("budget")) is not int or space["budget"] < 1:
+        problems.append(f"{file}: budget must be an integer >= 1, the trials of every row, got {space.get('budget')!r}")
+    for name, kinds in (space.get("spaces") or {}).items():
+        for kind, keys in (kinds or {}).items():
+            for key, value in (keys or {}).items():
+                if problem := _bad(kind, value):
+                    problems.append(f"{file}: {name}: {key}: {problem}")
+    if problems:
+        raise ConfigError(problems)
+    return {"algorithm": "tpe", **space}
+
+
+def _bad(kind: str, value) -> str | None:
+    if kind == "choice":
+        return None if isinstance(value, list) and value else "choice needs a list of values"
+    if kind not in BOUNDS:
+        return f"unknown kind {kind!r}; use choice, {', '.join(BOUNDS)}"
+    numbers = isinstance(value, list) and len(value) == BOUNDS[kind] and all(isinstance(v, (int, float)) for v in value)
+    if not numbers or value[0] >= value[1] or (kind == "loguniform" and value[0] <= 0):
+        return (
+            f"{kind} needs {BOUNDS[kind]} numbers [low, high{', step' if kind == 'quniform' else ''}] with low < high"
+        )
+    return None
+
+
+def space_of(entry, space: dict) -> dict:
+    """The space of a row: by its name, its model, or ``LLM``.
+
+    Raises:
+        ConfigError: none of these is there.
+    """
+    spaces = space["spaces"] or {}
+    names = [entry.name, entry.model] + (["LLM"] if registry.is_plugin_model(entry.model) else [])
+    for name in names:
+        if name in spaces:
+            return spaces[name] or {}
+    raise ConfigError(
+        [f"tune: no space for {entry.name}; the budget is equal for all rows: add one, or '{entry.model}: {{}}'"]
+    )

@@ -1,0 +1,119 @@
+"""Files and folders that are whole or not there: written under another name beside their place, then renamed.
+
+A name aside begins with a dot and ends with the process's number, so that no search for results or checkpoints finds it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike, elsewhere: str | None = None) -> Iterator[Path]:
+    """A path to write to, which takes the place of ``path`` when the block ends without an error.
+
+    Args:
+        path: the file's place; its folder must be there.
+        elsewhere: how to choose another place; an OSError then says it, with what was being written.
+
+    Raises:
+        OSError: the disk is full, say; a file that was at ``path`` is untouched.
+    """
+    path = Path(path)
+    aside = _aside(path)
+    with explained(path, elsewhere):
+        try:
+            yield aside
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: str | os.PathLike, elsewhere: str | None = None, sync: bool = False) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of ``folder`` when the block ends without an error.
+
+    Args:
+        folder: its place; parents are made.
+        elsewhere: as in :func:`whole_file`.
+        sync: bring every file to the disk before the folder is renamed, so that a power cut leaves no half of it.
+
+    Raises:
+        OSError: it cannot be written; a folder that was there is untouched.
+    """
+    folder = Path(folder)
+    aside = _aside(folder)
+    with explained(folder, elsewhere):
+        shutil.rmtree(aside, ignore_errors=True)  # of a killed process that had this one's number
+        try:
+            aside.mkdir(parents=True)
+            yield aside
+            if sync:
+                for path in (*aside.rglob("*"), aside):
+                    _sync(path)
+            put_folder(aside, folder)
+            if sync:
+                _sync(folder.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def put_folder(new: Path, folder: Path) -> None:
+    """Rename ``new`` to ``folder``; what was there is removed, or stays where that fails."""
+    old = _away(folder)
+    try:
+        os.replace(new, folder)
+    except OSError:
+        if old.exists():
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that no half of it bears its name."""
+    shutil.rmtree(_away(folder), ignore_errors=True)
+
+
+def write_text(path: str | os.PathLike, text: str, elsewhere: str | None = None) -> None:
+    """Write a text file in UTF-8, whole or not at all; ``elsewhere`` as in :func:`whole_file`."""
+    with whole_file(path, elsewhere) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def explained(path: Path, elsewhere: str | None) -> Iterator[None]:
+    """Say in an OSError of the block what was being written and what helps; without ``elsewhere`` it passes as it is."""
+    try:
+        yield
+    except OSError as error:
+        if elsewhere is None:
+            raise
+        remedy = "free some space" if error.errno == errno.ENOSPC else "check the folder's permissions"
+        raise OSError(error.errno, f"{error.strerror or error} while writing {path}; {remedy} or {elsewhere}") from error
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _away(folder: Path) -> Path:
+    """Rename a folder, if it is there, to the name returned."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    return old
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
