@@ -100,7 +100,11 @@ def entry(name):
 
 
 def head(name):
-    """What answers a plugin model's prompts (:mod:`recbole_llm.data.heads`); KeyError for any other name."""
+    """What answers a plugin model's prompts (:mod:`recbole_llm.data.heads`).
+
+    Raises:
+        KeyError: no such model was registered.
+    """
     return resolve(entry(name).model).head
 
 

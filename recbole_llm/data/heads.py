@@ -28,7 +28,7 @@ class Head:
     """One prompt per row.
 
     Attributes:
-        name: in a word.
+        name: one word, which messages show.
         lists: prompts list the row's candidates.
         pointwise: prompts ask about one item at a time.
         whole_catalogue: all items are scored at once, so that `protocol: full` needs no retriever.
@@ -60,7 +60,12 @@ class Head:
         return PromptRows(config, split)
 
     def collate(self, rows, canonical: dict[int, int]):
-        """Makes batches of them; canonical: row of the split -> row of the candidate set."""
+        """What makes batches of evaluation examples.
+
+        Args:
+            rows: what `rows` gave.
+            canonical: row of the split -> row of the candidate set.
+        """
         return Collate(rows, training=False, canonical=canonical)
 
     def key(self, rows, line: int, candidates: np.ndarray, position: int = 0, hybrid: bool = True) -> Key:

@@ -30,8 +30,11 @@ class ClickExample(Example):
 class Question(Key):
     """One prompt: `candidates` are the items asked about after the history at the places `text` of the timelines.
 
-    text, long : places of the LLM's and of the CRM's history; one tuple for all items, or one for each.
-    label : 1 or 0 in training. rows : numbers of the labelled rows asked about, -1 for padding.
+    Attributes:
+        label: 1 or 0, in training.
+        text: places of the LLM's history; one tuple for all items, or one for each.
+        long: places of the CRM's history, likewise.
+        rows: numbers of the labelled rows asked about, -1 for padding.
     """
 
     label: int = 0
