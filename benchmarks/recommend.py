@@ -25,7 +25,7 @@ def evaluate(recommender, loader, n_batches: int) -> int:
     for number, batch in enumerate(loader):
         if number == n_batches:
             break
-        prompts += len(recommender.score(batch))
+        prompts += len(recommender.ranker.score(batch))
     return prompts
 
 

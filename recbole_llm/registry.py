@@ -103,7 +103,7 @@ def head(name):
     """What answers a plugin model's prompts (:mod:`recbole_llm.data.heads`).
 
     Raises:
-        KeyError: it is no plugin model.
+        KeyError: no such model was registered.
     """
     return resolve(entry(name).model).head
 

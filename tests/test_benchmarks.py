@@ -9,7 +9,7 @@ import yaml
 from benchmarks import cpu, draws, gpu, readme, recommend
 from recbole_llm import run_recbole_llm
 from recbole_llm.leaderboard.board import Options
-from recbole_llm.recommend import Recommender
+from recbole_llm.recommend.ranking import Ranker
 from tests import tiny
 from tests.leaderboard import fake
 
@@ -132,8 +132,8 @@ def test_draws_are_compared_by_users_over_seeds_and_draws():
 
 def test_recommend_is_compared_with_evaluation_on_the_same_users(tiny_data, tiny_llm, tmp_path, capsys, monkeypatch):
     run = run_recbole_llm("LLaRA", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path))["result_file"]
-    scored, score = [], Recommender.score
-    monkeypatch.setattr("recbole_llm.recommend.Recommender.score", lambda self, batch: scored.append(len(batch)) or score(self, batch))
+    scored, score = [], Ranker.score
+    monkeypatch.setattr("recbole_llm.recommend.ranking.Ranker.score", lambda self, batch: scored.append(len(batch)) or score(self, batch))
     status = recommend.main([run, "--users=10", "--repeats=1"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("recommend ")]
     ratio = float(line.split("ratio ")[1].split()[0])

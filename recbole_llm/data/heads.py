@@ -28,7 +28,7 @@ class Head:
     """One prompt per row.
 
     Attributes:
-        name: in a word.
+        name: one word, which messages show.
         lists: prompts list the row's candidates.
         pointwise: prompts ask about one item at a time.
         whole_catalogue: all items are scored at once, so that `protocol: full` needs no retriever.
@@ -60,10 +60,10 @@ class Head:
         return PromptRows(config, split)
 
     def collate(self, rows, canonical: dict[int, int]):
-        """What makes batches of them.
+        """What makes batches of evaluation examples.
 
         Args:
-            rows: of :meth:`rows`.
+            rows: what `rows` gave.
             canonical: row of the split -> row of the candidate set.
         """
         return Collate(rows, training=False, canonical=canonical)

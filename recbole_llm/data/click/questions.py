@@ -31,9 +31,9 @@ class Question(Key):
     """One prompt: `candidates` are the items asked about after the history at the places `text` of the timelines.
 
     Attributes:
+        label: 1 or 0, in training.
         text: places of the LLM's history; one tuple for all items, or one for each.
         long: places of the CRM's history, likewise.
-        label: 1 or 0 in training.
         rows: numbers of the labelled rows asked about, -1 for padding.
     """
 

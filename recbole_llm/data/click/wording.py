@@ -38,7 +38,15 @@ def first_token_ids(tokenizer, yes="Yes", no="No", context="Answer:", separator=
 def answer_ids(config, tokenizer, text: str) -> tuple[int, int]:
     """First tokens of Yes and No as they follow the end of a template.
 
-    After a blank, or without one where a tokenizer makes the blank a token of its own.
+    They follow after a blank, or without one where a tokenizer makes the blank a token of its own.
+
+    Args:
+        config: reads `answer_words`.
+        tokenizer: the LLM's.
+        text: the template.
+
+    Returns:
+        (yes_id, no_id)
 
     Raises:
         ValueError: they are the same both ways.
