@@ -1,10 +1,14 @@
-"""E4SRec: efficient, effective, extensible LLMs for sequential recommendation (Li et al., 2023, arXiv 2312.02443).
+"""E4SRec: an elegant, effective, efficient, extensible solution of LLMs for sequential recommendation (Li et al., 2023, arXiv 2312.02443).
 
-Section 3.3: a prompt holds item ids alone, each one projected vector of a sequential recommender, and no title; a linear layer over the
-catalogue reads the last hidden state h, p = softmax(W h), and LoRA, the input projection and W learn by cross entropy with the next item
-among all items. All items are scored in one forward pass, so that `protocol: full` needs no retriever.
+Four stages (section 2.1): a sequential recommender is pretrained, the LLM is instruction-tuned, E4SRec is trained on both, then deployed.
+This is the third (section 2.4): a prompt holds item ids alone, each one projected vector of the recommender, and no title; a linear layer
+over the catalogue reads the last hidden state h, p = softmax(W h). The input projection, LoRA and W learn by cross entropy with the next
+item among all items (equation 1); the LLM and the vectors are frozen. All items are scored in one forward pass, so that `protocol: full`
+needs no retriever.
 
-Differences from the paper: the instruction is one sentence; the CRM is any model of `crm_model` (the paper: SASRec).
+Differences from the paper: no instruction tuning comes before (take an instruction-tuned `llm_path`); the instruction is our sentence, not
+Alpaca's template; the input projection scales the vectors and is a d x d map before a fixed isometry; the CRM is any model of
+`crm_model` (the paper: SASRec); the weights kept are the best on validation rows (the released code keeps the last).
 """
 
 from __future__ import annotations

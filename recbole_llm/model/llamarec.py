@@ -1,11 +1,13 @@
-"""LlamaRec: two-stage recommendation with LLMs for ranking (Yue et al., 2023, arXiv 2311.02089).
+"""LlamaRec: two-stage recommendation with LLMs for ranking (Yue et al., PGAI at CIKM 2023, arXiv 2311.02089).
 
-Section 3.3: a sequential recommender retrieves candidates; the prompt shows the history and the candidates as options (A), (B), ..., and
-a verbalizer reads the option letters' logits at the prompt's last position, one forward pass for all. Training is cross entropy of the
-target's letter, -log softmax(z)_letter over the vocabulary (`likelihood_over: vocabulary`), or over the options alone.
+Section 3.2: a sequential recommender retrieves 20 candidates (3.2.1); the prompt shows the history and the candidates as options (A), (B),
+..., and a verbalizer reads the option letters' logits at the prompt's last position, one forward pass for all (3.2.2). Training is
+next-token prediction of the target's letter, -log softmax(z)_letter over the vocabulary (`likelihood_over: vocabulary`), or over the
+options alone; its lists are the target and random items.
 
 Differences from the paper: its retriever is LRURec, here any sequential model of RecBole (`crm_model`, read under `protocol: full`; under
-`candidates` the frozen candidate set is ranked); letters are A to Z, so at most 26 options (the paper shows 20).
+`candidates` the frozen candidate set is ranked); no end token is learnt after the letter; the wording is ours and the history is not
+numbered; LoRA is on an LLM that is not quantised (QLoRA: `llm_quantization: 4bit`); letters are A to Z, so at most 26 options.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def test_keys_are_read_from_code(tmp_path):
 
 
 def test_what_llms_set_is_known():
-    known = {model: known_keys(model, "ml-100k") for model in ("LLaRA", "iLoRA", "RecLoRA")}
+    known = {model: known_keys(model, "ml-100k") for model in ("LLaRA", "iLoRA", "RecLoRA", "E4SRec")}
     files = sorted(properties_dir().glob("llm/*.yaml"))
     for file in files:
         values = yaml.load(file.read_text(), Loader=SafeLoader)

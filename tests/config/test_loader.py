@@ -310,6 +310,27 @@ def test_the_defaults_are_the_papers(model):
         assert config["num_experts"] == 4 and config["router_lr_scale"] == 0.3
 
 
+@pytest.mark.parametrize(
+    "model, expected, batch, targets, decay, schedule, history",
+    [
+        ("TALLRec", [8, 16, 0.05, 1e-4, 200, 64], 128, ["q_proj", "v_proj"], 0, ("linear", 0.1, 0), ("text_history_len", 10)),
+        ("CoLLM", [8, 16, 0.05, 1e-3, 10, None], 16, ["q_proj", "v_proj"], 1e-3, ("cosine", 0.01, 0.08), ("text_history_len", 10)),
+        ("E4SRec", [16, 16, 0.05, 3e-4, 3, None], 16, ["gate_proj", "up_proj", "down_proj"], 0.1, ("cosine", 0.004, 0), ("history_max_len", 50)),
+        ("LlamaRec", [8, 32, 0.05, 1e-4, 1, None], 16, ["q_proj", "v_proj"], 0, ("linear", 0.02, 0), ("history_max_len", 20)),
+    ],
+)
+def test_the_defaults_of_the_four_are_their_papers(model, expected, batch, targets, decay, schedule, history):
+    """docs/models/ names the table, section or script of each value."""
+    config = LLMConfig(model, "ml-100k", config_dict={"llm_path": "llama-2-7b"})
+    keys = ("lora_r", "lora_alpha", "lora_dropout", "learning_rate", "epochs", "train_sample_size")
+    assert [config[key] for key in keys] == expected and config["lora_target_modules"] == targets
+    assert config["train_batch_size"] * config["accumulation_steps"] == batch and config["weight_decay"] == decay
+    assert tuple(config[key] for key in ("lr_schedule", "warmup_ratio", "min_lr_ratio")) == schedule
+    assert config[history[0]] == history[1] and config["likelihood_over"] == "vocabulary"
+    small = LLMConfig(model, "ml-100k")  # the default LLM, on a CPU
+    assert small["epochs"] == 1 and small["train_sample_size"] <= 8000
+
+
 def test_a_small_llm_on_a_cpu_needs_less_of_each():
     for model in ("LLaRA", "iLoRA", "RecLoRA"):
         config = LLMConfig(model, "ml-100k")
