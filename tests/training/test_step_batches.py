@@ -28,6 +28,14 @@ def test_prefetch_hides_tokenisation_behind_the_step():
     assert waits[0] > 0.1 and waits[3] < 0.6 * waits[0]
 
 
+def test_prefetch_makes_as_many_items_ahead_as_asked():
+    made = []
+    with Prefetch((made.append(i) or i for i in range(10)), 3) as ahead:
+        assert next(iter(ahead)) == 0
+        ahead._pool.submit(int).result()  # its one thread has done what was asked of it before
+        assert made == [0, 1, 2, 3]
+
+
 def test_prefetch_hands_errors_on_and_ends_its_thread():
     def broken():
         yield 1
