@@ -29,6 +29,24 @@ _COST = (
 )
 
 
+_COSTS_MEAN = {
+    "trainable_parameters": "weights that training changes; below, all of them.",
+    "seconds_train": "wall time of training; below, of the CRM's training and of the test.",
+    "latency_p50_ms": "median time to rank one row at batch size 1; below, the 95th percentile.",
+    "rows_per_second": "test rows ranked a second, in the run's batches.",
+    "peak_memory_mb": "peak memory of the run: of the GPU, else of the process.",
+}
+_METRICS = {
+    "hit": "share of rows whose target stands among the first k",
+    "ndcg": "1 / log2(1 + rank of the target) among the first k, else 0",
+    "mrr": "1 / rank of the target among the first k, else 0",
+    "auc": "chance that a liked row scores above another",
+    "gauc": "AUC within a user, over users with rows of both labels",
+    "logloss": "mean negative log-likelihood of the labels; less is better",
+    "acc": "share of labels told right at probability .5",
+}
+
+
 @lru_cache(maxsize=1)
 def _templates() -> Environment:
     made = Environment(
@@ -82,6 +100,8 @@ def _board(board: dict, plots: list[dict]) -> Markup:
         "board.html",
         board=board,
         head=head,
+        lead=_lead(board),
+        legend=_legend(board),
         digest=digest,
         costs=_COST,
         tuned=any(row["tuning"] for row in board["rows"]),
@@ -90,6 +110,35 @@ def _board(board: dict, plots: list[dict]) -> Markup:
         places=plot_places(plots),
         checks=check_lines(board),
     )
+
+
+def _lead(board: dict) -> dict | None:
+    """Who stands first, by how much, and with whom it is tied."""
+    if not board["rows"] or board["rows"][0]["metrics"][board["main"]]["mean"] is None:
+        return None
+    first, second = board["rows"][0], (board["rows"][1:2] or [None])[0]
+    lead = {"name": first["name"], "cell": first["metrics"][board["main"]], "margin": None, "second": "", "p": None, "word": ""}
+    if second and second["metrics"][board["main"]]["mean"] is not None:
+        margin = lead["cell"]["mean"] - second["metrics"][board["main"]]["mean"]
+        p = ((first["vs_next"] or {}).get(board["main"]) or {}).get("p_holm")
+        lead |= {"margin": abs(margin), "second": second["name"], "word": "above" if margin >= 0 else "below", "p": p}
+    return lead | {"tied": [row["name"] for row in board["rows"][1:] if row["rank"] == first["rank"]]}
+
+
+def _legend(board: dict) -> list[tuple[str, str]]:
+    """(heading, what the column holds)."""
+    meant = [
+        ("rank", f"1 + the number of rows that are better in {board['main']} at p < {board['alpha']}; rows of one rank are tied. Tests are "
+                 "paired, on the same rows and the seeds that both have, with Holm's correction over all pairs of the table."),
+        ("model", "LLM recommenders in blue; below, the number of seeds, and under full what retrieved."),
+        *((name, _METRICS.get(name.partition("@")[0], "as RecBole defines it") + "; mean over seeds ± their deviation, 95% interval over users.")
+          for name in board["metrics"]),
+        (f"Δ {board['main']}", f"difference from {board['reference']}, with Holm's p."),
+        ("p next", "Holm's p against the row below, in the order of the table as it was made."),
+        ("W/T/L", "rows beaten, tied with and lost to."),
+        *((title, _COSTS_MEAN[key]) for key, title, _, _ in _COST),
+    ]  # fmt: skip
+    return [*meant, ("trials", "settings tried in tuning.")] if any(row["tuning"] for row in board["rows"]) else meant
 
 
 def _best(rows: list[dict], name: str) -> float | None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from recbole_llm.leaderboard.board import Options, build_board
-from recbole_llm.leaderboard.render.html import render_page
+from recbole_llm.leaderboard.render.html import _lead, render_page
 from tests.leaderboard import fake
 
 FLAGS = (
@@ -32,6 +32,17 @@ addEventListener("load", () => setTimeout(() => {
   at("model").querySelector("button").click(); out.sorted = names();
   at("hit@1").querySelector("button").click(); out.back = names(); out.aria = at("hit@1").getAttribute("aria-sort");
   at("hit@1").querySelector("button").click(); out.up = names();
+  const grouped = document.querySelector("input[name=group]");
+  grouped.click(); out.grouped = lines().map(r => r.dataset.model);
+  grouped.click(); out.ungrouped = names();
+  const search = document.querySelector("input[type=search]");
+  const shown = text => {
+    search.value = text; search.dispatchEvent(new Event("input")); return lines().filter(r => !r.hidden).map(r => r.dataset.model || "");
+  };
+  out.found = shown("BPR b"); out.none = shown("no such"); out.all = shown("");
+  out.legend = Array.from(document.querySelectorAll(".legend dt")).map(e => e.textContent);
+  out.heads = heads.map(h => h.textContent.trim());
+  out.lead = document.querySelector(".lead").textContent.replace(/\\s+/g, " ");
   out.drawn = document.querySelectorAll(".plot .main-svg").length;
   out.figures = document.querySelectorAll(".plot").length;
   out.overflow = document.documentElement.scrollWidth - window.innerWidth;
@@ -101,6 +112,23 @@ def test_it_opens_without_errors_sorts_and_shows_every_row(chromium, board, tmp_
     ] == "descending"
     assert [means[name] for name in seen["up"][:-1]] == sorted(means.values()) and seen["up"][-1] == "FPMC@<b>"
     assert seen["figures"] == 5 and seen["drawn"] >= 5
+    models = seen["grouped"]
+    assert len(set(models)) < len(models)
+    assert all(models.index(m) + models.count(m) > i for i, m in enumerate(models)), "rows of one model stand together"
+    assert seen["ungrouped"] == seen["up"]
+    assert set(seen["found"]) == {"BPR"} and seen["none"] == [] and len(seen["all"]) == len(names) + 1
+    assert seen["legend"] == seen["heads"]
+    first = board["rows"][0]
+    assert seen["lead"].startswith(first["name"]) and f"{first['metrics']['hit@1']['mean']:.4f}" in seen["lead"]
+
+
+def test_what_ties_with_the_first_row_is_named(board):
+    tied = {**board, "rows": [row | {"rank": 1 if i < 2 else row["rank"]} for i, row in enumerate(board["rows"])]}
+    lead = _lead(tied)
+    assert lead["tied"] == [board["rows"][1]["name"]] and _lead(board)["second"] == board["rows"][1]["name"]
+    means = [row["metrics"]["hit@1"]["mean"] for row in board["rows"][:2]]
+    assert lead["margin"] == pytest.approx(abs(means[0] - means[1])) and lead["word"] == ("above" if means[0] >= means[1] else "below")
+    assert "is not told apart from" in render_page([tied]) and _lead({**board, "rows": []}) is None
 
 
 def test_it_is_readable_on_a_phone_and_follows_the_dark_scheme(chromium, board, tmp_path):

@@ -13,14 +13,48 @@ function compare(a, b) {
   return String(a).localeCompare(String(b));
 }
 
+function group(table) {
+  const wanted = table.closest("section").querySelector("input[name=group]");
+  if (!wanted || !wanted.checked) return;
+  const body = table.tBodies[0];
+  const rows = Array.from(body.rows);
+  const models = [...new Set(rows.map(row => row.dataset.model))];  // in the order of each model's first row
+  for (const model of models) for (const row of rows) if (row.dataset.model === model) body.appendChild(row);
+}
+
+function filter(table, text) {
+  const words = text.trim().toLowerCase().split(/\s+/);
+  for (const row of table.tBodies[0].rows) {
+    const name = row.cells[1].textContent.toLowerCase() + " " + (row.dataset.model || "").toLowerCase();
+    row.hidden = !words.every(word => name.includes(word));
+  }
+}
+
+for (const controls of document.querySelectorAll(".controls")) {
+  const table = controls.closest("section").querySelector("table.board");
+  const made = Array.from(table.tBodies[0].rows);  // the order of ranks
+  controls.querySelector("input[type=search]").addEventListener("input", event => filter(table, event.target.value));
+  controls.querySelector("input[name=group]").addEventListener("change", () => {
+    const sorted = table.querySelector("th[aria-sort]");
+    for (const row of made) table.tBodies[0].appendChild(row);
+    if (sorted) arrange(table, sorted, sorted.getAttribute("aria-sort"));
+    group(table);
+  });
+}
+
 function sortBy(header) {
   const table = header.closest("table");
-  const column = header.cellIndex;
   const first = header.dataset.first || "ascending";
   const now = header.getAttribute("aria-sort");
   const order = now === first ? (first === "ascending" ? "descending" : "ascending") : first;
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   header.setAttribute("aria-sort", order);
+  arrange(table, header, order);
+  group(table);
+}
+
+function arrange(table, header, order) {
+  const column = header.cellIndex;
   const sign = order === "ascending" ? 1 : -1;
   const body = table.tBodies[0];
   const rows = Array.from(body.rows).map((row, i) => ({ row, i, failed: row.classList.contains("failed"), value: row.cells[column] ? key(row.cells[column]) : null }));
