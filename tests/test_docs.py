@@ -120,29 +120,6 @@ def test_the_four_models_took_the_lines_that_are_told():
         assert [str(len((ROOT / file).read_text(encoding="utf-8").splitlines())) for file in files] == told, name
 
 
-def test_packages_import_in_the_order_that_the_architecture_page_gives():
-    (order,) = (block.text for block in BLOCKS if block.marker == "order of imports")
-    place = {name: i for i, line in enumerate(order.split("\n")) for name in line.split()}
-    package = ROOT / "recbole_llm"
-    parts = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert place.keys() == parts - {"__init__", "__main__"}
-    for file in package.rglob("*.py"):
-        own = file.relative_to(package).parts[0].removesuffix(".py")
-        for name in _imported(ast.parse(file.read_text(encoding="utf-8"))) if own in place else ():
-            assert name == own or place.get(name, -1) < place[own], f"{file.relative_to(ROOT)} imports {name}"
-
-
-def _imported(tree):
-    """First names behind `recbole_llm.` of a module's imports, those inside functions included."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 0:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        found = (name.split(".")[1] for name in names if name.startswith("recbole_llm."))
-        yield from (name for name in found if (ROOT / "recbole_llm" / name).is_dir() or (ROOT / f"recbole_llm/{name}.py").is_file())
-
-
 @pytest.mark.parametrize(
     "text, message",
     [

@@ -21,7 +21,7 @@ PACKAGES = ("recbole_llm", "recbole", "torch", "numpy", "pandas", "scipy")
 LLM_PACKAGES = (*PACKAGES, "transformers", "peft")
 # What a RecBole model runs through: files, or the beginnings of their names
 _BASELINE = (
-    "fit.py", "protocols/", "compat/shims/", "data/candidate", "data/fingerprint.py", "data/rows.py", "data/interactions.py",
+    "fit.py", "protocols/", "compat/shims/", "data/candidate", "data/fingerprint.py", "data/rows.py", "data/sample.py", "data/interactions.py",
     "data/atomic.py", "data/records.py", "data/loading.py", "data/time_order.py", "data/benchmark.py", "data/filters.py",
     "data/model_kinds.py", "data/click/interactions.py", "data/click/rows.py", "data/click/splits.py", "evaluation/candidate_",
     "evaluation/preparation.py", "evaluation/full_", "evaluation/labelled_rows.py", "evaluation/click_metrics.py",
