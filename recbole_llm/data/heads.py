@@ -29,7 +29,6 @@ class Head:
 
     Attributes:
         name: one word, which messages show.
-        lists: prompts list the row's candidates.
         pointwise: prompts ask about one item at a time.
         whole_catalogue: all items are scored at once, so that `protocol: full` needs no retriever.
         writes: the answer is text that can be generated.
@@ -38,7 +37,7 @@ class Head:
         loaders: class of each phase.
     """
 
-    lists = pointwise = whole_catalogue = writes = False
+    pointwise = whole_catalogue = writes = False
     history_key = "history_max_len"
     dataset = PromptDataset
     loaders = {
@@ -100,8 +99,8 @@ class YesNo(Head):
         return Question(line, tuple(candidates.tolist()), position, hybrid=hybrid, text=tuple(text), long=tuple(long))
 
 
-TITLE = Head("title", lists=True, writes=True)
-LETTERS = Head("letters", lists=True)
+TITLE = Head("title", writes=True)
+LETTERS = Head("letters")
 CATALOGUE = Head("catalogue", whole_catalogue=True)
 YES_NO = YesNo("yes_no")
 
