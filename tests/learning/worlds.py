@@ -2,7 +2,7 @@
 
 In ``alike`` an item's vector says its cluster, and a user picks items of one cluster: the answer is the candidate whose vector
 is like the user's, and titles say nothing. In ``chain`` an item's vector says of which of eight kinds (countries, animals ...)
-the next item's title is, and nothing else does. Either way 24 dimensions are the signal and 8 louder ones say nothing.
+the next item's title is, and nothing else does: 24 dimensions are the signal and 8 louder ones say nothing.
 
 The recommender is a SASRec whose item table holds these vectors; with its other weights as drawn, a user's vector is that of
 the last item, normalised. Titles are one token each and prompts short, so that minutes on a CPU suffice.
@@ -44,7 +44,7 @@ def write_alike(folder: Path, seed: int = 0) -> np.ndarray:
     clusters = np.repeat(np.arange(CLUSTERS), PER_CLUSTER)
     users = [rng.choice(np.flatnonzero(clusters == rng.integers(CLUSTERS)), LENGTH, replace=False) for _ in range(USERS)]
     _write(folder / "alike", users, _one_token_words(len(clusters), rng))
-    return _vectors(rng.normal(size=(CLUSTERS, SIGNAL))[clusters], rng)
+    return _vectors(rng.normal(size=(CLUSTERS, SIGNAL))[clusters], rng, loud=0.0)
 
 
 def write_chain(folder: Path, seed: int = 0) -> np.ndarray:
@@ -60,12 +60,12 @@ def write_chain(folder: Path, seed: int = 0) -> np.ndarray:
             items.append(int(rng.choice(left)))
         users.append(items)
     _write(folder / "chain", users, [word for kind in KINDS for word in kind])
-    return _vectors(np.tile(rng.normal(size=(n, SIGNAL)), (n, 1)), rng)
+    return _vectors(np.tile(rng.normal(size=(n, SIGNAL)), (n, 1)), rng, loud=LOUD)
 
 
-def _vectors(centres: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _vectors(centres: np.ndarray, rng: np.random.Generator, loud: float) -> np.ndarray:
     signal = centres + 0.3 * rng.normal(size=centres.shape)
-    return np.concatenate([signal, LOUD * rng.normal(size=(len(signal), NOISE))], 1).astype(np.float32)
+    return np.concatenate([signal, loud * rng.normal(size=(len(signal), NOISE))], 1).astype(np.float32)
 
 
 def _write(folder: Path, users: list, titles: list[str]) -> None:
