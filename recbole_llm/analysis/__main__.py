@@ -28,6 +28,7 @@ from recbole_llm.leaderboard.plan import DEFAULT_SEED, seed_list
 from recbole_llm.registry import check_model, is_plugin_model
 
 NAMES = ("experts", "gradients", "experts-sweep", "gate", "epochs", "shots", "history", "components")
+GATED = ("experts", "experts-sweep", "gate")
 
 
 def analyse(name: str, request: Request, **options):
@@ -39,6 +40,8 @@ def analyse(name: str, request: Request, **options):
     Raises:
         ConfigError: an unknown option, or wrong settings of any run, before anything trains.
     """
+    from recbole_llm.model.base import LLMRecommender
+
     module = _module(name)
     if unknown := sorted(options.keys() - module.OPTIONS.keys()):
         raise ConfigError([f"{key}: {name} has no such option, only {', '.join(module.OPTIONS) or 'none'}" for key in unknown])
@@ -48,6 +51,8 @@ def analyse(name: str, request: Request, **options):
             raise ConfigError([f"model: {model} is no LLM recommender; the analyses are of LLaRA, iLoRA and RecLoRA"])
     if all(get_model(model).head.pointwise for model in request.models) and not request.sets("protocol"):
         request.settings["protocol"] = "ctr"  # what RecLoRA is for
+    if name in GATED and (without := [model for model in request.models if get_model(model).gate is LLMRecommender.gate]):
+        raise ConfigError([f"{name}: {model} has no gate, so there is nothing to compare; use iLoRA or RecLoRA" for model in without])
     return module.run(request, **{**module.OPTIONS, **options})
 
 

@@ -268,6 +268,10 @@ class LLMRecommender(SequentialRecommender):
                 constrained=self.constrained,
             )
 
+    def evaluation_scores(self, interaction: Interaction) -> torch.Tensor:
+        """What evaluation ranks a row's target in: scores of its candidates ``[B, C]``, or of all items ``[B, item_num]``."""
+        return self.score_candidates(interaction)
+
     def full_sort_predict(self, interaction: Interaction) -> torch.Tensor:
         """``[B, item_num]`` scores.
 

@@ -67,7 +67,14 @@ class HandMade:
 
     @torch.no_grad()
     def crm_scores(self, crm, lines: Interaction, hidden: list[np.ndarray]) -> np.ndarray:
-        """The CRM's scores of every item, minus infinity for padding and each row's hidden items. float32 [B, item_num]"""
+        """The CRM's scores of every item, minus infinity for padding and each row's hidden items. float32 [B, item_num]
+
+        Raises:
+            ValueError: the run has no CRM (None).
+        """
+        if crm is None:
+            raise ValueError(f"{self.config['model']} of a run with protocol: {self.config['protocol']} has no recommender (CRM) that finds "
+                             "items to rank; name candidates (recommend), or train with protocol: full")  # fmt: skip
         device = next(crm.parameters()).device
         features, step = self.dataset.get_item_feature().to(device), max(1, BLOCK // self.dataset.item_num)
         blocks = (lines[start : start + step].to(device) for start in range(0, len(lines), step))
@@ -85,11 +92,15 @@ class HandMade:
     def candidates(self, lines: Interaction, scores: np.ndarray, asked: np.ndarray | None = None) -> list[tuple]:
         """What the LLM ranks: [(row numbers [b], candidates [b, N])], N being `rerank_n`, or fewer where a row has fewer items.
 
+        A model that scores all items at once ranks all that are left.
+
         Args:
             scores: of `crm_scores`.
             asked: an item of each row [B] that must be among them: it takes the last one's place if need be.
         """
-        counts = np.minimum(np.isfinite(scores).sum(1), self.config["rerank_n"])
+        counts = np.isfinite(scores).sum(1)
+        if not self.head.whole_catalogue:
+            counts = np.minimum(counts, self.config["rerank_n"])
         if not counts.all():
             raise ValueError(f"rows {np.flatnonzero(counts == 0)[:5].tolist()}: every item is in the history, none is left to rank")
         groups = []

@@ -68,9 +68,13 @@ class E4SRec(LLMRecommender):
 
     @torch.no_grad()
     def score_candidates(self, interaction):
-        """Log-probabilities of the candidates ``[B, C]``, or under `protocol: full` of all items ``[B, n_items]``."""
-        found = self.log_probs(interaction)
-        return found if self.whole_catalogue else found.gather(1, interaction["candidates"])
+        """Log-probabilities of the candidates ``[B, C]``."""
+        return self.log_probs(interaction).gather(1, interaction["candidates"])
+
+    @torch.no_grad()
+    def evaluation_scores(self, interaction):
+        """Those of the candidates, or under `protocol: full` of all items ``[B, n_items]``."""
+        return self.log_probs(interaction) if self.whole_catalogue else self.score_candidates(interaction)
 
 
 def prompt_problems(model: type, final: dict) -> list[str]:

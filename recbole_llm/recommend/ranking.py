@@ -26,7 +26,7 @@ class Ranked:
         items: ``[N]`` internal ids as the LLM ranks them.
         scores: ``[N]`` the LLM's scores of them.
         rest: internal ids of those that follow, in the CRM's order.
-        crm_rank: rank by the CRM, from 1, of each item with interactions, by internal id.
+        crm_rank: rank by the CRM, from 1, of each item with interactions, by internal id; empty without a CRM.
     """
 
     items: np.ndarray
@@ -80,6 +80,8 @@ class Ranker:
         }  # fmt: skip
         lines = self.hand.lines(Interaction({name: torch.as_tensor(np.asarray(column)) for name, column in columns.items()}))
         hidden = [request.seen if request.candidates is None else request.seen[:0] for request in requests]
+        if self.model.crm is None and all(request.candidates is not None for request in requests):
+            return lines, np.zeros((len(requests), self.requests.dataset.item_num), dtype=np.float32)  # nothing to retrieve
         scores = self.hand.crm_scores(self.model.crm, lines, hidden)
         scores[:, self.names.cold[: scores.shape[1]]] = -np.inf
         return lines, scores
@@ -164,7 +166,7 @@ class Ranker:
     def _ranked(self, request, k, crm, items, llm) -> Ranked:
         """The ranking of a request for k items, from the CRM's scores ``[item_num]`` and the LLM's ``[N]`` of the ``items`` shown."""
         best = np.argsort(-llm, kind="stable")  # equal scores in the order shown, as in evaluation
-        order = items[~self.names.cold[items]]
+        order = items[~self.names.cold[items]] if self.model.crm is not None else items[:0]
         if request.candidates is None:
             order = self.hand.best(crm[None], max(len(items), k))[0]
         among = crm if request.candidates is None else crm[order]

@@ -71,12 +71,12 @@ def _single_rows(loader, rows: int):
 
 def _scorer(trainer, loader):
     """A function from one row's key to its scores, by the path that the trainer's evaluation takes."""
-    if hasattr(trainer.model, "score_candidates"):
+    if hasattr(trainer.model, "evaluation_scores"):
 
         def score(keys):
             batch = loader.collate_fn([loader.dataset[key] for key in keys]).to(trainer.device)
             with trainer._autocast():
-                trainer.model.score_candidates(batch)
+                trainer.model.evaluation_scores(batch)
     else:
         from recbole.data.dataloader import FullSortEvalDataLoader
 

@@ -1,12 +1,14 @@
 """Files and folders that are whole or not there: written under another name beside their place, then renamed.
 
-A name aside begins with a dot and ends with the process's number, so that no search for results or checkpoints finds it.
+A name aside begins with a dot, so that no search for results or checkpoints finds it, and is drawn: two threads, or the processes of
+two containers that have the same number, write to files of their own.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +51,6 @@ def whole_folder(folder: str | os.PathLike, elsewhere: str | None = None, sync: 
     folder = Path(folder)
     aside = _aside(folder)
     with explained(folder, elsewhere):
-        shutil.rmtree(aside, ignore_errors=True)  # of a killed process that had this one's number
         try:
             aside.mkdir(parents=True)
             yield aside
@@ -99,7 +100,7 @@ def explained(path: Path, elsewhere: str | None) -> Iterator[None]:
 
 
 def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}")
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 def _away(folder: Path) -> Path:

@@ -110,10 +110,10 @@ class EvaluatingTrainer(Trainer):
                 bar.set_postfix_str(f"{tokens / (time.perf_counter() - start):,.0f} tokens/s", refresh=False)
 
     def _score(self, batch, generates: bool) -> tuple:
-        """(scores [B, C], row numbers [B], candidate ids [B, C]) on the CPU; then, asked to generate, answers."""
+        """(scores, row numbers [B], candidate ids [B, C]) on the CPU; then, asked to generate, answers."""
         with memory.explained(batch, training=False), self.steps.autocast():
             batch = to_device(batch, self.device)
-            scores = self.model.score_candidates(batch).float().cpu()
+            scores = self.model.evaluation_scores(batch).float().cpu()
             answers = self._answers(batch) if generates else ()
         return scores, batch[ROW_FIELD].cpu(), batch["candidates"].cpu(), *answers
 

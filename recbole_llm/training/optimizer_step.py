@@ -101,7 +101,7 @@ class OptimizerSteps:
                 "train_batch_size and accumulation_steps by hand"
             )
         self.config["latency_rows"] = self.config["permutations"] = 0  # measured by one process alone
-        register_fsdp_forward_method(self.wrapped, "score_candidates")
+        register_fsdp_forward_method(self.wrapped, "evaluation_scores")
 
     def reshard(self) -> None:
         """Under FSDP, drop the whole weights that a forward pass left: reading or writing weights means the shards."""

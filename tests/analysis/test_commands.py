@@ -146,3 +146,10 @@ def test_the_command_names_what_is_wrong(capsys, settings):
     assert main(command("gate", "--clusters=3", **settings())) == 2 and "clusters: unknown key" in capsys.readouterr().err
     for name in NAMES:
         assert main([name, "--help"]) == 0 and "Cost:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["experts", "experts-sweep", "gate"])
+def test_models_without_a_gate_are_refused_before_anything_trains(name, monkeypatch, capsys):
+    monkeypatch.setattr("recbole_llm.analysis.common.Request.result", lambda *_, **__: pytest.fail("it trained"))
+    assert main([name, "--dataset=ml-100k", "--model=E4SRec"]) == 2
+    assert f"{name}: E4SRec has no gate" in capsys.readouterr().err

@@ -70,3 +70,24 @@ def test_an_item_without_interactions_is_scored_by_text_alone(made, name):
     text = run.recommender.explain(users="u3", candidates=["i1", "new1"])
     assert "Brand new thing" in text or name == "RecLoRA" and "new1" in text
     assert "[i" not in text  # no slot
+
+
+def test_a_model_that_scores_all_items_ranks_all_that_are_left_as_evaluation_did(made):
+    run = made("E4SRec", "full")
+    frame = run.recommend(users=[row["user_id"] for row in run.rows], until="test", k=51)
+    ranks = frame.set_index(["user", "item_id"])["rank"].to_dict()
+    assert [ranks.get((row["user_id"], row["item_id"]), 52) for row in run.rows] == [int(row["rank"]) for row in run.rows]
+    assert frame["score"].notna().all()
+    named = run.recommend(users="u3", candidates=["i1", "i9", "i33"])
+    assert len(named) == 3 and np.isfinite(named["score"]).all()
+
+
+@pytest.mark.parametrize("name", ["TALLRec", "LlamaRec"])
+def test_without_a_recommender_named_candidates_are_ranked_and_nothing_is_retrieved(made, name):
+    run = made(name)
+    assert run.recommender.ranker.model.crm is None
+    frame = run.recommend(users="u3", candidates=["i1", "i9", "i33"])
+    assert sorted(frame["item_id"]) == ["i1", "i33", "i9"] and np.isfinite(frame["score"]).all() and frame["crm_rank"].isna().all()
+    assert "i9" in run.recommender.explain(users="u3", candidates=["i1", "i9", "i33"])
+    with pytest.raises(ValueError, match=f"{name} of a run with protocol: candidates has no recommender .*name candidates"):
+        run.recommend(users="u3")

@@ -103,3 +103,12 @@ def test_a_removed_folder_has_no_half_of_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(files.shutil, "rmtree", lambda path, **more: seen.append((tmp_path / "a").exists()) or rmtree(path, **more))
     files.remove_folder(tmp_path / "a")
     assert seen[-1] is False and not names(tmp_path)
+
+
+def test_two_writers_of_one_process_do_not_write_into_each_other(tmp_path):
+    with files.whole_file(tmp_path / "a.txt") as first:
+        first.write_text("first, long")
+        with files.whole_file(tmp_path / "a.txt") as second:
+            second.write_text("second")
+        assert (tmp_path / "a.txt").read_text() == "second"
+    assert (tmp_path / "a.txt").read_text() == "first, long" and names(tmp_path) == ["a.txt"]
