@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from recbole.utils import get_model
 from scipy.cluster.hierarchy import leaves_list, linkage
 from sklearn.cluster import KMeans
 
@@ -37,13 +38,13 @@ def run(request: Request, clusters: int, rows: int, batches: int) -> Report:
         raise ConfigError(["gradients: looks at one seed; give --seeds=1 or none"])
     if min(clusters, batches) < 2:
         raise ConfigError([f"gradients: clusters={clusters} and batches={batches} must be 2 or more: one says nothing of between, or within"])
+    if silent := [name for name in request.models if not get_model(name).head.writes]:
+        raise ConfigError([f"gradients: {name} answers with no title; compare models that name a candidate, such as LLaRA and iLoRA" for name in silent])
     seed, groups, similarity, runs = request.seeds[0], None, {}, []
     for name in request.models:
         case = Case(name, name)
         runs.append(request.result(case, seed, weights=True).name)
         config, model, _, train, _, _ = request.trained(case, seed)
-        if not model.head.writes:
-            raise ConfigError([f"gradients: {name} answers with no title; compare models that name a candidate, such as LLaRA and iLoRA"])
         if groups is None:
             chosen = sample_rows(len(train.dataset), min(rows, len(train.dataset)), seed)
             groups = cut(chosen, cluster(vectors(model, train, chosen), clusters, seed), batches, seed)

@@ -102,3 +102,10 @@ def test_what_it_cannot_do_is_said(settings):
         analyse("gradients", Request("tiny", settings=settings()), clusters=1)
     with pytest.raises(ConfigError, match="5 training rows cannot make 8 clusters"):
         analyse("gradients", Request("tiny", ["iLoRA"], settings=settings()), rows=5)
+
+
+@pytest.mark.parametrize("model", ["LlamaRec", "E4SRec", "RecLoRA"])
+def test_models_that_write_no_title_are_refused_before_anything_trains(model, monkeypatch):
+    monkeypatch.setattr(Request, "result", lambda *given, **more: pytest.fail("it trains"))
+    with pytest.raises(ConfigError, match=f"gradients: {model} answers with no title"):
+        gradients.run(Request("tiny", ["LLaRA", model], seeds=[2020]), clusters=2, rows=8, batches=2)
