@@ -17,10 +17,11 @@ from recbole_llm.data import dataloader
 from recbole_llm.data.click import dataloader as click_dataloader
 from recbole_llm.data.click.collate import ClickCollate
 from recbole_llm.data.click.dataset import ClickDataset
-from recbole_llm.data.click.questions import ClickRows, Question
+from recbole_llm.data.click.questions import ClickRows, Question, parse_question
 from recbole_llm.data.click.wording import click_templates
 from recbole_llm.data.collate import Collate
 from recbole_llm.data.dataset import PromptDataset
+from recbole_llm.data.prompt import parse_template, with_words
 from recbole_llm.data.prompt_rows import Key, PromptRows
 
 
@@ -53,6 +54,10 @@ class Head:
     def templates(self, config) -> list[str]:
         """Prompt templates of a run, words not yet filled in."""
         return config["prompt_templates"]
+
+    def template_problems(self, final: dict, fields: tuple[str, ...]) -> list[str]:
+        """Lines for templates without the fields that the model fills; values may still be of a wrong type."""
+        return _unreadable("prompt_templates", final.get("prompt_templates"), final, lambda text: parse_template(text, fields))
 
     def rows(self, config, split) -> PromptRows:
         """Examples of a split's rows for evaluation."""
@@ -87,6 +92,12 @@ class YesNo(Head):
     def templates(self, config):
         return click_templates(config)
 
+    def template_problems(self, final, fields):
+        kind = "ctr" if registry.is_protocol(final.get("protocol")) and registry.protocol(final["protocol"]).labelled else "candidates"
+        given = final.get("click_templates")
+        texts = given.get(kind) if isinstance(given, dict) else None
+        return _unreadable(f"click_templates, {kind}", texts, final, lambda text: parse_question(text, fields))
+
     def rows(self, config, split):
         return ClickRows(config, split, training=False)
 
@@ -97,6 +108,18 @@ class YesNo(Head):
         asked = candidates if rows.per_item else candidates[:1]  # a history for each item, or one for all
         text, long = rows.histories(np.full(len(asked), line), asked)
         return Question(line, tuple(candidates.tolist()), position, hybrid=hybrid, text=tuple(text), long=tuple(long))
+
+
+def _unreadable(key: str, texts, final: dict, parse) -> list[str]:
+    words, problems = final.get("prompt_words"), []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts) or not isinstance(words, dict):
+        return []  # a line of `config.rules.RULES` says so
+    for text in with_words(texts, {name: str(word) for name, word in words.items()}):
+        try:
+            parse(text)
+        except ValueError as error:
+            problems.append(f"{key}: {error}")
+    return problems
 
 
 TITLE = Head("title", writes=True)

@@ -100,7 +100,7 @@ class LLMRecommender(SequentialRecommender):
     @classmethod
     def check_config(cls, final: dict) -> list[str]:
         """Lines (key, rule, remedy) for settings that this model cannot have; values may still be of a wrong type."""
-        return list_problems(cls, final)
+        return list_problems(cls, final) + cls.head.template_problems(final, cls.template_fields)
 
     @classmethod
     def hybrid_probability(cls, config, progress: float) -> float:

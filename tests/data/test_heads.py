@@ -5,6 +5,8 @@ import pytest
 from recbole.utils import get_model
 
 from recbole_llm import registry
+from recbole_llm.config.loader import LLMConfig
+from recbole_llm.config.values import ConfigError
 from recbole_llm.data import heads
 from recbole_llm.data.click.dataset import ClickDataset
 from recbole_llm.data.dataset import PromptDataset
@@ -52,3 +54,15 @@ def test_questions_of_one_history_share_it():
     assert apart.text == ((7, 4), (7, 2), (7, 9)) and apart.long == ((4,), (2,), (9,)) and not apart.hybrid
     listed = heads.TITLE.key(None, 7, np.array([4, 2, 9]), 2)
     assert (listed.row, listed.candidates, listed.target_position, listed.hybrid) == (7, (4, 2, 9), 2, True)
+
+
+@pytest.mark.parametrize("name, own, message", [
+    ("LLaRA", {"prompt_templates": ["What next? {candidates}"]}, r"prompt_templates: prompt template .*missing fields \['history'\]"),
+    ("TALLRec", {"click_templates": {"ctr": ["{liked}{disliked}{target}"], "candidates": ["{liked} {oops} {target}"]}},
+     r"click_templates, candidates: prompt template .*unknown fields \['oops'\]"),
+    ("RecLoRA", {"click_templates": {"ctr": ["{target} {history}"], "candidates": ["{target} after {history}?"]}},
+     r"click_templates, candidates: click template .*\{history\} must stand before \{target\}"),
+])  # fmt: skip
+def test_templates_without_their_fields_are_problems_of_the_configuration(name, own, message):
+    with pytest.raises(ConfigError, match=message):
+        LLMConfig(name, "ml-100k", config_dict={"protocol": "candidates", **own})

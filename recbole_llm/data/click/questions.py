@@ -50,7 +50,7 @@ class ClickRows(PromptRows):
         self.config, self.split, self.training = config, dataset, training
         self.tokens, self.model_class = dataset.prompt_tokenizer, get_model(config["model"])
         texts = with_words(click_templates(config), config["prompt_words"])
-        self.templates = [_parse(text, self.model_class.template_fields) for text in texts]
+        self.templates = [parse_question(text, self.model_class.template_fields) for text in texts]
         self.answers = answer_ids(config, self.tokens.tokenizer, texts[0])
         self.timelines = dataset.timelines
         self.targets = dataset.inter_feat[dataset.iid_field].numpy()  # [rows]
@@ -120,7 +120,12 @@ class ClickRows(PromptRows):
         return ids[start:], items[start:]
 
 
-def _parse(text: str, fields) -> list:
+def parse_question(text: str, fields) -> list:
+    """A question's template as text and fields (:func:`recbole_llm.data.prompt.parse_template`).
+
+    Raises:
+        ValueError: a field is unknown, missing or repeated, or stands behind the item asked about.
+    """
     template = parse_template(text, fields)
     names = [piece.name for piece in template if isinstance(piece, Field)]
     if late := [name for name in names[names.index("target") + 1 :] if name != "user"]:
