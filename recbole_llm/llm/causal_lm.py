@@ -103,3 +103,14 @@ def check_prompt(prompt_embeds, prompt_mask):
         )
     if not bool(prompt_mask[:, -1].all()) or bool((prompt_mask[:, :-1] & ~prompt_mask[:, 1:]).any()):
         raise ValueError("prompts must be padded on the left only and hold at least one token")
+
+
+def silence_dropout(llm: torch.nn.Module) -> None:
+    """Turn off the frozen LLM's own dropout for good: its layers must be in training mode to checkpoint activations."""
+    for name, module in llm.named_modules():
+        if "lora_" in name:
+            continue
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0

@@ -1,7 +1,6 @@
 """What every LLM recommender shares: a frozen CRM, a frozen LLM with an adapter, a projector, candidate scoring.
 
-A new model overrides what differs: :meth:`LLMRecommender.render` (the prompt), :meth:`answer`, :meth:`hybrid_probability` (the
-curriculum), :meth:`adapter_config` (which adapter goes on the LLM) and :meth:`gate` (how experts are mixed for a row).
+A new model overrides what :class:`recbole_llm.model.contract.Contract` names: the prompt, the answer, the curriculum, the adapter, the gate.
 """
 
 from __future__ import annotations
@@ -9,18 +8,15 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType, ModelType, init_seed
 from torch import nn
 
-from recbole_llm import registry
 from recbole_llm.adapter import cast_weights, drop_by_row, enable_gradient_checkpointing, use_gate
-from recbole_llm.config.checks import list_problems
-from recbole_llm.config.stages import stage_at
 from recbole_llm.crm.training import load_or_train
-from recbole_llm.data import heads, prompt
+from recbole_llm.data import prompt
 from recbole_llm.data.tokens import USER_SLOT
 from recbole_llm.llm import branch_forward, causal_lm, title_likelihood
 from recbole_llm.llm.constrained_vocabulary import Among, until_last_choice
@@ -28,11 +24,12 @@ from recbole_llm.llm.loading import context_length, load_llm
 from recbole_llm.llm.packing import LIST_FIELD, SHARED_FIELD, Packing
 from recbole_llm.llm.tokenizer import check_tokenizer
 from recbole_llm.model.by_hand import HandMade
+from recbole_llm.model.contract import Contract
 from recbole_llm.model.parameter_groups import parameter_groups
-from recbole_llm.model.projector import Projector
+from recbole_llm.model.projector import Projector, untouched
 
 
-class LLMRecommender(SequentialRecommender):
+class LLMRecommender(Contract, SequentialRecommender):
     """Ranks candidates by the log-likelihood of their titles under an adapted LLM.
 
     Batches come from the loaders of its :mod:`head <recbole_llm.data.heads>` (shapes in :mod:`recbole_llm.data.collate`). ``forward`` gives the answer's
@@ -41,10 +38,6 @@ class LLMRecommender(SequentialRecommender):
 
     type = ModelType.SEQUENTIAL
     input_type = InputType.POINTWISE
-    template_fields = ("history", "candidates")
-    head = heads.TITLE  # what answers; the others are LETTERS, YES_NO (model/pointwise.py) and CATALOGUE (model/e4srec.py)
-    uses_projector = True  # False: prompts are text alone
-    crm_kinds = ("sequential",)  # of RecBole's models that may be the CRM; "general" ones (BPR, LightGCN) know users by their ids
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -61,7 +54,7 @@ class LLMRecommender(SequentialRecommender):
         if self.uses_projector:
             self._add_projectors(llm.get_input_embeddings(), dataset)
         self.llm = self.adapt(llm)
-        _silence_dropout(self.llm)
+        causal_lm.silence_dropout(self.llm)
 
     def _add_projectors(self, embeddings: nn.Embedding, dataset) -> None:
         """From the CRM's vectors to slots of the scale of the LLM's embeddings."""
@@ -74,58 +67,6 @@ class LLMRecommender(SequentialRecommender):
         if config["user_token"]:
             self.user_projector = self._projector(self._user_sample(dataset), hidden, out_std, centred=False)
 
-    # ---- what a model may override -------------------------------------------------------------------------------
-
-    @classmethod
-    def render(cls, example) -> list[prompt.Segment]:
-        """Segments of one example's prompt (:class:`recbole_llm.data.prompt_rows.Example`)."""
-        return prompt.render(
-            example.template,
-            example.history,
-            example.candidates,
-            behaviour_tokens=example.behaviour_tokens,
-            user_token=example.user_token,
-        )
-
-    @classmethod
-    def answer(cls, tokens, example, position: int) -> list[int]:
-        """Token ids of the answer that names the candidate at ``position``: its title and the end token."""
-        return tokens.answer(example.candidates[position])
-
-    @classmethod
-    def needs_crm(cls, config) -> bool:
-        """Whether a run trains or reads a CRM: for slots and gates, or where the protocol's prompts rank what it retrieves."""
-        return cls.uses_projector or (registry.is_protocol(config["protocol"]) and registry.protocol(config["protocol"]).retrieves)
-
-    @classmethod
-    def check_config(cls, final: dict) -> list[str]:
-        """Lines (key, rule, remedy) for settings that this model cannot have; values may still be of a wrong type."""
-        return list_problems(cls, final) + cls.head.template_problems(final, cls.template_fields)
-
-    @classmethod
-    def hybrid_probability(cls, config, progress: float) -> float:
-        """Chance that a training batch at ``progress`` in [0, 1) carries behaviour tokens (LLaRA, section 3.3)."""
-        if config["stages"]:
-            return float(stage_at(config["stages"], progress).get("prompts") != "text")
-        return progress if config["curriculum"] == "linear" else 1.0
-
-    @classmethod
-    def released_settings(cls, settings: dict) -> dict:
-        """What ``recipe: released`` changes in the configuration: the quirks of the authors' code, as settings."""
-        return {}
-
-    def adapter_config(self) -> LoraConfig:
-        """Plain LoRA on the configured projections."""
-        return LoraConfig(task_type="CAUSAL_LM", **self.lora_arguments())
-
-    def lora_arguments(self) -> dict:
-        return {
-            "r": self.config["lora_r"],
-            "lora_alpha": self.config["lora_alpha"],
-            "lora_dropout": self.config["lora_dropout"],
-            "target_modules": self.config["lora_target_modules"],
-        }
-
     def adapt(self, llm) -> PeftModel:
         """The LLM with its adapter; plain LoRA computes in the LLM's precision (:mod:`recbole_llm.adapter.plain`)."""
         adapted = get_peft_model(llm, self.adapter_config())
@@ -133,10 +74,6 @@ class LLMRecommender(SequentialRecommender):
         if self.config["lora_dropout_shared"]:
             drop_by_row(adapted)
         return adapted
-
-    def gate(self, interaction: Interaction) -> torch.Tensor | None:
-        """Mixing weights ``[B, K]`` of the adapter's experts, or None for an adapter without a gate."""
-        return None
 
     def gated(self, interaction: Interaction) -> AbstractContextManager:
         """Context in which the adapter mixes its experts for these rows."""
@@ -178,14 +115,14 @@ class LLMRecommender(SequentialRecommender):
             vectors = self.projector(self.crm.item_vectors[items[slots]])
             embeds = embeds.masked_scatter(slots.unsqueeze(-1), vectors.to(embeds.dtype))
         elif self.training and self.uses_projector:
-            embeds = embeds + _untouched(self.projector).to(embeds.dtype)
+            embeds = embeds + untouched(self.projector).to(embeds.dtype)
         users = items == USER_SLOT
         if users.any():
             rows = users.any(1)
             vectors = self.user_projector(self.crm.user_vectors(interaction)[rows])
             embeds = embeds.masked_scatter(users.unsqueeze(-1), vectors.to(embeds.dtype))
         elif self.training and hasattr(self, "user_projector"):
-            embeds = embeds + _untouched(self.user_projector).to(embeds.dtype)
+            embeds = embeds + untouched(self.user_projector).to(embeds.dtype)
         return embeds
 
     def forward(self, interaction: Interaction) -> tuple[torch.Tensor, torch.Tensor]:
@@ -333,19 +270,3 @@ class LLMRecommender(SequentialRecommender):
     def trainable_state(self) -> dict[str, torch.Tensor]:
         """Weights that training changes, by name: what a checkpoint holds."""
         return {name: w.detach() for name, w in self.named_parameters() if w.requires_grad}
-
-
-def _silence_dropout(llm: nn.Module) -> None:
-    """Turn off the frozen LLM's own dropout for good: its layers must be in training mode to checkpoint activations."""
-    for name, module in llm.named_modules():
-        if "lora_" in name:
-            continue
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
-
-
-def _untouched(module: nn.Module) -> torch.Tensor:
-    """Zero, with a gradient (of zero) for weights that a batch does not use: a distributed wrapper waits for it."""
-    return 0.0 * sum(weight.sum() for weight in module.parameters())
