@@ -154,9 +154,9 @@ def _check_ours(words: list[str]) -> None:
 
 
 def _settable() -> frozenset[str]:
-    from recbole_llm.config.known_keys import known_keys
+    from recbole_llm.config.known_keys import known_keys, model_keys
 
-    return frozenset(known_keys("iLoRA", "ml-100k"))
+    return frozenset(known_keys("iLoRA", "ml-100k").union(*model_keys().values()))
 
 
 def _parsed(parser, arguments: list[str]):

@@ -50,12 +50,12 @@ def script() -> str:
     """The completion script."""
     from recbole_llm import __main__, registry
     from recbole_llm.cli import COMMANDS
-    from recbole_llm.config.known_keys import known_keys
+    from recbole_llm.config.known_keys import known_keys, model_keys
     from recbole_llm.config.properties import properties_dir
 
     models = [name for group in registry.available_models() for name in group]
     datasets = sorted(file.stem for file in properties_dir().glob("dataset/*.yaml"))
-    settings = [f"--{key}=" for key in sorted(known_keys("iLoRA", "ml-100k"))]
+    settings = [f"--{key}=" for key in sorted(known_keys("iLoRA", "ml-100k").union(*model_keys().values()))]
     ways = [[name] for name in COMMANDS] + [["data", "check"], ["data", "convert"]]
     cases = []
     for way in ways:

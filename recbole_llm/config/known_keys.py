@@ -31,27 +31,44 @@ DERIVED = {
 def unknown_problems(given, known):
     """Lines for the keys of `given` that nothing reads, with the nearest known key, and for derived ones."""
     problems = [f"{key}: cannot be set, {DERIVED[key]}" for key in given if key in DERIVED]
-    for key in given:
-        if key not in known and key not in DERIVED:
-            problems.append(f"{key}: unknown key{hint(key, known) or '; remove it'}")
+    unknown = [key for key in given if key not in known and key not in DERIVED]
+    owned = model_keys() if unknown else {}
+    for key in unknown:
+        owners = ", ".join(name for name, keys in owned.items() if key in keys)
+        problems.append(f"{key}: a setting of {owners}, not of this model; remove it" if owners else
+                        f"{key}: unknown key{hint(key, known) or '; remove it'}")  # fmt: skip
     return problems
 
 
 def known_keys(model, dataset, model_class=None):
     """Every key that a run of `model` on `dataset` may set.
 
-    The plugin's keys are those of its YAML files, of whichever model is run, and of the YAML that a model was registered with;
-    RecBole's are those of its files and lists, and what the source of one of its models reads.
+    The plugin's keys are those of its YAML files, those of other plugin models excepted, and of the YAML that a model was
+    registered with; RecBole's are those of its files and lists, and what the source of one of its models reads. A RecBole model
+    may be the CRM of a plugin model and is given its settings, so that those of all plugin models are known to it.
     """
     root = properties.properties_dir()
-    files = {root / "overall.yaml", root / "llm.yaml", *root.glob("model/*.yaml"), *root.glob("dataset/*.yaml")}
+    files = {root / "overall.yaml", root / "llm.yaml", *root.glob("dataset/*.yaml")}
     files |= set(properties.property_files(model, dataset).values())
     known = {key for key, owner in recbole_keys() if owner in (None, model)} | {"model", "dataset"}
     for file in files:
-        known |= (yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}).keys()
-    for file in () if registry.is_plugin_model(model) else _sources_of(model_class or get_model(model)):
-        known |= keys_read(file)
+        known |= _keys_of(file)
+    if not registry.is_plugin_model(model):
+        known |= set().union(*model_keys().values())
+        for file in _sources_of(model_class or get_model(model)):
+            known |= keys_read(file)
     return known - DERIVED.keys()
+
+
+def model_keys():
+    """{plugin model: the keys that its YAML files declare, along the bases of its class}."""
+    files = {name: properties.model_files(name) for name in registry.available_models()[0]}
+    return {name: frozenset().union(*(_keys_of(file) for file in own.values() if file.is_file())) for name, own in files.items()}
+
+
+def _keys_of(file):
+    """The keys of a YAML file."""
+    return frozenset(yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})
 
 
 def _sources_of(model_class):

@@ -28,7 +28,7 @@ def property_files(model, dataset):
     files = {"overall": root / "overall.yaml"}
     if plugin:
         files["llms"] = root / "llm.yaml"
-    files |= {f"model {name}": file for name, file in _model_files(model, root).items()}
+    files |= {f"model {name}": file for name, file in model_files(model).items()}
     files |= {"family": root / f"dataset/{family_of(dataset)}.yaml", "dataset": root / f"dataset/{dataset}.yaml"}
     return {layer: file for layer, file in files.items() if file.is_file()}
 
@@ -38,8 +38,9 @@ def _class_names(model):
     return [base.__name__ for base in reversed(registry.resolve(registry.entry(model).model).__mro__)]
 
 
-def _model_files(model, root):
-    """{class name: its YAML file} along the bases of a plugin model's class, its own last; of a RecBole model the plugin's, if there."""
+def model_files(model):
+    """{class name: where its YAML file would be} along the bases of a plugin model's class, its own last; of a RecBole model the plugin's."""
+    root = properties_dir()
     names = _class_names(model) if registry.is_plugin_model(model) else [model]
     own = {name: registry.entry(name).properties for name in names if registry.is_plugin_model(name)}
     return {name: own.get(name) or root / f"model/{name}.yaml" for name in names}

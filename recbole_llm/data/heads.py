@@ -38,7 +38,7 @@ class Head:
         loaders: class of each phase.
     """
 
-    pointwise = whole_catalogue = writes = False
+    pointwise = False
     history_key = "history_max_len"
     dataset = PromptDataset
     loaders = {
@@ -47,9 +47,8 @@ class Head:
         "test": dataloader.TestPromptDataLoader,
     }
 
-    def __init__(self, name: str, **own):
-        self.name = name
-        self.__dict__.update(own)
+    def __init__(self, name: str, whole_catalogue: bool = False, writes: bool = False):
+        self.name, self.whole_catalogue, self.writes = name, whole_catalogue, writes
 
     def templates(self, config) -> list[str]:
         """Prompt templates of a run, words not yet filled in."""
@@ -93,10 +92,13 @@ class YesNo(Head):
         return click_templates(config)
 
     def template_problems(self, final, fields):
-        kind = "ctr" if registry.is_protocol(final.get("protocol")) and registry.protocol(final["protocol"]).labelled else "candidates"
         given = final.get("click_templates")
-        texts = given.get(kind) if isinstance(given, dict) else None
-        return _unreadable(f"click_templates, {kind}", texts, final, lambda text: parse_question(text, fields))
+        kinds = given.items() if isinstance(given, dict) else ()
+        return [
+            line
+            for kind, texts in kinds
+            for line in _unreadable(f"click_templates, {kind}", texts, final, lambda text: parse_question(text, fields))
+        ]
 
     def rows(self, config, split):
         return ClickRows(config, split, training=False)

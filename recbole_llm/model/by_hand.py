@@ -128,11 +128,13 @@ class HandMade:
             split: a dataset of these lines that knows more of them (RecLoRA's timelines); None makes one of their histories.
         """
         index, candidates = range(len(lines)), np.asarray(candidates)
+        shown = candidates[:, :1] if self.head.whole_catalogue else candidates  # prompts of histories alone list none
         split = split or self.split(lines)
         rows = self.head.rows(self.config, split)
-        keys = [self.head.key(rows, i, candidates[i], hybrid=hybrid) for i in index]
-        collate = self.head.collate(rows, {i: i for i in index})
-        return collate([rows[key] for key in keys])
+        keys = [self.head.key(rows, i, shown[i], hybrid=hybrid) for i in index]
+        batch = self.head.collate(rows, {i: i for i in index})([rows[key] for key in keys])
+        batch.interaction["candidates"] = torch.as_tensor(candidates, dtype=torch.long)
+        return batch
 
     def split(self, lines: Interaction):
         """A dataset whose rows are these lines."""

@@ -42,7 +42,7 @@ class E4SRec(LLMRecommender):
 
     @classmethod
     def check_config(cls, final):
-        problems = prompt_problems(cls, final)
+        problems = prompt_problems(cls, final) + cls.head.template_problems(final, cls.template_fields)
         for key, value in (("llm_eval", "generate"), ("selection", "generation")):
             if final.get(key) == value:
                 problems.append(f"{key}: {value} has no meaning for E4SRec, which scores items and writes no text")

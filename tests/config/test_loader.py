@@ -186,7 +186,14 @@ def test_rank_must_be_divisible_by_the_experts(properties):
     with pytest.raises(ConfigError, match="gate_input: iLoRA takes sequence, .* uniform, got 'auto'"):
         make("iLoRA", config_dict=base | {"gate_input": "auto"})
     assert make("iLoRA", config_dict=base | {"num_experts": 2})["num_experts"] == 2
-    assert make("LLaRA", config_dict=base | {"num_experts": 3})["num_experts"] == 3
+
+
+def test_a_setting_of_another_model_is_no_setting_of_this_one(properties):
+    properties({"llm.yaml": "lora_r: 8\n", "model/iLoRA.yaml": "num_experts: 4\n", "model/PointwiseLLM.yaml": "text_history_len: 4\n"})
+    with pytest.raises(ConfigError, match="num_experts: a setting of iLoRA, not of this model"):
+        make("LLaRA", config_dict={"train_neg_sample_args": None, "num_experts": 3})
+    with pytest.raises(ConfigError, match="text_history_len: a setting of CoLLM, RecLoRA, TALLRec, not of this model"):
+        make("LLaRA", config_dict={"train_neg_sample_args": None, "text_history_len": 3})
 
 
 def test_unknown_model_and_command_line_of_the_host(properties, monkeypatch):

@@ -73,6 +73,12 @@ def test_llm_rows_say_what_the_retriever_found_and_cannot_do_better(results):
     assert results[1]["SASRec"][0]["retriever"] is None and (results[1]["SASRec"][1]["target_position"] == -1).all()
 
 
+def test_a_model_that_scores_all_items_has_no_retriever(tiny_data, tiny_llm, tmp_path):
+    settings = tiny.settings(tiny_data, tiny_llm, tmp_path, protocol="full", metrics=["Hit", "NDCG"], valid_metric="NDCG@10")
+    record = json.loads(open(run_recbole_llm("E4SRec", "tiny", config_dict=settings)["result_file"]).read())
+    assert record["retriever"] is None and 0 < record["metrics"]["hit@20"] >= record["metrics"]["hit@1"]
+
+
 def test_an_impossible_rerank_n_and_generation_are_refused(tiny_data, tiny_llm, tmp_path):
     with pytest.raises(ValueError, match="rerank_n: 59 items cannot be retrieved for user"):
         run_recbole_llm(

@@ -1,0 +1,40 @@
+"""A model that trains in named stages: what each one trains."""
+
+import torch
+from recbole.utils import get_model
+
+from recbole_llm import LLMConfig
+from recbole_llm.config.stages import stage_at
+from recbole_llm.evaluation.preparation import prepare_data
+from recbole_llm.training.trainer import LLMTrainer
+from tests import tiny
+
+STAGES = [{"name": "text", "until": 0.5, "trains": ["adapter"], "prompts": "text"}, {"name": "map", "until": 1.0, "trains": ["projector"]}]
+
+
+class Watching(LLMTrainer):
+    """Takes down which parts of the model the steps of a stage have changed."""
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        self.moved = {}
+
+    def _step(self, group):
+        before = {name: weight.detach().clone() for name, weight in self.model.named_parameters() if weight.requires_grad}
+        found = super()._step(group)
+        stage = "text" if self.position.step <= self.schedule.total / 2 else "map"
+        for name, weight in self.model.named_parameters():
+            if weight.requires_grad and not torch.equal(weight, before[name]):
+                self.moved.setdefault(stage, set()).add("projector" if "projector" in name else "adapter")
+        return found
+
+
+def test_a_stage_trains_its_own_parts_alone(tiny_data, tiny_llm, tmp_path):
+    assert stage_at(STAGES, 0.49)["name"] == "text" and stage_at(STAGES, 0.5)["name"] == "map"
+    crm = {"train_batch_size": 64, "embedding_size": 8}
+    own = {"text_history_len": 4, "lora_dropout": 0.0, "stages": STAGES, "crm_config": crm}
+    config = LLMConfig("CoLLM", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path, **own))
+    _, train, valid, _ = prepare_data(config)
+    trainer = Watching(config, get_model("CoLLM")(config, train._dataset))
+    trainer.fit(train, valid, show_progress=False)
+    assert trainer.moved == {"text": {"adapter"}, "map": {"projector"}}
