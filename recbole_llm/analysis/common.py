@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_llm import registry
+from recbole_llm.config.known_keys import without_others
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.values import ConfigError, parse_value, plain_values, read_yaml
 from recbole_llm.leaderboard import reuse
@@ -60,7 +61,7 @@ class Request:
         Raises:
             ConfigError: everything that is wrong in it.
         """
-        given = {**self.settings, **case.settings, "seed": seed}
+        given = self._given(case, seed)
         config = LLMConfig(case.model, self.dataset, self.config_files, None, given)
         config["result_dir"] = os.path.join(config["result_dir"], "analysis")
         config["variant"] = f"{case.label}-{settings_key(config)}"
@@ -85,8 +86,12 @@ class Request:
                 getLogger().info(f"{path} is used again")
                 return path
             getLogger().info(f"{path} is made again: {'; '.join(why[:5])}")
-        given = {**self.settings, **case.settings, "seed": seed, "result_dir": config["result_dir"], "variant": config["variant"]}
+        given = {**self._given(case, seed), "result_dir": config["result_dir"], "variant": config["variant"]}
         return Path(run_recbole_llm(case.model, self.dataset, self.config_files, None, given)["result_file"])
+
+    def _given(self, case: Case, seed: int) -> dict:
+        """A case's own settings over those for every run, of which each model takes what it knows."""
+        return {**without_others(case.model, self.dataset, self.settings), **case.settings, "seed": seed}
 
     def trained(self, case: Case, seed: int) -> tuple:
         """(config, model, dataset, train, valid, test) of a run with its best weights, trained where there is none."""

@@ -66,6 +66,12 @@ def model_keys():
     return {name: frozenset().union(*(_keys_of(file) for file in own.values() if file.is_file())) for name, own in files.items()}
 
 
+def without_others(model, dataset, shared):
+    """Of settings that several models share, those that are not other plugin models' alone."""
+    others = set().union(*model_keys().values()) - known_keys(model, dataset)
+    return {key: value for key, value in shared.items() if key not in others}
+
+
 def _keys_of(file):
     """The keys of a YAML file."""
     return frozenset(yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})

@@ -23,6 +23,14 @@ def test_a_key_is_of_all_settings_that_change_a_result(settings):
     assert len({key(), *others}) == 6
 
 
+def test_a_setting_for_every_run_reaches_the_models_that_know_it(settings):
+    shared = request(settings, num_experts=2)
+    assert shared.config(Case("iLoRA@a", "iLoRA"), 2020)["num_experts"] == 2
+    assert shared.config(Case("LLaRA@a", "LLaRA"), 2020)["num_experts"] is None
+    with pytest.raises(ConfigError, match="num_expert: unknown key"):
+        request(settings, num_expert=2).config(Case("iLoRA@a", "iLoRA"), 2020)
+
+
 def test_a_run_is_used_again_and_one_of_other_settings_keeps_its_own_file(settings, monkeypatch):
     case = Case("LLaRA@a", "LLaRA")
     first = request(settings).result(case, 2020)
