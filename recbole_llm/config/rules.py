@@ -1,4 +1,7 @@
-"""The rule of each key: what its value must be, as (function that says whether it holds, text of the message)."""
+"""The rule of each key: what its value must be, as (function that says whether it holds, text of the message).
+
+Pairs, no pydantic model: they judge what several layers were merged to, RecBole's keys among it, which stays one flat mapping.
+"""
 
 import re
 

@@ -1,6 +1,7 @@
 """Hyper-parameter search of every row before it is ranked: the same number of trials each, judged on validation alone.
 
-search_space.py says what a space is. The search is hyperopt's, as in RecBole's own tuner. A trial trains with the plan's first
+search_space.py says what a space is. The search is hyperopt's, as in RecBole's own tuner, whose files of spaces it reads; Optuna
+would be a second library for the same. A trial trains with the plan's first
 seed and never reads the test rows (but under RecLoRA's ``recipe: released``); it is kept in ``<result>.tuning.json``, so that
 a killed search goes on: hyperopt would resume from a pickle.
 """
