@@ -8,12 +8,15 @@ The space is YAML, with RecBole's kinds (choice, uniform, quniform, loguniform):
       SASRec: {choice: {n_layers: [1, 2]}, loguniform: {learning_rate: [1.0e-4, 1.0e-2]}}
       LLM: {...}              # every LLM recommender without a space of its own
       Pop: {}                 # has nothing to tune, and says so
+      BPR: hyper.test         # a file as RecBole's tuner reads it, beside this one: a line for each key, `learning_rate loguniform -8,0`
 
-Bounds of loguniform are values, not their logarithms (RecBole's files hold exponents).
+Bounds of loguniform are values, not their logarithms; RecBole's files hold exponents, which are read as such.
 """
 
 from __future__ import annotations
 
+import ast
+import math
 from pathlib import Path
 
 from recbole_llm import registry
@@ -27,7 +30,7 @@ def read_space(file: str | Path) -> dict:
     """A search space.
 
     Raises:
-        ConfigError: an unknown algorithm or kind, bad bounds, no budget.
+        ConfigError: an unknown algorithm or kind, bad bounds, no budget, a file of RecBole's tuner that is not there or not readable.
     """
     space = read_yaml(file)
     problems = [
@@ -38,14 +41,41 @@ def read_space(file: str | Path) -> dict:
         problems.append(f"{file}: algorithm must be one of {', '.join(ALGORITHMS)}, got {space.get('algorithm')!r}")
     if type(space.get("budget")) is not int or space["budget"] < 1:
         problems.append(f"{file}: budget must be an integer >= 1, the trials of every row, got {space.get('budget')!r}")
-    for name, kinds in (space.get("spaces") or {}).items():
+    spaces = dict(space.get("spaces") or {})
+    for name, kinds in spaces.items():
+        if isinstance(kinds, str):
+            kinds, wrong = _recbole_space(Path(file).parent / kinds)
+            spaces[name], problems = kinds, problems + wrong
         for kind, keys in (kinds or {}).items():
             for key, value in (keys or {}).items():
                 if problem := _bad(kind, value):
                     problems.append(f"{file}: {name}: {key}: {problem}")
     if problems:
         raise ConfigError(problems)
-    return {"algorithm": "tpe", **space}
+    return {"algorithm": "tpe", **space, "spaces": spaces}
+
+
+def _recbole_space(file: Path) -> tuple[dict, list[str]]:
+    """The space {kind: {key: value}} that a text file of RecBole's `HyperTuning` describes, and what is wrong with the file."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        return {}, [f"{file}: cannot be read ({error}); name a file of lines `key kind values`, or give the space as a mapping"]
+    space: dict[str, dict] = {}
+    problems = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            key, kind, values = line.split(maxsplit=2)
+            value = ast.literal_eval(values.strip() if kind == "choice" else f"[{values}]")
+            if kind == "loguniform":
+                value = [math.exp(bound) for bound in value]
+        except (ValueError, SyntaxError, TypeError, OverflowError):
+            problems.append(f"{file}, line {number}: {line.strip()!r} is not `key kind values`, such as `learning_rate loguniform -8,0`")
+            continue
+        space.setdefault(kind, {})[key] = list(value) if isinstance(value, tuple) else value
+    return space, problems
 
 
 def _bad(kind: str, value) -> str | None:
