@@ -49,16 +49,13 @@ def metric_problems(final):
     return problems
 
 
-def list_problems(model_class, final):
+def list_problems(final):
     """Lines for shared candidate lists (`users_per_list`, `history_from`) that say nothing of the target or cannot be."""
     users, later = final.get("users_per_list"), final.get("history_from")
     if type(users) is not int or type(later) not in (int, float):  # not a plugin model's, or a line of `RULES` says so
         return []
     problems = []
-    if model_class.head.pointwise:
-        problems += [f"{key}: {model_class.__name__} asks about one item at a time and shows no list; leave it at {default}"
-                     for key, value, default in (("users_per_list", users, 1), ("history_from", later, 0)) if value != default]  # fmt: skip
-    elif type(final.get("n_candidates")) is int and users >= final["n_candidates"]:
+    if type(final.get("n_candidates")) is int and users >= final["n_candidates"]:
         problems.append(f"users_per_list: must be below n_candidates={final['n_candidates']}, got {users}: a list of targets alone "
                         "has no other item in it")  # fmt: skip
     if later and not problems and not final.get("user_token"):

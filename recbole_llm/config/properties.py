@@ -2,7 +2,7 @@
 
 Layers, later over earlier: overall.yaml; for plugin models llm.yaml, and where `llm_path` is a short name llm/<llm_path>.yaml;
 model/<model>.yaml, along the bases of the model's class; the LLM's section `models: <model>`; dataset/<dataset>.yaml; with `recipe`,
-recipe/<model>-<dataset>.yaml, whose key `datasets` lists the names that it is for: a paper's split and the same data from their source.
+recipe/<model>-<dataset>.yaml; the model's `fixed_settings`. A recipe's key `datasets` lists the names that it is for: a paper's split and the same data from their source.
 """
 
 from functools import cache, lru_cache
@@ -31,6 +31,11 @@ def property_files(model, dataset):
     files |= {f"model {name}": file for name, file in model_files(model).items()}
     files |= {"family": root / f"dataset/{family_of(dataset)}.yaml", "dataset": root / f"dataset/{dataset}.yaml"}
     return {layer: file for layer, file in files.items() if file.is_file()}
+
+
+def _fixed_settings(model):
+    """What a plugin model has in one way alone; a third party's model need not say so."""
+    return getattr(registry.resolve(registry.entry(model).model), "fixed_settings", dict)()
 
 
 def _class_names(model):
@@ -69,6 +74,8 @@ def plugin_settings(model, dataset, given):
     merged = {}
     for layer in ("overall", "llms", "llm", *own, "llm for model", "family", "dataset", "recipe"):
         merged.update(layers.get(layer, {}))
+    if registry.is_plugin_model(model):
+        merged.update(_fixed_settings(model))
     suited = layers.get("llm", {}) | layers.get("llm for model", {})
     return merged, {key: value for key, value in suited.items() if key not in given and merged[key] == value}
 

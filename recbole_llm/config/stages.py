@@ -3,6 +3,8 @@
     stages:
       - {name: text, until: 0.5, trains: [adapter], prompts: text}
       - {name: slots, until: 1.0, trains: [projector]}
+
+Weights are selected, and training ends early, by validations of the last stage: before it, prompts hold what nothing has trained.
 """
 
 PARTS = ("adapter", "projector", "router")
@@ -12,6 +14,11 @@ PROMPTS = ("text", "hybrid")
 def stage_at(stages: list[dict], progress: float) -> dict:
     """The stage of training at ``progress`` in [0, 1]."""
     return next((stage for stage in stages if progress < stage["until"]), stages[-1])
+
+
+def in_last_stage(stages: list[dict] | None, progress: float) -> bool:
+    """Whether ``progress`` in [0, 1] belongs to the last stage, or to training without stages."""
+    return not stages or stage_at(stages, progress) is stages[-1]
 
 
 def stages_hold(stages) -> bool:

@@ -93,6 +93,11 @@ def items_of(ids: Sequence[int], slot: bool, notes: Sequence[str] | None = None)
     return segments
 
 
+def fill(template: Sequence[str | Field], shown: Mapping[str, Sequence[Segment]]) -> list[Segment]:
+    """A parsed template with the segments ``shown`` in place of its fields; one that is not shown leaves nothing."""
+    return [part for piece in template for part in (shown.get(piece.name, ()) if isinstance(piece, Field) else [piece])]
+
+
 def render(
     template: Sequence[str | Field],
     history: Sequence[int],
@@ -127,6 +132,4 @@ def render(
     segments: list[Segment] = []
     if user_token and Field("user") not in template:
         segments.append(UserToken())
-    for piece in template:
-        segments += shown[piece.name] if isinstance(piece, Field) else [piece]
-    return segments
+    return segments + fill(template, shown)

@@ -49,9 +49,22 @@ class Contract:
         return cls.uses_projector or (registry.is_protocol(config["protocol"]) and registry.protocol(config["protocol"]).retrieves)
 
     @classmethod
+    def fixed_settings(cls) -> dict:
+        """Settings that this model can have in one way alone: they go over all YAML, and another value of the user's is a problem."""
+        return {} if cls.uses_projector else {"behaviour_tokens": "none", "user_token": False, "history_from": 0.0, "curriculum": "none"}
+
+    @classmethod
     def check_config(cls, final: dict) -> list[str]:
         """Lines (key, rule, remedy) for settings that this model cannot have; values may still be of a wrong type."""
-        return list_problems(cls, final) + cls.head.template_problems(final, cls.template_fields)
+        problems = [
+            f"{key}: {cls.__name__} has it at {value} alone, got {final[key]!r}; remove it"
+            for key, value in cls.fixed_settings().items()
+            if final.get(key, value) != value
+        ]
+        for key, value in (("llm_eval", "generate"), ("selection", "generation")):
+            if final.get(key) == value and not cls.head.writes:
+                problems.append(f"{key}: {value} has no meaning for {cls.__name__}, which scores items and writes no text; remove it")
+        return problems + list_problems(final) + cls.head.template_problems(final, cls.template_fields)
 
     @classmethod
     def hybrid_probability(cls, config, progress: float) -> float:

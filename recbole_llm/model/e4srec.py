@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from recbole_llm import registry
+from recbole_llm.data import prompt
 from recbole_llm.data.heads import CATALOGUE
-from recbole_llm.data.prompt import Field, Item
+from recbole_llm.data.prompt import Item
 from recbole_llm.llm import causal_lm
 from recbole_llm.model.base import LLMRecommender
 
@@ -37,16 +38,13 @@ class E4SRec(LLMRecommender):
     @classmethod
     def render(cls, example):
         """The history as slots without titles."""
-        slots = [Item(item, slot=True, title=False) for item in example.history]
-        return [part for piece in example.template for part in (slots if piece == Field("history") else [piece])]
+        return prompt.fill(example.template, {"history": [Item(item, slot=True, title=False) for item in example.history]})
 
     @classmethod
-    def check_config(cls, final):
-        problems = prompt_problems(cls, final) + cls.head.template_problems(final, cls.template_fields)
-        for key, value in (("llm_eval", "generate"), ("selection", "generation")):
-            if final.get(key) == value:
-                problems.append(f"{key}: {value} has no meaning for E4SRec, which scores items and writes no text")
-        return problems
+    def fixed_settings(cls):
+        """Prompts are the history's vectors, and answers items of the catalogue."""
+        alone = {"behaviour_tokens": "history", "user_token": False, "users_per_list": 1, "history_from": 0.0}
+        return super().fixed_settings() | alone | {"curriculum": "none", "likelihood_over": "vocabulary"}
 
     def log_probs(self, interaction) -> torch.Tensor:
         """``[B, n_items]`` float32: log softmax(W h), without the padding item."""
@@ -75,9 +73,3 @@ class E4SRec(LLMRecommender):
     def evaluation_scores(self, interaction):
         """Those of the candidates, or under `protocol: full` of all items ``[B, n_items]``."""
         return self.log_probs(interaction) if self.whole_catalogue else self.score_candidates(interaction)
-
-
-def prompt_problems(model: type, final: dict) -> list[str]:
-    """Lines for settings of titles and lists, of which this model's prompts have none."""
-    wrong = {"behaviour_tokens": "history", "user_token": False, "users_per_list": 1, "history_from": 0}
-    return [f"{key}: {model.__name__}'s prompts are the history's vectors; leave it at {value}" for key, value in wrong.items() if final.get(key) != value]

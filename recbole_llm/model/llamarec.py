@@ -17,9 +17,8 @@ from string import ascii_uppercase
 from recbole_llm import registry
 from recbole_llm.data import prompt
 from recbole_llm.data.heads import LETTERS
-from recbole_llm.data.prompt import Field, Item
+from recbole_llm.data.prompt import Item
 from recbole_llm.model.base import LLMRecommender
-from recbole_llm.model.tallrec import text_only_problems
 
 
 class LlamaRec(LLMRecommender):
@@ -34,7 +33,7 @@ class LlamaRec(LLMRecommender):
         shown = {"history": prompt.items_of(example.history, slot=False) or [" nothing yet"], "candidates": []}
         for letter, item in zip(ascii_uppercase, example.candidates, strict=False):
             shown["candidates"] += [f"\n({letter})", Item(item, slot=False)]
-        return [part for piece in example.template for part in (shown[piece.name] if isinstance(piece, Field) else [piece])]
+        return prompt.fill(example.template, shown)
 
     @classmethod
     def answer(cls, tokens, example, position):
@@ -45,7 +44,7 @@ class LlamaRec(LLMRecommender):
     def check_config(cls, final):
         known = registry.is_protocol(final.get("protocol"))
         key = "rerank_n" if known and registry.protocol(final["protocol"]).retrieves else "n_candidates"
-        problems = super().check_config(final) + text_only_problems(cls, final)
+        problems = super().check_config(final)
         if type(final.get(key)) is int and final[key] > len(ascii_uppercase):
             problems.append(f"{key}: LlamaRec has {len(ascii_uppercase)} option letters, got {final[key]}; lower it")
         return problems

@@ -32,14 +32,16 @@ class PointwiseLLM(LLMRecommender):
             self.projector.requires_grad_(False)
 
     @classmethod
+    def fixed_settings(cls):
+        """A prompt shows no list, so that users share none and a history is always there."""
+        return super().fixed_settings() | {"users_per_list": 1, "history_from": 0.0}
+
+    @classmethod
     def check_config(cls, final):
         problems = super().check_config(final)
         known = registry.is_protocol(final.get("protocol"))
         if final.get("crm_rows") == "sample" and known and not registry.protocol(final["protocol"]).labelled:
             problems.append(f"crm_rows: sample is for protocol 'ctr', got protocol={final.get('protocol')!r}; use all")
-        for key, value in (("llm_eval", "generate"), ("selection", "generation")):
-            if final.get(key) == value:
-                problems.append(f"{key}: {value} has no meaning for {cls.__name__}, whose answer is Yes or No")
         return problems
 
     @classmethod

@@ -13,7 +13,6 @@ score there is a softmax of the two probabilities, not their share.
 from __future__ import annotations
 
 from recbole_llm.data import prompt
-from recbole_llm.data.prompt import Field
 from recbole_llm.model.pointwise import PointwiseLLM, halves
 
 
@@ -27,21 +26,8 @@ class TALLRec(PointwiseLLM):
     def prefix(cls, example):
         """The two lists; an empty one says "nothing"."""
         likes = example.likes or [True] * len(example.history)
-        shown = {"liked": [], "disliked": []}
+        shown: dict[str, list] = {"liked": [], "disliked": []}
         for item, liked in zip(example.history, likes, strict=True):
             shown["liked" if liked else "disliked"].append(item)
-        segments = []
-        for piece in halves(example.template)[0]:
-            listed = isinstance(piece, Field) and (prompt.items_of(shown[piece.name], slot=False) or [" nothing"])
-            segments += listed or [piece]
-        return segments
-
-    @classmethod
-    def check_config(cls, final):
-        return super().check_config(final) + text_only_problems(cls, final)
-
-
-def text_only_problems(model: type, final: dict) -> list[str]:
-    """Lines for settings of vectors that a model of text alone does not read."""
-    wrong = {"behaviour_tokens": "none", "user_token": False}
-    return [f"{key}: {model.__name__} shows text alone; leave it at {value}" for key, value in wrong.items() if final.get(key) != value]
+        lists = {name: prompt.items_of(items, slot=False) or [" nothing"] for name, items in shown.items()}
+        return prompt.fill(halves(example.template)[0], lists)

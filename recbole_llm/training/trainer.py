@@ -15,6 +15,7 @@ import time
 
 from recbole.utils import early_stopping, get_local_time, set_color
 
+from recbole_llm.config.stages import in_last_stage
 from recbole_llm.evaluation.rerank import attach_retriever
 from recbole_llm.runtime import distributed
 from recbole_llm.training.checkpoint import load_checkpoint_into
@@ -166,9 +167,11 @@ class LLMTrainer(EvaluatingTrainer):
                 "weights can be called the best: lower learning_rate, set mixed_precision=no, or choose a valid_metric "
                 "that these rows define; checkpoints of earlier steps stay"
             )
-        self.best_valid_score, self.cur_step, stop, better = early_stopping(
-            score, self.best_valid_score, self.cur_step, max_step=self.stopping_step, bigger=self.valid_metric_bigger
-        )
+        stop = better = False
+        if in_last_stage(self.config["stages"], (self.position.step - 1) / self.schedule.total):
+            self.best_valid_score, self.cur_step, stop, better = early_stopping(
+                score, self.best_valid_score, self.cur_step, max_step=self.stopping_step, bigger=self.valid_metric_bigger
+            )
         seconds = time.perf_counter() - start
         self.log.validation(self.logger if self.verbose else None, epoch, seconds, score, result, self.position.valid_step)
         self.position.valid_step += 1

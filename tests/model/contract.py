@@ -7,7 +7,8 @@ import pytest
 import torch
 from recbole.utils import get_model, init_seed
 
-from recbole_llm import LLMConfig
+from recbole_llm import LLMConfig, registry
+from recbole_llm.config.properties import short_names
 from recbole_llm.evaluation.preparation import prepare_data
 from recbole_llm.llm.constrained_vocabulary import rivals
 from recbole_llm.training.checkpoint import load_checkpoint_into, save_checkpoint
@@ -23,11 +24,17 @@ class ModelContract:
 
     name: str
     settings: dict = {}
-    branch_columns = ("branch_ids", "branch_mask")  # what describes a candidate beside the prompt
+
+    @property
+    def branch_columns(self):
+        """What describes a candidate beside the prompt."""
+        head = registry.head(self.name)
+        asked = ("branch_items",) if head.pointwise else ()
+        return ("branch_ids", "branch_mask", *asked, *(("candidates",) if head.pointwise or head.whole_catalogue else ()))
 
     def build(self, tiny_data, tiny_llm, out, **more):
         config = LLMConfig(
-            self.name, "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, out, **{**self.settings, **more})
+            self.name, "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, out, **{"stages": None, **self.settings, **more})
         )
         init_seed(config["seed"], True)
         data = prepare_data(config)
@@ -58,6 +65,13 @@ class ModelContract:
         loader = built[1][1]
         loader.set_epoch(0)
         return next(iter(loader))
+
+    @pytest.mark.parametrize("llm_path", short_names())
+    def test_what_suits_an_llm_leaves_the_model_itself(self, llm_path):
+        """The LLM's own YAML goes over llm.yaml for all models: each must say what its prompts and its loss depend on."""
+        config = LLMConfig(self.name, "ml-100k", config_dict={"llm_path": llm_path})
+        fixed = config.model_class.fixed_settings()
+        assert {key: config[key] for key in fixed} == fixed
 
     def test_scores_are_finite_and_differ(self, model, batch):
         scores = model.score_candidates(batch)
@@ -178,8 +192,6 @@ class ModelContract:
 
 class PointwiseContract(ModelContract):
     """The same for a model that answers Yes or No about each candidate."""
-
-    branch_columns = ("branch_ids", "branch_mask", "branch_items", "candidates")
 
     def test_likelihood_of_the_answer_is_the_score_of_the_target(self, model, batch):
         """Teacher forcing Yes and No behind the target's whole prompt gives the odds of its P(Yes)."""

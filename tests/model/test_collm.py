@@ -5,7 +5,7 @@ from tests.model.contract import PointwiseContract
 class TestCoLLM(PointwiseContract):
     name = "CoLLM"
     crm = {"train_batch_size": 64, "embedding_size": 8}
-    settings = {"text_history_len": 4, "lora_dropout": 0.0, "stages": None, "crm_config": crm}
+    settings = {"text_history_len": 4, "lora_dropout": 0.0, "crm_config": crm}
 
     def test_the_prompt_shows_the_user_and_the_question_its_item(self, model, batch):
         assert model.crm.general

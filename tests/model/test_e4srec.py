@@ -6,7 +6,6 @@ from tests.model.contract import ModelContract
 class TestE4SRec(ModelContract):
     name = "E4SRec"
     settings = {"lora_dropout": 0.0}
-    branch_columns = ("branch_ids", "branch_mask", "candidates")
 
     def test_probabilities_sum_to_one_over_the_items(self, model, batch):
         found = model.log_probs(batch).exp()

@@ -275,7 +275,7 @@ def test_labelled_rows_of_one_moment_share_a_prompt_and_score_as_alone(tied_line
         ({"gate_top_k": 17}, "gate_top_k: must be at most num_experts=16"),
         ({"lora_mixing": "both"}, "lora_mixing: must be one of 'weight', 'output', 'none'"),
         ({"text_history": "best"}, "text_history: must be one of 'recent', 'relevant'"),
-        ({"llm_eval": "generate"}, "llm_eval: generate has no meaning for RecLoRA"),
+        ({"llm_eval": "generate"}, "llm_eval: generate has no meaning for RecLoRA, which scores items"),
         ({"answer_words": ["Yes"]}, "answer_words: must be two words"),
         ({"gate_input": "item_mean"}, "gate_input: RecLoRA takes auto, target or sequence"),
     ],

@@ -29,6 +29,17 @@ class Watching(LLMTrainer):
         return found
 
 
+def test_weights_are_selected_among_those_of_the_last_stage(tiny_data, tiny_llm, tmp_path, monkeypatch):
+    own = {"text_history_len": 4, "stages": STAGES, "crm_config": {"train_batch_size": 64, "embedding_size": 8}, "epochs": 4, "stopping_step": 1}
+    config = LLMConfig("CoLLM", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path, **own))
+    _, train, valid, _ = prepare_data(config)
+    trainer = LLMTrainer(config, get_model("CoLLM")(config, train._dataset))
+    falling = iter([0.9, 0.8, 0.7, 0.6])  # the first stage's would win, and end training in the second epoch
+    monkeypatch.setattr(trainer, "_valid_epoch", lambda *_, **__: (next(falling), {"hit@1": 0.0}))
+    trainer.fit(train, valid, show_progress=False)
+    assert trainer.best_valid_score == 0.7 and len(trainer.position.history) == 4
+
+
 def test_a_stage_trains_its_own_parts_alone(tiny_data, tiny_llm, tmp_path):
     assert stage_at(STAGES, 0.49)["name"] == "text" and stage_at(STAGES, 0.5)["name"] == "map"
     crm = {"train_batch_size": 64, "embedding_size": 8}
