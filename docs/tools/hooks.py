@@ -17,7 +17,7 @@ def on_config(config):
     pages = sorted(Path(config["docs_dir"], "leaderboards").glob("*.md"))
     for entry in config["nav"]:
         if "Leaderboards" in entry:
-            entry["Leaderboards"] = ["leaderboards.md", *(f"leaderboards/{page.name}" for page in pages)]
+            entry["Leaderboards"] = ["leaderboards.md", *({page.stem.replace(".", ", "): f"leaderboards/{page.name}"} for page in pages)]
     return config
 
 
