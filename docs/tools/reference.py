@@ -180,8 +180,18 @@ def _measured_row(name: str, board: dict, row: dict) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def published() -> str:
+    """Markdown: what papers report of rankings, from properties/published.yaml."""
+    table = yaml.safe_load((ROOT / "properties/published.yaml").read_text(encoding="utf-8"))["ranking"]
+    sets = table["datasets"]
+    rows = [f"| | {' | '.join(entry['title'] for entry in sets.values())} |", "|---" * (1 + len(sets)) + "|"]
+    rows += [f"| {_cell(row['model'])} | {' | '.join(format(row[name], '.4f') if name in row else '' for name in sets)} |" for row in table["rows"]]
+    return "\n".join(rows)
+
+
 GENERATED = {
-    "settings": settings_tables, "commands": commands, "datasets": datasets, "llms": llms, "leaderboards": leaderboards, "measured": measured,
+    "settings": settings_tables, "commands": commands, "datasets": datasets, "llms": llms, "leaderboards": leaderboards,
+    "measured": measured, "published": published,
 }  # fmt: skip
 MARKER = re.compile(r"^<!-- generated: (\w+)((?: \w+)*) -->$", re.MULTILINE)
 
