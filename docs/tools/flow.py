@@ -8,7 +8,7 @@ from html import escape
 
 _NODE = re.compile(r"(\w+)(?:\[([^\]]*)\])?")
 _ARROW = re.compile(r"\s*-->\s*(?:\|([^|]*)\|)?\s*")
-WIDTH, HEIGHT, GAP, ACROSS = 124, 54, 62, 22  # pixels
+WIDTH, HEIGHT, GAP, ACROSS = 138, 54, 62, 24  # pixels
 CHARACTERS, LABEL = 16, 13  # a line of a box, of an arrow
 
 
