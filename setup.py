@@ -59,6 +59,12 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     keywords=["recommender systems", "large language models", "sequential recommendation", "LoRA", "RecBole"],
+    project_urls={
+        "RecBole": "https://github.com/RUCAIBox/RecBole",
+        "LLaRA": "https://arxiv.org/abs/2312.02445",
+        "iLoRA": "https://arxiv.org/abs/2408.10159",
+        "RecLoRA": "https://arxiv.org/abs/2408.03533",
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

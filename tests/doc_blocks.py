@@ -6,8 +6,10 @@ is gone or a value that breaks a rule fails; nothing is trained. A marker in the
 """
 
 import importlib.util
+import pkgutil
 import re
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ from recbole_llm.analysis import __main__ as analysis
 from recbole_llm.cli import recommend
 from recbole_llm.cli.arguments import parse_command_line, parse_settings
 from recbole_llm.cli.leaderboard import is_leaderboard
+from recbole_llm.config.known_keys import known_keys
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.properties import properties_dir
 from recbole_llm.data.convert.__main__ import _parser as convert_parser
@@ -64,6 +67,39 @@ def blocks_of(text: str, name: str) -> list[Block]:
     if text.count("```") != 2 * len(found):
         raise ValueError(f"{name}: {text.count('```')} fences make {len(found)} blocks")
     return found
+
+
+def lost_names(text: str) -> Iterator[str]:
+    """What a page's text names and is not there: modules and their contents, files of this repository, settings written `key: value`."""
+    for name in re.findall(r"(?<![\w./])((?:recbole_llm|benchmarks|docs\.tools)(?:\.[A-Za-z_]\w*)+)", text):
+        if not _importable(name) and not name.endswith((".py", ".yaml", ".json")):
+            yield name
+    for name in re.findall(r"(?<![\w./])((?:recbole_llm|tests|benchmarks|docs)/[\w./-]*\w)", text):
+        if not (ROOT / name).exists():
+            yield name
+    packages = {path.stem for path in (ROOT / "recbole_llm").iterdir()}
+    for quoted in re.findall(r"`([^`\n]+)`", _FENCE.sub("", text)):
+        dotted = re.fullmatch(r"(\w+)(?:\.[A-Za-z_]\w*)+", quoted)
+        if dotted and dotted[1] in packages and not quoted.endswith((".py", ".yaml", ".json")) and not _importable(f"recbole_llm.{quoted}"):
+            yield quoted
+        if (key := re.match(r"([a-z_]+): ", quoted)) and key[1] not in _declared():
+            yield quoted
+
+
+def _importable(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+@cache
+def _declared() -> frozenset[str]:
+    """The settings of every model here, and the keys of an LLM's file."""
+    models = sorted(path.stem for path in (ROOT / "properties/model").glob("*.yaml") if path.stem != "PointwiseLLM")
+    return frozenset({"models", "llm_source"}.union(*(known_keys(model, "ml-100k") for model in models)))
 
 
 def check_shell(text: str) -> None:

@@ -1,6 +1,7 @@
 """Benchmarks at tiny shapes: every way of training and of scoring runs, and what they write is what was measured."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -87,6 +88,33 @@ def test_readme_stays_where_its_board_has_no_files(readme_copy):
     before = (readme_copy / "README.md").read_text()
     readme.main(str(readme_copy))
     assert (readme_copy / "README.md").read_text() == before and (readme_copy / "pages/made-up.candidates.md").is_file()
+
+
+def test_readme_and_pages_here_are_what_their_boards_give():
+    assert readme.PAGES / "ml-100k.candidates.md" in readme.texts() and readme.ROOT / "README.md" in readme.texts()
+    assert not readme.differing() and readme.main("--check") == 0
+
+
+def test_a_table_that_differs_from_its_board_fails(readme_copy, capsys):
+    fake.write_table(readme_copy, n=80, seeds=(2020, 2021), dataset="ml-100k")
+    assert readme.main(str(readme_copy)) == 0 == readme.main("--check")
+    for name in ("README.md", "pages/ml-100k.candidates.md"):
+        file = readme_copy / name
+        right = file.read_text()
+        figure = re.search(r"0\.\d{4} \[", right)[0]
+        file.write_text(right.replace(figure, "0.9999 [", 1))
+        assert readme.main("--check") == 1 and name in capsys.readouterr().out
+        file.write_text(right)
+    (readme_copy / "pages/ml-1m.full.md").write_text("By hand.")
+    assert readme.main("--check") == 1 and "ml-1m.full.md" in capsys.readouterr().out
+
+
+def test_a_board_whose_runs_all_failed_has_a_page(readme_copy):
+    failure = {"dataset": "ml-100k", "protocol": "candidates", "name": "iLoRA", "model": "iLoRA", "seed": 2020, "reason": "RuntimeError: full"}
+    (readme_copy / "ml-100k.candidates.iLoRA.seed2020.failed.json").write_text(json.dumps(failure))
+    before = (readme_copy / "README.md").read_text()
+    assert readme.main(str(readme_copy)) == 0 == readme.main("--check")
+    assert (readme_copy / "README.md").read_text() == before and "failed" in (readme_copy / "pages/ml-100k.candidates.md").read_text()
 
 
 def test_readme_refuses_lost_markers_and_empty_folders(readme_copy):

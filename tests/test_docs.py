@@ -160,6 +160,7 @@ def test_pictures_say_what_they_cannot_draw(tools):
         ("flowchart LR\n a -.-> b", "neither an arrow nor a node"),
         ("flowchart LR\n a --> b --> a", "in a circle"),
         ("flowchart LR\n a --> ", "no node at"),
+        ("flowchart LR\n a --> b --> c\n a --> c", "a --> c would pass through b"),
     ):
         with pytest.raises(ValueError, match=message):
             flow.svg(text)
@@ -182,6 +183,9 @@ def test_the_reference_holds_every_key_with_its_default_and_meaning(tools):
     assert {line.replace(r"\|", "").count("|") for line in lines} == {5}
     commands = reference.commands()
     assert all(f"`--{option}`" in commands for option in ("leaderboard", "explain", "candidates", "source", "nproc"))
+    assert "| [ml-100k.candidates](../leaderboards/ml-100k.candidates.md) | LLaRA | " in reference.fill("<!-- generated: measured LLaRA -->")
+    assert "| LLaRA (SASRec), paper | 0.4421 | 0.4949 | 0.4508 |" in reference.published()
+    assert reference.measured("Nobody").startswith("No leaderboard")
     assert "`ml-1m`" in reference.datasets() and "`smollm2-135m`" in reference.llms()
 
 
@@ -233,6 +237,19 @@ def _texts(tree):
 
 
 @pytest.mark.parametrize("page", doc_blocks.pages(), ids=lambda page: page.name)
+def test_names_in_the_text_exist(page):
+    assert list(doc_blocks.lost_names(page.read_text(encoding="utf-8"))) == []
+
+
+def test_names_that_are_gone_are_found():
+    text = "`recbole_llm.prompts` and recbole_llm.data.prompt.rendr in recbole_llm/crm.py; `config.chek`, `lora_rank: 8`, `results.a.json`, "
+    lost = ["recbole_llm.prompts", "recbole_llm.data.prompt.rendr", "recbole_llm/crm.py", "config.chek", "lora_rank: 8"]
+    assert sorted(doc_blocks.lost_names(text)) == sorted(lost)
+    kept = "`recbole_llm.data.prompt.render`, `recbole_llm/crm/`, `properties/dataset/NAME.yaml`, `config.checks`, `lora_r: 8`, `llm.yaml`"
+    assert not list(doc_blocks.lost_names(kept))
+
+
+@pytest.mark.parametrize("page", doc_blocks.pages(), ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
@@ -241,8 +258,10 @@ def test_links_between_pages_lead_somewhere(page):
 def test_readme_is_short_and_begins_with_what_to_run():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     lines = text.splitlines()
-    assert len(lines) <= 130 and len(text.encode()) <= 6656
+    assert len(lines) <= 120 and len(text.encode()) <= 8192
     prose = re.sub(r"^```.*?^```$|^\|.*?$", "", text, flags=re.MULTILINE | re.DOTALL).splitlines()
+    rows = [line for line in text.partition("results:begin")[2].partition("results:end")[0].splitlines() if line.startswith("| ")]
+    assert 0 < len(rows) - 1 <= 10 and all(line.count("[") == 1 for line in rows)
     assert max(map(len, prose)) <= 160
     assert lines.index("<!-- run-command -->") < 25 and lines.count("<!-- test-command -->") == 1
     for command in (block.text for block in BLOCKS if block.marker in ("run-command", "test-command")):

@@ -5,9 +5,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+from email import message_from_string
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,6 +110,30 @@ def test_extras(requirements):
     extras = {extra for extra, _ in requirements if extra}
     assert extras == {"test", "quantized", "encoder", "tune", "docs"}
     assert {"pytest", "hypothesis", "ruff"} <= names(requirements, "3.11", "test").keys()
+
+
+def test_metadata_is_complete_and_agrees_with_the_citation(tmp_path):
+    setup_py("egg_info", "--egg-base", str(tmp_path))
+    found = message_from_string((tmp_path / "recbole_llm.egg-info/PKG-INFO").read_text(encoding="utf-8"))
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (found["Version"], found["License"]) == (citation["version"], citation["license"])
+    assert found["License-File"] == "LICENSE" and (ROOT / "LICENSE").read_text(encoding="utf-8").startswith("MIT License")
+    assert found["Description-Content-Type"] == "text/markdown" and found.get_payload().strip().startswith("# recbole_llm")
+    cited = {reference["url"] for reference in citation["references"]}
+    urls = [url.partition(", ")[2] for url in found.get_all("Project-URL")]
+    assert len(urls) == 4 and cited >= set(urls)
+    assert {"Programming Language :: Python :: 3.11", "Programming Language :: Python :: 3.12"} <= set(found.get_all("Classifier"))
+
+
+def test_an_archive_of_the_sources_holds_what_tests_read(tmp_path):
+    setup_py("egg_info", "--egg-base", str(tmp_path), "sdist", "--dist-dir", str(tmp_path))
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        held = {Path(*Path(name).parts[1:]).as_posix() for name in file.getnames()}
+    folders = ("recbole_llm", "properties", "docs", "benchmarks", "tests")
+    ours = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    ours += [ROOT / name for name in (".ci/run", "CONTRIBUTING.md", "CITATION.cff", "mkdocs.yml", "ruff.toml", "pytest.ini", "run_recbole_llm.py")]
+    assert not {file.relative_to(ROOT).as_posix() for file in ours} - held
 
 
 def test_ci_runs_the_command_of_the_readme(tmp_path):

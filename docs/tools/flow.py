@@ -8,7 +8,8 @@ from html import escape
 
 _NODE = re.compile(r"(\w+)(?:\[([^\]]*)\])?")
 _ARROW = re.compile(r"\s*-->\s*(?:\|([^|]*)\|)?\s*")
-WIDTH, HEIGHT, GAP, ACROSS, CHARACTERS = 124, 54, 62, 22, 16  # pixels; characters a line
+WIDTH, HEIGHT, GAP, ACROSS = 138, 54, 62, 24  # pixels
+CHARACTERS, LABEL = 16, 13  # a line of a box, of an arrow
 
 
 def parse(text: str) -> tuple[str, dict[str, str], list[tuple[str, str, str]]]:
@@ -65,13 +66,22 @@ def layers(nodes: dict[str, str], edges: list[tuple[str, str, str]]) -> dict[str
 
 
 def svg(text: str) -> str:
-    """The picture, inline SVG in the page's own colours."""
+    """The picture, inline SVG in the page's own colours.
+
+    Raises:
+        ValueError: as `parse` and `layers`, or an arrow would pass through a node that it does not join.
+    """
     direction, nodes, edges = parse(text)
     places = layers(nodes, edges)
     wide = direction == "LR"
     deep, most = (1 + max(place[i] for place in places.values()) for i in (0, 1))
-    step = (WIDTH + GAP, HEIGHT + ACROSS) if wide else (WIDTH + ACROSS, HEIGHT + GAP)
+    words = max((len(line) for _, _, label in edges for line in _lines(label, LABEL)), default=0)
+    gap = max(GAP, 7 * words + 16) if wide else GAP  # room for what is written on an arrow
+    step = (WIDTH + gap, HEIGHT + ACROSS) if wide else (WIDTH + ACROSS, HEIGHT + gap)
     columns, rows = (deep, most) if wide else (most, deep)
+
+    if passed := [(a, b, node) for a, b, _ in edges for node in _passed(places, a, b)]:
+        raise ValueError("the arrow {} --> {} would pass through {}: give it a node on its way, or another order".format(*passed[0]))
 
     def centre(node: str) -> tuple[float, float]:
         x, y = places[node] if wide else places[node][::-1]
@@ -86,6 +96,13 @@ def svg(text: str) -> str:
     return f'<div class="flow">{head}{marker}{"".join(parts)}</svg></div>'
 
 
+def _passed(places: dict[str, tuple[int, int]], a: str, b: str) -> list[str]:
+    """Nodes between two others, less than half a box from the straight line that joins them."""
+    (first, start), (last, end) = places[a], places[b]
+    slope = (end - start) / max(last - first, 1)
+    return [node for node, (layer, row) in places.items() if first < layer < last and abs(start + slope * (layer - first) - row) < 0.3]
+
+
 def _arrow(a: tuple[float, float], b: tuple[float, float], label: str, wide: bool) -> str:
     (x1, y1), (x2, y2) = a, b
     if wide:
@@ -93,15 +110,23 @@ def _arrow(a: tuple[float, float], b: tuple[float, float], label: str, wide: boo
     else:
         y1, y2 = y1 + HEIGHT / 2, y2 - HEIGHT / 2
     line = f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" marker-end="url(#tip)"/>'
-    at = (x1 + x2) / 2, (y1 + y2) / 2 - 4
-    return line + (f'<text class="label" x="{at[0]}" y="{at[1]}">{escape(label)}</text>' if label else "")
+    written = _lines(label, LABEL)
+    at = (x1 + x2) / 2, (y1 + y2) / 2 - 12 * len(written) + 3
+    words = "".join(f'<tspan x="{at[0]}" y="{at[1] + 12 * i}">{escape(part)}</tspan>' for i, part in enumerate(written))
+    return line + (f'<text class="label">{words}</text>' if label else "")
 
 
 def _box(x: float, y: float, text: str) -> str:
-    lines = [""]
-    for word in text.split():
-        joined = f"{lines[-1]} {word}".strip()
-        lines = [*lines[:-1], joined] if len(joined) <= CHARACTERS else [*lines, word]
+    lines = _lines(text, CHARACTERS)
     top = y - 7.5 * (len(lines) - 1)
     words = "".join(f'<tspan x="{x}" y="{top + 15 * i}">{escape(line)}</tspan>' for i, line in enumerate(lines))
     return f'<rect x="{x - WIDTH / 2}" y="{y - HEIGHT / 2}" width="{WIDTH}" height="{HEIGHT}" rx="6"/><text>{words}</text>'
+
+
+def _lines(text: str, width: int) -> list[str]:
+    """The words in lines of at most ``width`` characters."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], joined] if len(joined) <= width else [*lines, word]
+    return [line for line in lines if line]

@@ -156,12 +156,46 @@ def leaderboards() -> str:
     return "\n".join(f"- [{page.stem}](leaderboards/{page.name})" for page in pages)
 
 
+def measured(model: str) -> str:
+    """Markdown: the rows that the leaderboards of this version hold for a model."""
+    found = []
+    for file in sorted((ROOT / "docs/leaderboards").glob("*.json")):
+        board = json.loads(file.read_text(encoding="utf-8"))
+        found += [_measured_row(file.stem, board, row) for row in board["rows"] if row["model"] == model]
+    if not found:
+        return "No leaderboard of this version has a row of it yet."
+    head = ["| leaderboard | row | seeds | rank | metric [95%] | against | training s | peak MB |", "|---|---|---|---|---|---|---|---|"]
+    return "\n".join(head + found)
+
+
+def _measured_row(name: str, board: dict, row: dict) -> str:
+    value, cost = row["metrics"][board["main"]], row["cost"]
+    difference = (row["vs_reference"] or {}).get(board["main"])
+    cells = [
+        f"[{name}](../leaderboards/{name}.md)", _cell(row["name"]), str(len(row["seeds"])), str(row["rank"]),
+        f"{board['main']} {value['mean']:.4f} [{value['low']:.3f}, {value['high']:.3f}]",
+        f"{board['reference']} {difference['difference']:+.3f}" if difference else "",
+        f"{cost['seconds_train']:,.0f}", f"{cost['peak_memory_mb']:,.0f}",
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def published() -> str:
+    """Markdown: what papers report of rankings, from properties/published.yaml."""
+    table = yaml.safe_load((ROOT / "properties/published.yaml").read_text(encoding="utf-8"))["ranking"]
+    sets = table["datasets"]
+    rows = [f"| | {' | '.join(entry['title'] for entry in sets.values())} |", "|---" * (1 + len(sets)) + "|"]
+    rows += [f"| {_cell(row['model'])} | {' | '.join(format(row[name], '.4f') if name in row else '' for name in sets)} |" for row in table["rows"]]
+    return "\n".join(rows)
+
+
 GENERATED = {
     "settings": settings_tables, "commands": commands, "datasets": datasets, "llms": llms, "leaderboards": leaderboards,
+    "measured": measured, "published": published,
 }  # fmt: skip
-MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+MARKER = re.compile(r"^<!-- generated: (\w+)((?: \w+)*) -->$", re.MULTILINE)
 
 
 def fill(text: str) -> str:
-    """A page with its markers replaced by what they name."""
-    return MARKER.sub(lambda found: GENERATED[found[1]](), text)
+    """A page with its markers replaced by what they name, words behind the name being arguments."""
+    return MARKER.sub(lambda found: GENERATED[found[1]](*found[2].split()), text)
