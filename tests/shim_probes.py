@@ -245,6 +245,14 @@ def time_order():
 
 
 @probe
+def exact_split():
+    write("turns", "inter", COLUMNS, *((f"u{u}", f"i{s}", 1_700_000_000 + 4 * s + u) for u in range(4) for s in range(10)))
+    split = {"eval_args": IN_TIME["eval_args"] | {"split": {"TS": [0.8, 0.1, 0.1]}}}
+    test = dataset(dataset="turns", **IN_TIME | split).build()[2]
+    assert len(test) == 4, f"{len(test)} of 40 rows are the latest tenth"
+
+
+@probe
 def imputed_means():
     write("part", "inter", COLUMNS, *((f"u{u}", f"i{s}", s) for u in range(4) for s in range(5)))
     write("part", "item", ("item_id:token", "price:float"), *((f"i{i}", i) for i in range(4)))

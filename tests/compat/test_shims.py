@@ -29,6 +29,7 @@ FAILURES = {
     "stable_duplicates": "lost the file's order",
     "atomic_files": "an item called NA is lost",
     "time_order": "not the latest items",
+    "exact_split": "rows are the latest tenth",
     "imputed_means": "was made up",
     "filter_counts": "Some feat is empty",
     "benchmark_files": "item_id_list_field",
