@@ -15,7 +15,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from recbole_llm.cli.arguments import parse_settings
-from recbole_llm.runtime.files import whole_file
+from recbole_llm.runtime.files import whole_file, write_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     options, rest = _parser().parse_known_args(arguments)
     try:
         settings = {"show_progress": False, "state": "WARNING", **parse_settings(rest)}
-        users = [user for given in options.user for user in given.split(",")] + _read_users(options.users)
+        if options.out and not Path(options.out).resolve().parent.is_dir():
+            raise ValueError(f"--out={options.out}: no such folder; make it, or name another")
+        users = _named_users(options.user) + _read_users(options.users)
         asked = {
             "users": users, "history": _items(options.history), "k": options.k, "until": options.until,
             "candidates": _items(options.candidates), "exclude": _items(options.exclude) or (),
@@ -41,7 +43,10 @@ def _run(options, asked: dict, settings: dict) -> None:
 
     recommender = load(options.run, options.trust_remote_code, **settings)
     if options.explain:
-        print(recommender.explain(**asked))
+        text = recommender.explain(**asked)
+        if options.out:
+            write_text(options.out, text + "\n")
+        print(f"written to {options.out}" if options.out else text)
         return
     frame = recommender.recommend(**asked)
     if options.out:
@@ -59,10 +64,21 @@ def _items(given: list[str]) -> list[str] | None:
     return [name.strip() for text in given for name in text.split("|") if name.strip()] if given else None
 
 
+def _named_users(given: list[str]) -> list[str]:
+    users = [user.strip() for text in given for user in text.split(",") if user.strip()]
+    if given and not users:
+        raise ValueError("--user: names no user; write --user=ID, several ids separated by commas")
+    return users
+
+
 def _read_users(file: str | None) -> list[str]:
     if file is None:
         return []
-    users = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--users={file}: byte {error.start} is not UTF-8 text; save the file as UTF-8, one id per line") from None
+    users = [line.strip() for line in text.splitlines() if line.strip()]
     if not users:
         raise ValueError(f"--users={file}: the file names no user; write one id per line")
     return users
@@ -80,6 +96,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--exclude", action="append", default=[], metavar="ITEMS", help="leave these out, separated by |")
     parser.add_argument("--until", choices=["test"], help="read what came before each user's test row, as evaluation did")
     parser.add_argument("--explain", action="store_true", help="show prompts with their slots, the gate's weights, the scores")
-    parser.add_argument("--out", metavar="FILE", help="write a CSV file instead of a table")
+    parser.add_argument("--out", metavar="FILE", help="write a CSV file instead of a table (--explain: a text file)")
     parser.add_argument("--trust_remote_code", action="store_true", help="let the LLM's repository run its code")
     return parser

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from recbole_llm.data.item_names import ItemNames
+from recbole_llm.data.item_names import SHOWN, ItemNames
 
 TEST = 2  # place of the test split among train, valid, test
 
@@ -73,22 +73,40 @@ class Requests:
         histories = history if isinstance(history, Mapping) else {} if history is None else {"new user": history}
         if any(isinstance(items, str) for items in histories.values()):
             raise ValueError("history: a list of items, oldest first, or a mapping of names to such lists")
-        users = [users] if isinstance(users, (str, int)) else [] if users is None else users
-        found = [self.of_user(str(user), until) for user in users]
-        found += [self.of_history(str(user), items) for user, items in histories.items()]
-        if not found:
-            raise ValueError("nobody to recommend to: give users or a history")
-        left_out = np.array([self.names.find(name) for name in exclude], dtype=np.int64)
+        histories = {str(user): items for user, items in histories.items()}
+        users = [] if users is None else [users] if np.ndim(users) == 0 else users
+        users = list(dict.fromkeys(map(str, users)))  # a user who is named twice gets one list
+        self._check_names(users, histories, candidates)
+        found = [self.of_user(user, until) for user in users]
+        found += [self.of_history(user, items) for user, items in histories.items()]
+        left_out = np.array(self.names.find_all(exclude), dtype=np.int64)
+        by_user = {str(user): items for user, items in candidates.items()} if isinstance(candidates, Mapping) else {}
         for request in found:
-            chosen = candidates.get(request.user) if isinstance(candidates, Mapping) else candidates
+            chosen = by_user.get(request.user) if isinstance(candidates, Mapping) else candidates
             if chosen is not None:
                 request.candidates = self._candidates(request.user, chosen, left_out)
             request.seen = np.union1d(request.seen, left_out[left_out < self.dataset.item_num])
         return found
 
+    def _check_names(self, users: list[str], histories: dict, candidates) -> None:
+        """Refuse users whom nobody knows, and names that say two things or that nobody bears."""
+        if not users and not histories:
+            raise ValueError("nobody to recommend to: give users or a history")
+        if both := histories.keys() & set(users):
+            raise ValueError(f"history: {', '.join(sorted(both))} is among the users too; call the typed history otherwise")
+        known = self.dataset.field2token_id[self.dataset.uid_field]
+        if unknown := [user for user in users if user not in known or user == "[PAD]"]:
+            shown = ", ".join(map(repr, unknown[:SHOWN])) + (f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else "")
+            near = ", ".join(repr(str(other)) for other in get_close_matches(unknown[0], known, n=3))
+            raise ValueError(f"no user {shown} in {self.config['dataset']} as its filters leave it{f' (near: {near})' if near else ''}; a new "
+                             "user is recommended to by history=[...]")  # fmt: skip
+        if isinstance(candidates, Mapping) and (other := {*map(str, candidates)} ^ {*users, *histories}):
+            raise ValueError(f"candidates: a mapping names each user and history once and nobody else; it differs in "
+                             f"{', '.join(map(repr, sorted(other)[:SHOWN]))}")  # fmt: skip
+
     def of_user(self, user: str, until: str | None = None) -> Request:
         """A user of the dataset with all that was done, or ``until="test"`` what came before the latest test row."""
-        number = self._number(user)
+        number = int(self.dataset.field2token_id[self.dataset.uid_field][user])
         rows = [split.of(number) for split in self._rows]
         place = TEST if until else max((n for n, mine in enumerate(rows) if len(mine)), default=TEST)
         if not len(rows[place]):
@@ -110,16 +128,8 @@ class Requests:
             raise ValueError(f"{user!r} has an empty history: name one item at least, by id or by title")
         return Request(user, items, np.unique(items))
 
-    def _number(self, user: str) -> int:
-        known = self.dataset.field2token_id[self.dataset.uid_field]
-        if user in known and user != "[PAD]":
-            return int(known[user])
-        near = ", ".join(repr(str(other)) for other in get_close_matches(user, known, n=3))
-        raise ValueError(f"no user {user!r} in {self.config['dataset']} as its filters leave it{f' (near: {near})' if near else ''}; a new "
-                         "user is recommended to by history=[...]")  # fmt: skip
-
     def _candidates(self, user: str, chosen, left_out: np.ndarray) -> np.ndarray:
-        items = np.array([self.names.find(name) for name in chosen], dtype=np.int64)
+        items = np.array(self.names.find_all(chosen), dtype=np.int64)
         values, counts = np.unique(items, return_counts=True)
         if (counts > 1).any():
             twice = ", ".join(self.names.tokens[i] for i in values[counts > 1])

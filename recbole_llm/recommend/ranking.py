@@ -104,6 +104,8 @@ class Ranker:
         retrieved = []
         for i, (request, k) in enumerate(zip(requests, counts, strict=True)):
             left = int(np.isfinite(scores[i]).sum()) if request.candidates is None else len(request.candidates)
+            if not left:
+                raise ValueError(f"user {request.user!r} has no items left to rank: all with interactions were seen or are excluded")
             if not 1 <= k <= left:
                 raise ValueError(f"k={k}: user {request.user!r} has {left} items left to rank, of {int((~self.names.cold).sum())} with "
                                  f"interactions less what was seen or excluded, or the candidates; k is between 1 and {left}")  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def find_checkpoint(run: str | os.PathLike) -> Path:
     if path.suffix not in (".json", ".pth"):
         return checkpoint_folder(path)
     record = read_result(path) if path.suffix == ".json" else {"model": path.name, "checkpoint": path.name}
+    if "model" not in record:
+        raise ValueError(f"{path} is no result file: it names no model; give one, or the run's folder under checkpoint_dir")
     weights = record.get("checkpoint") and path.parent / record["checkpoint"]
     if not is_plugin_model(record["model"]):
         how = f"load_data_and_model({str(weights)!r}) and" if weights else "a model trained with saved=True, load_data_and_model and"
@@ -88,8 +91,8 @@ class Recommender:
             users: external ids of users of the dataset, one or several; what they did, all of it, is their history.
             history: a new user's items by id or title, oldest first; or {name: items} for several.
             k: items for each; 10, or as many as there are candidates.
-            candidates: items to rank, shown in this order, or {user: items}; None for the catalogue less what was seen. With an
-                item that has no interactions the prompt is text alone, without behaviour tokens.
+            candidates: items to rank, shown in this order, or {user: items} of every user; None for the catalogue less what was
+                seen. With an item that has no interactions the prompt is text alone, without behaviour tokens.
             exclude: items to leave out.
             until: "test" reads of each user what came before the test row, as the run's evaluation did.
             show_progress: a bar, where there is more than one batch.
@@ -144,4 +147,7 @@ def _count(request: Request, k: int | None) -> int:
     """How many items a request is answered with."""
     if k is None:
         return K if request.candidates is None else min(K, len(request.candidates))
-    return int(k)
+    try:
+        return operator.index(k)
+    except TypeError:
+        raise ValueError(f"k is {k!r} and must be a whole number: how many items each list has") from None
