@@ -172,6 +172,7 @@ def test_seeds_of_a_row_must_agree_in_configuration(tmp_path):
         ({"metrics": {"hit@1": 0.99}}, "hit@1 is 0.99 but its rows give"),
         ({"protocol": "other"}, "protocol 'other' is unknown"),
         ({"rows": "gone.csv"}, "gone.csv are not beside it"),
+        ({"rows_sha256": "0" * 64}, "rows.csv beside it was edited, or is of another run"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path, change, complaint):
