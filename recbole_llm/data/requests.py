@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
+from recbole_llm import registry
 from recbole_llm.data.item_names import SHOWN, ItemNames
 
 TEST = 2  # place of the test split among train, valid, test
@@ -24,6 +25,8 @@ class Request:
         user_id: 0 for a new user.
         target: the item that came next, of a test row alone; it only seeds the order in which items are shown.
         candidates: what is ranked in the catalogue's place, in the order shown; None for the catalogue.
+        labels: ``[L]`` 1 liked, 0 not, of the history's items, where prompts say so (`noted`); else None.
+        ratings: ``[L]`` likewise.
     """
 
     user: str
@@ -32,6 +35,15 @@ class Request:
     user_id: int = 0
     target: int = 0
     candidates: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    ratings: np.ndarray | None = None
+
+
+def noted(config) -> str | None:
+    """The setting for which prompts say behind each item of a history whether it was liked, or how it was rated; None: they do not."""
+    if config["history_notes"] in ("likes", "ratings"):
+        return f"history_notes: {config['history_notes']}"
+    return f"protocol: {config['protocol']}" if registry.protocol(config["protocol"]).labelled and not config["history_notes"] else None
 
 
 class _Rows:
@@ -57,7 +69,8 @@ class Requests:
     """
 
     def __init__(self, config, splits):
-        self.config, self.dataset = config, splits[0]
+        self.config, self.dataset, self._splits = config, splits[0], splits
+        self.noted = noted(config)
         self._rows = [_Rows(split) for split in splits]
         interacted = np.zeros(self.dataset.item_num, dtype=bool)
         for rows in self._rows:
@@ -112,6 +125,8 @@ class Requests:
         if not len(rows[place]):
             lacks = "no test row" if until and any(map(len, rows)) else "no history in the data (one interaction makes no row)"
             raise ValueError(f"user {user!r} has {lacks}; give what is known as history=[...]")
+        if self.config["benchmark_filename"] is None and hasattr(self.dataset, "timelines"):
+            return self._timeline_user(user, number, self._splits[place], rows[place][-1], bool(until))
         split, last = self._rows[place], rows[place][-1]
         history, target = split.sequences[last, : split.lengths[last]], int(split.targets[last])
         everything = [column[mine].ravel() for split, mine in zip(self._rows, rows, strict=True)
@@ -121,8 +136,31 @@ class Requests:
             return Request(user, np.append(history, target), seen, number)
         return Request(user, history, seen[seen != target], number, target)
 
+    def _timeline_user(self, user: str, number: int, split, row: int, until: bool) -> Request:
+        """A user's request of the timeline that evaluation reads, where there is one: all of it, or what came strictly before a row."""
+        timelines = split.timelines
+        interaction = split.numbers[row]
+        start, end = timelines.start[interaction], timelines.end[interaction]
+        starts = np.unique(timelines.start)
+        after = np.searchsorted(starts, start, "right")
+        whole = slice(start, starts[after] if after < len(starts) else len(timelines.items))
+        shown = slice(start, end) if until else whole
+        if shown.start == shown.stop:
+            raise ValueError(f"user {user!r} did nothing before the moment of the latest test row; leave the user out, or leave out until, and all is read")
+        target = int(_Rows(split).targets[row]) if until else 0
+        labels, ratings = (None if column is None else column[shown] for column in (timelines.labels, timelines.ratings))
+        seen = np.setdiff1d(timelines.items[whole], [target])
+        return Request(user, timelines.items[shown], seen, number, target, labels=labels, ratings=ratings)
+
     def of_history(self, user: str, names) -> Request:
-        """A new user with a history of items by id or title."""
+        """A new user with a history of items by id or title.
+
+        Raises:
+            ValueError: an item is unknown or has no interactions, there is none, or the run's prompts say more of a history.
+        """
+        if self.noted:
+            raise ValueError(f"{self.noted}: this run's prompts say behind each item whether it was liked or how it was rated, which a typed "
+                             "history does not; name users of the dataset, or take a run with history_notes: none")  # fmt: skip
         items = np.array(self.names.find_known(names), dtype=np.int64)
         if not len(items):
             raise ValueError(f"{user!r} has an empty history: name one item at least, by id or by title")
