@@ -1,8 +1,8 @@
-"""recbole-llm recommend RUN --user=196 --k=10              the best items of a user
-recbole-llm recommend RUN --history="Heat (1995) | 50"     of a new user, items by title or id, oldest first
-recbole-llm recommend RUN --users=ids.txt --out=lists.csv  of many users, one id per line
+"""recommend RUN --user=196 --k=10               the best items of a user
+recommend RUN --history="Heat (1995) | 50"    of a new user, oldest item first
+recommend RUN --users=ids.txt --out=a.csv     of many users, one id per line
 
-RUN is a result file (.json) or a folder under checkpoint_dir. Places and sizes are set as --key=value, e.g. --data_path=DIR.
+Places and sizes are set as --key=value, e.g. --data_path=DIR.
 """
 
 from __future__ import annotations
@@ -85,17 +85,17 @@ def _read_users(file: str | None) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="recbole-llm recommend", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("run", metavar="RUN")
-    parser.add_argument("--user", action="append", default=[], help="external id; several: repeat it, or separate by commas")
+    parser = argparse.ArgumentParser(prog="recbole-llm recommend", usage="%(prog)s RUN [options] [--key=value ...]", description=__doc__,
+                                     allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("run", metavar="RUN", help="a result file (.json) or a folder under checkpoint_dir")
+    parser.add_argument("--user", metavar="ID", action="append", default=[], help="a user; several: repeat it, or separate by commas")
     parser.add_argument("--users", metavar="FILE", help="a file with one id per line")
-    parser.add_argument("--history", action="append", default=[], metavar="ITEMS", help="a new user's items, separated by |")
+    parser.add_argument("--history", action="append", default=[], metavar="ITEMS", help="a new user's ids or titles, separated by |")
     parser.add_argument("--k", type=int, help="items for each (10)")
     parser.add_argument("--candidates", action="append", default=[], metavar="ITEMS", help="rank these, separated by |")
     parser.add_argument("--exclude", action="append", default=[], metavar="ITEMS", help="leave these out, separated by |")
-    parser.add_argument("--until", choices=["test"], help="read what came before each user's test row, as evaluation did")
-    parser.add_argument("--explain", action="store_true", help="show prompts with their slots, the gate's weights, the scores")
-    parser.add_argument("--out", metavar="FILE", help="write a CSV file instead of a table (--explain: a text file)")
+    parser.add_argument("--until", choices=["test"], help="read what came before a test row, as evaluation did")
+    parser.add_argument("--explain", action="store_true", help="show prompts, the gate's weights, the scores")
+    parser.add_argument("--out", metavar="FILE", help="write a CSV file (--explain: text), no table")
     parser.add_argument("--trust_remote_code", action="store_true", help="let the LLM's repository run its code")
     return parser

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 
 import numpy as np
 
@@ -126,7 +127,7 @@ class Requests:
             lacks = "no test row" if until and any(map(len, rows)) else "no history in the data (one interaction makes no row)"
             raise ValueError(f"user {user!r} has {lacks}; give what is known as history=[...]")
         if self.config["benchmark_filename"] is None and hasattr(self.dataset, "timelines"):
-            return self._timeline_user(user, number, self._splits[place], rows[place][-1], bool(until))
+            return self._timeline_user(user, number, place, rows[place][-1], bool(until))
         split, last = self._rows[place], rows[place][-1]
         history, target = split.sequences[last, : split.lengths[last]], int(split.targets[last])
         everything = [column[mine].ravel() for split, mine in zip(self._rows, rows, strict=True)
@@ -136,21 +137,24 @@ class Requests:
             return Request(user, np.append(history, target), seen, number)
         return Request(user, history, seen[seen != target], number, target)
 
-    def _timeline_user(self, user: str, number: int, split, row: int, until: bool) -> Request:
+    def _timeline_user(self, user: str, number: int, place: int, row: int, until: bool) -> Request:
         """A user's request of the timeline that evaluation reads, where there is one: all of it, or what came strictly before a row."""
-        timelines = split.timelines
-        interaction = split.numbers[row]
-        start, end = timelines.start[interaction], timelines.end[interaction]
-        starts = np.unique(timelines.start)
-        after = np.searchsorted(starts, start, "right")
-        whole = slice(start, starts[after] if after < len(starts) else len(timelines.items))
+        timelines, number_of = self.dataset.timelines, self._splits[place].numbers
+        start, end = timelines.start[number_of[row]], timelines.end[number_of[row]]
+        whole = slice(start, self._ends[np.searchsorted(self._ends, start, "right")])
         shown = slice(start, end) if until else whole
         if shown.start == shown.stop:
             raise ValueError(f"user {user!r} did nothing before the moment of the latest test row; leave the user out, or leave out until, and all is read")
-        target = int(_Rows(split).targets[row]) if until else 0
+        target = int(self._rows[place].targets[row]) if until else 0
         labels, ratings = (None if column is None else column[shown] for column in (timelines.labels, timelines.ratings))
         seen = np.setdiff1d(timelines.items[whole], [target])
         return Request(user, timelines.items[shown], seen, number, target, labels=labels, ratings=ratings)
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Where each user's timeline ends, ascending."""
+        timelines = self.dataset.timelines
+        return np.append(np.unique(timelines.start)[1:], len(timelines.items))
 
     def of_history(self, user: str, names) -> Request:
         """A new user with a history of items by id or title.
