@@ -285,6 +285,27 @@ def benchmark_files():
 
 
 @probe
+def case_studies():
+    import torch
+    from recbole.utils import case_study
+
+    class Scores:
+        eval = full_sort_predict = staticmethod(lambda rows=(): torch.zeros(len(rows), 6))
+
+    settings = {"dataset": "seconds", "model": "SASRec", "train_neg_sample_args": None} | IN_TIME
+    write("seconds", "inter", COLUMNS, ("late", "i0", 5), *((f"u{u}", f"i{s}", 10 * s) for u in range(6) for s in range(5)))
+    split = dataset(**settings).build()[2]
+    test = types.SimpleNamespace(dataset=split, is_sequential=True)
+    users = split.token2id("user_id", ["u0", "late", "u1"])
+    try:
+        found = case_study.full_sort_scores(users, Scores(), test)
+    except ValueError as error:
+        assert "1 of 3 users have no row" in str(error) and "'late'" in str(error), error
+        return
+    raise AssertionError(f"{len(found)} lines of scores for 3 users")
+
+
+@probe
 def plain_checkpoints():
     from recbole.quick_start import load_data_and_model, run_recbole
     from recbole.quick_start.quick_start import load_data_and_model as inner

@@ -34,6 +34,7 @@ FAILURES = {
     "filter_counts": "Some feat is empty",
     "benchmark_files": "item_id_list_field",
     "flops": "a second copy of the model",
+    "case_studies": "2 lines of scores for 3 users",
     "plain_checkpoints": "Unpickling",
     "pickled_datasets": "the pickle ran",
     "hyper_tuning": "integers",

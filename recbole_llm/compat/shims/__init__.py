@@ -20,7 +20,7 @@ SHIMS = {
         models.collector_cpu, libraries.dok_update, models.pop_counts,
         reading.download_barrier, reading.own_datasets, reading.stable_duplicates, reading.atomic_files, reading.time_order,
         reading.exact_split, reading.imputed_means, reading.filter_counts, reading.benchmark_files,
-        models.flops, pickles.plain_checkpoints, pickles.pickled_datasets, libraries.hyper_tuning,
+        models.flops, models.case_studies, pickles.plain_checkpoints, pickles.pickled_datasets, libraries.hyper_tuning,
     )
 }  # fmt: skip
 _applied = set()
