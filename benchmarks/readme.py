@@ -70,7 +70,7 @@ def facts(board: dict) -> str:
 def table(board: dict) -> str:
     """README's block: what was measured, the table, how to read it."""
     main, rows = board["main"], chosen_rows(board)
-    head = ["rank", "model", "seeds", f"{main} [95%]", f"vs {board['reference']} (Holm)", "trained", "s a seed"]
+    head = ["rank", "model", "seeds", f"{main} [95%]", f"vs {escaped(board['reference'])} (Holm)", "trained", "s a seed"]
     left = len(board["rows"]) + len(board["failed"]) - len(rows)
     page = f"[docs/leaderboards/](docs/leaderboards/{board['dataset']}.{board['protocol']}.md)"
     note = f"Mean over seeds [interval over users] ± deviation over seeds; a rank is 1 + the number of rows that are significantly better.\n{page} has every metric"

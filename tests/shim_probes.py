@@ -245,6 +245,14 @@ def time_order():
 
 
 @probe
+def exact_split():
+    write("turns", "inter", COLUMNS, *((f"u{u}", f"i{s}", 1_700_000_000 + 4 * s + u) for u in range(4) for s in range(10)))
+    split = {"eval_args": IN_TIME["eval_args"] | {"split": {"TS": [0.8, 0.1, 0.1]}}}
+    test = dataset(dataset="turns", **IN_TIME | split).build()[2]
+    assert len(test) == 4, f"{len(test)} of 40 rows are the latest tenth"
+
+
+@probe
 def imputed_means():
     write("part", "inter", COLUMNS, *((f"u{u}", f"i{s}", s) for u in range(4) for s in range(5)))
     write("part", "item", ("item_id:token", "price:float"), *((f"i{i}", i) for i in range(4)))
@@ -274,6 +282,27 @@ def benchmark_files():
     settings = {"dataset": "plain", "model": "SASRec", "train_neg_sample_args": None} | IN_TIME
     train, valid, test = dataset(benchmark_filename=["train", "valid", "test"], **settings).build()
     assert (len(train), len(valid), len(test)) == (12, 4, 4) and set(test.inter_feat["item_length"].tolist()) == {5}
+
+
+@probe
+def case_studies():
+    import torch
+    from recbole.utils import case_study
+
+    class Scores:
+        eval = full_sort_predict = staticmethod(lambda rows=(): torch.zeros(len(rows), 6))
+
+    settings = {"dataset": "seconds", "model": "SASRec", "train_neg_sample_args": None} | IN_TIME
+    write("seconds", "inter", COLUMNS, ("late", "i0", 5), *((f"u{u}", f"i{s}", 10 * s) for u in range(6) for s in range(5)))
+    split = dataset(**settings).build()[2]
+    test = types.SimpleNamespace(dataset=split, is_sequential=True)
+    users = split.token2id("user_id", ["u0", "late", "u1"])
+    try:
+        found = case_study.full_sort_scores(users, Scores(), test)
+    except ValueError as error:
+        assert "1 of 3 users have no row" in str(error) and "'late'" in str(error), error
+        return
+    raise AssertionError(f"{len(found)} lines of scores for 3 users")
 
 
 @probe

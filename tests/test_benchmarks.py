@@ -83,6 +83,18 @@ def test_readme_gets_ten_rows_with_one_interval_each(readme_copy):
     assert "iLoRA@K=2" in page and "ndcg@10" in page
 
 
+def test_names_with_marks_of_markdown_are_cells_of_their_own(readme_copy, monkeypatch):
+    rng, name = np.random.default_rng(0), "a|b*c*`d`[e](f)<i>"
+    monkeypatch.setattr(readme, "stored_options", lambda *board: Options(resamples=50, reference=name))
+    for row, skill in ((name, 3.0), ("Pop", 1.0)):
+        fake.write_run(readme_copy, row, fake.ranks(rng, 80, skill), dataset="ml-100k")
+    readme.main(str(readme_copy))
+    for file in (readme_copy / "README.md", readme_copy / "pages/ml-100k.candidates.md"):
+        table = [line for line in file.read_text().splitlines() if line.startswith("|")][:4]
+        assert len({line.replace("\\|", "").count("|") for line in table}) == 1
+        assert r"a\|b\*c\*\`d\`\[e](f)&lt;i>" in table[0] and sum(r"a\|b\*c" in line for line in table[2:]) == 1
+
+
 def test_readme_stays_where_its_board_has_no_files(readme_copy):
     fake.write_run(readme_copy, "Pop", fake.ranks(np.random.default_rng(0), 60, 1.0))
     before = (readme_copy / "README.md").read_text()

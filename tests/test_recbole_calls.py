@@ -77,6 +77,26 @@ def test_top_k_is_what_the_crm_retrieved_as_the_llm_ranks_it(trained, name):
     assert (scores[:, :-1] >= scores[:, 1:]).all() and dataset.id2token("item_id", items)[0, 0].startswith("i")
 
 
+def test_users_without_a_row_and_a_k_above_the_catalogue_are_named(trained):
+    _, model, dataset, test, _ = trained("LLaRA", "candidates")
+    with pytest.raises(ValueError, match="uid_series: 1 of 2 users have no row in the split of test_data, first 999; leave"):
+        full_sort_scores([int(dataset.token2id("user_id", "u3")), 999], model, test)
+    with pytest.raises(ValueError, match="k=62: tiny has 60 items"):
+        full_sort_topk(torch.tensor([1]), model, test, 62)
+
+
+@pytest.mark.parametrize("text, found", [("", None), ("a: [1", "bad.yaml: not readable as plain YAML"), ("- a", "bad.yaml: must hold 'key: value'")])
+def test_config_files_of_plain_recbole_are_named(text, found, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["script.py"])
+    (tmp_path / "bad.yaml").write_text(text)
+    given = {"model": "BPR", "dataset": "ml-100k", "config_file_list": [str(tmp_path / "bad.yaml")]}
+    if found is None:
+        assert Config(**given)["model"] == "BPR"
+        return
+    with pytest.raises(ConfigError, match=found):
+        Config(**given)
+
+
 @pytest.mark.parametrize("name", ["LLaRA", "iLoRA", "RecLoRA"])
 def test_full_sort_scores_give_the_ranks_of_the_result_file(trained, name):
     _, model, dataset, test, rows = trained(name, "full")

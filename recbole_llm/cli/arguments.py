@@ -76,24 +76,28 @@ def parse_settings(arguments):
 def _parser():
     parser = argparse.ArgumentParser(
         prog="run_recbole_llm.py",
+        usage="%(prog)s --model=NAME --dataset=NAME [--key=value ...]",
         allow_abbrev=False,
-        description="Train and evaluate RecBole's and the plugin's recommenders on the same candidate sets.",
-        epilog="--offline: never download a dataset. Any other setting: --key=value. Command line > files of --config_files > properties/ > RecBole.",
+        add_help=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=27),
+        epilog="Recommenders of RecBole and of the plugin, on the same candidate sets. --offline: download nothing. --key=value: any other "
+        "setting. Command line > files of --config_files > properties/ > RecBole.",
     )
-    parser.add_argument("-m", "--model", help="name of a model, e.g. iLoRA, LLaRA, SASRec")
-    parser.add_argument("-d", "--dataset", help="name of a dataset, e.g. ml-100k")
+    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    parser.add_argument("-m", "--model", metavar="NAME", help="a model: iLoRA, LLaRA, SASRec ...")
+    parser.add_argument("-d", "--dataset", metavar="NAME", help="a dataset: ml-100k ...")
     board = parser.add_argument_group("leaderboards: several models, datasets, protocols or seeds, separated by commas")
-    board.add_argument("--seeds", help="3: three seeds; 1,2,3: these seeds")
-    board.add_argument("--leaderboard", help="a YAML of models and variants: properties/leaderboard/*.yaml")
+    board.add_argument("--seeds", metavar="N", help="3: three seeds; 1,2,3: these seeds")
+    board.add_argument("--leaderboard", metavar="YAML", help="models, variants: properties/leaderboard/*.yaml")
     board.add_argument("--rerun", action="store_true", help="run again what is already on disk")
-    board.add_argument("--reference", help="the row that all others are compared with")
-    board.add_argument("--metric", help="what ranks the rows, e.g. hit@1")
-    board.add_argument("--resamples", type=int, help="bootstrap resamples (10000)")
-    board.add_argument("--tune", help="a search space, properties/hyper/*.yaml: tune every row on validation first")
-    parser.add_argument("--config_files", help='YAML files, separated by spaces: "a.yaml b.yaml"')
-    parser.add_argument("--nproc", type=int, default=1, help="processes on this machine")
+    board.add_argument("--reference", metavar="ROW", help="the row that all others are compared with")
+    board.add_argument("--metric", metavar="NAME", help="what ranks the rows, e.g. hit@1")
+    board.add_argument("--resamples", metavar="N", type=int, help="bootstrap resamples (10000)")
+    board.add_argument("--tune", metavar="YAML", help="a search space: tune every row on validation first")
+    parser.add_argument("--config_files", metavar="FILES", help='YAML files, separated by spaces: "a.yaml b.yaml"')
+    parser.add_argument("--nproc", metavar="N", type=int, default=1, help="processes on this machine")
     parser.add_argument("--ip", default="localhost", help="address of the first machine")
     parser.add_argument("--port", default="5678", help="port of the first machine")
-    parser.add_argument("--world_size", type=int, default=-1, help="processes on all machines; -1: nproc")
-    parser.add_argument("--group_offset", type=int, default=0, help="rank of this machine's first process")
+    parser.add_argument("--world_size", metavar="N", type=int, default=-1, help="processes on all machines; -1: nproc")
+    parser.add_argument("--group_offset", metavar="N", type=int, default=0, help="rank of this machine's first process")
     return parser

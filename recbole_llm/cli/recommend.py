@@ -1,8 +1,8 @@
-"""recbole-llm recommend RUN --user=196 --k=10              the best items of a user
-recbole-llm recommend RUN --history="Heat (1995) | 50"     of a new user, items by title or id, oldest first
-recbole-llm recommend RUN --users=ids.txt --out=lists.csv  of many users, one id per line
+"""recommend RUN --user=196 --k=10               the best items of a user
+recommend RUN --history="Heat (1995) | 50"    of a new user, oldest item first
+recommend RUN --users=ids.txt --out=a.csv     of many users, one id per line
 
-RUN is a result file (.json) or a folder under checkpoint_dir. Places and sizes are set as --key=value, e.g. --data_path=DIR.
+Places and sizes are set as --key=value, e.g. --data_path=DIR.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from recbole_llm.cli.arguments import parse_settings
-from recbole_llm.runtime.files import whole_file
+from recbole_llm.runtime.files import whole_file, write_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     options, rest = _parser().parse_known_args(arguments)
     try:
         settings = {"show_progress": False, "state": "WARNING", **parse_settings(rest)}
-        users = [user for given in options.user for user in given.split(",")] + _read_users(options.users)
+        if options.out and not Path(options.out).resolve().parent.is_dir():
+            raise ValueError(f"--out={options.out}: no such folder; make it, or name another")
+        users = _named_users(options.user) + _read_users(options.users)
         asked = {
             "users": users, "history": _items(options.history), "k": options.k, "until": options.until,
             "candidates": _items(options.candidates), "exclude": _items(options.exclude) or (),
@@ -41,7 +43,10 @@ def _run(options, asked: dict, settings: dict) -> None:
 
     recommender = load(options.run, options.trust_remote_code, **settings)
     if options.explain:
-        print(recommender.explain(**asked))
+        text = recommender.explain(**asked)
+        if options.out:
+            write_text(options.out, text + "\n")
+        print(f"written to {options.out}" if options.out else text)
         return
     frame = recommender.recommend(**asked)
     if options.out:
@@ -59,27 +64,38 @@ def _items(given: list[str]) -> list[str] | None:
     return [name.strip() for text in given for name in text.split("|") if name.strip()] if given else None
 
 
+def _named_users(given: list[str]) -> list[str]:
+    users = [user.strip() for text in given for user in text.split(",") if user.strip()]
+    if given and not users:
+        raise ValueError("--user: names no user; write --user=ID, several ids separated by commas")
+    return users
+
+
 def _read_users(file: str | None) -> list[str]:
     if file is None:
         return []
-    users = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--users={file}: byte {error.start} is not UTF-8 text; save the file as UTF-8, one id per line") from None
+    users = [line.strip() for line in text.splitlines() if line.strip()]
     if not users:
         raise ValueError(f"--users={file}: the file names no user; write one id per line")
     return users
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="recbole-llm recommend", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("run", metavar="RUN")
-    parser.add_argument("--user", action="append", default=[], help="external id; several: repeat it, or separate by commas")
+    parser = argparse.ArgumentParser(prog="recbole-llm recommend", usage="%(prog)s RUN [options] [--key=value ...]", description=__doc__,
+                                     allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("run", metavar="RUN", help="a result file (.json) or a folder under checkpoint_dir")
+    parser.add_argument("--user", metavar="ID", action="append", default=[], help="a user; several: repeat it, or separate by commas")
     parser.add_argument("--users", metavar="FILE", help="a file with one id per line")
-    parser.add_argument("--history", action="append", default=[], metavar="ITEMS", help="a new user's items, separated by |")
+    parser.add_argument("--history", action="append", default=[], metavar="ITEMS", help="a new user's ids or titles, separated by |")
     parser.add_argument("--k", type=int, help="items for each (10)")
     parser.add_argument("--candidates", action="append", default=[], metavar="ITEMS", help="rank these, separated by |")
     parser.add_argument("--exclude", action="append", default=[], metavar="ITEMS", help="leave these out, separated by |")
-    parser.add_argument("--until", choices=["test"], help="read what came before each user's test row, as evaluation did")
-    parser.add_argument("--explain", action="store_true", help="show prompts with their slots, the gate's weights, the scores")
-    parser.add_argument("--out", metavar="FILE", help="write a CSV file instead of a table")
+    parser.add_argument("--until", choices=["test"], help="read what came before a test row, as evaluation did")
+    parser.add_argument("--explain", action="store_true", help="show prompts, the gate's weights, the scores")
+    parser.add_argument("--out", metavar="FILE", help="write a CSV file (--explain: text), no table")
     parser.add_argument("--trust_remote_code", action="store_true", help="let the LLM's repository run its code")
     return parser

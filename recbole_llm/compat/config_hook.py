@@ -1,19 +1,29 @@
 """Wraps the merging of RecBole's `Config`, so that plugin models have their layers and checks in plain RecBole too."""
 
+import yaml
 from recbole.config import Config
 
 from recbole_llm import registry
 from recbole_llm.config import checks
 from recbole_llm.config.loader import LLMConfig, check_and_complete, place_on_device
 from recbole_llm.config.properties import plugin_settings
-from recbole_llm.config.values import ConfigError
+from recbole_llm.config.values import ConfigError, read_yaml
 from recbole_llm.runtime import distributed
 
 
 def install():
     """Wrap `Config`; runs once."""
     load, merge = Config._load_internal_config_dict, Config._get_final_config_dict
-    init_device = Config._init_device
+    init_device, load_files = Config._init_device, Config._load_config_files
+
+    def _load_config_files(self, file_list):
+        found = {}
+        for file in file_list or ():
+            try:
+                found.update(load_files(self, [file]))
+            except (TypeError, ValueError, yaml.YAMLError):
+                found.update(read_yaml(file))  # says what is wrong with which file; an empty one sets nothing
+        return found
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         load(self, model, model_class, dataset)
@@ -41,6 +51,6 @@ def install():
         else:
             place_on_device(final, "gpu_id" in self.external_config_dict)
 
-    Config._init_device = _init_device
+    Config._init_device, Config._load_config_files = _init_device, _load_config_files
     Config._load_internal_config_dict = _load_internal_config_dict
     Config._get_final_config_dict = _get_final_config_dict

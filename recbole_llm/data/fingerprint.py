@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from recbole_llm.data.interactions import loaded_files
+from recbole_llm.data.time_order import splits_by_time
 
 DATA_KEYS = (
     "dataset USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD LIST_SUFFIX field_separator seq_separator encoding rm_dup_inter "
@@ -41,4 +42,6 @@ def _described(config, keys: Sequence[str]) -> str:
         "eval_args": {key: eval_args.get(key) for key in ("split", "order", "group_by")},
         **{key: config[key] for key in keys},
     }
+    if splits_by_time(config):
+        described["times"] = "64 bits"  # not so in earlier versions, whose rows differ
     return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()

@@ -17,6 +17,7 @@ from torch.nn import functional
 from recbole_llm.data.atomic import read_header
 from recbole_llm.data.benchmark import check_benchmark
 from recbole_llm.data.convert import ensure_dataset, how_to_get
+from recbole_llm.data.convert.sources import source_of
 from recbole_llm.data.time_order import not_there
 
 _NOT_LOADED = {  # settings about columns that are not loaded here, or that would alter the ones that are
@@ -93,9 +94,9 @@ def _interaction_columns(config) -> list[str]:
         needed.append(config["TIME_FIELD"])
     missing = [name for name in needed if name not in types]
     if missing:
-        raise ValueError(
-            f"{not_there(file, config, missing, types)}. {how_to_get(config['dataset'], Path(config['data_path']).parent)}"
-        )
+        known = source_of(config["dataset"])  # a file of it that was not made here may lack columns
+        remedy = f". {how_to_get(config['dataset'], Path(config['data_path']).parent)}" if known else ""
+        raise ValueError(f"{not_there(file, config, missing, types)}{remedy}")
     return needed + [name for name in wanted if name in types and name not in needed]
 
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from recbole_llm.data.item_text import clean_title, load_titles, read_titles
 
+SHOWN = 5  # names in a message
+
 
 class ItemNames:
     """Ids and titles of a dataset's items, and of those that stand in its .item file alone.
@@ -56,13 +58,32 @@ class ItemNames:
             raise ValueError(f"no item is called {name!r}, by id or by title{f'; did you mean {near}?' if near else ''}")
         return same[0]
 
+    def find_all(self, names) -> list[int]:
+        """`find` of several.
+
+        Raises:
+            ValueError: some are not found; tells of the first five.
+        """
+        if isinstance(names, str):
+            raise ValueError(f"items are given as a list, got {names!r}")
+        found, problems = [], []
+        for name in names:
+            try:
+                found.append(self.find(name))
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+            raise ValueError("; ".join(problems[:SHOWN]) + more)
+        return found
+
     def find_known(self, names) -> list[int]:
-        """`find` of items with interactions.
+        """`find_all` of items with interactions.
 
         Raises:
             ValueError: one has none; names the first.
         """
-        found = [self.find(name) for name in names]
+        found = self.find_all(names)
         for i in found:
             if self.cold[i]:
                 raise ValueError(f"item {self.tokens[i]!r} ({self.titles[i]}) has no interactions, so the CRM has no vector for it: it "

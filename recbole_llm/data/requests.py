@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 
 import numpy as np
 
-from recbole_llm.data.item_names import ItemNames
+from recbole_llm import registry
+from recbole_llm.data.item_names import SHOWN, ItemNames
 
 TEST = 2  # place of the test split among train, valid, test
 
@@ -24,6 +26,8 @@ class Request:
         user_id: 0 for a new user.
         target: the item that came next, of a test row alone; it only seeds the order in which items are shown.
         candidates: what is ranked in the catalogue's place, in the order shown; None for the catalogue.
+        labels: ``[L]`` 1 liked, 0 not, of the history's items, where prompts say so (`noted`); else None.
+        ratings: ``[L]`` likewise.
     """
 
     user: str
@@ -32,6 +36,15 @@ class Request:
     user_id: int = 0
     target: int = 0
     candidates: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    ratings: np.ndarray | None = None
+
+
+def noted(config) -> str | None:
+    """The setting for which prompts say behind each item of a history whether it was liked, or how it was rated; None: they do not."""
+    if config["history_notes"] in ("likes", "ratings"):
+        return f"history_notes: {config['history_notes']}"
+    return f"protocol: {config['protocol']}" if registry.protocol(config["protocol"]).labelled and not config["history_notes"] else None
 
 
 class _Rows:
@@ -57,7 +70,8 @@ class Requests:
     """
 
     def __init__(self, config, splits):
-        self.config, self.dataset = config, splits[0]
+        self.config, self.dataset, self._splits = config, splits[0], splits
+        self.noted = noted(config)
         self._rows = [_Rows(split) for split in splits]
         interacted = np.zeros(self.dataset.item_num, dtype=bool)
         for rows in self._rows:
@@ -73,27 +87,47 @@ class Requests:
         histories = history if isinstance(history, Mapping) else {} if history is None else {"new user": history}
         if any(isinstance(items, str) for items in histories.values()):
             raise ValueError("history: a list of items, oldest first, or a mapping of names to such lists")
-        users = [users] if isinstance(users, (str, int)) else [] if users is None else users
-        found = [self.of_user(str(user), until) for user in users]
-        found += [self.of_history(str(user), items) for user, items in histories.items()]
-        if not found:
-            raise ValueError("nobody to recommend to: give users or a history")
-        left_out = np.array([self.names.find(name) for name in exclude], dtype=np.int64)
+        histories = {str(user): items for user, items in histories.items()}
+        users = [] if users is None else [users] if np.ndim(users) == 0 else users
+        users = list(dict.fromkeys(map(str, users)))  # a user who is named twice gets one list
+        self._check_names(users, histories, candidates)
+        found = [self.of_user(user, until) for user in users]
+        found += [self.of_history(user, items) for user, items in histories.items()]
+        left_out = np.array(self.names.find_all(exclude), dtype=np.int64)
+        by_user = {str(user): items for user, items in candidates.items()} if isinstance(candidates, Mapping) else {}
         for request in found:
-            chosen = candidates.get(request.user) if isinstance(candidates, Mapping) else candidates
+            chosen = by_user.get(request.user) if isinstance(candidates, Mapping) else candidates
             if chosen is not None:
                 request.candidates = self._candidates(request.user, chosen, left_out)
             request.seen = np.union1d(request.seen, left_out[left_out < self.dataset.item_num])
         return found
 
+    def _check_names(self, users: list[str], histories: dict, candidates) -> None:
+        """Refuse users whom nobody knows, and names that say two things or that nobody bears."""
+        if not users and not histories:
+            raise ValueError("nobody to recommend to: give users or a history")
+        if both := histories.keys() & set(users):
+            raise ValueError(f"history: {', '.join(sorted(both))} is among the users too; call the typed history otherwise")
+        known = self.dataset.field2token_id[self.dataset.uid_field]
+        if unknown := [user for user in users if user not in known or user == "[PAD]"]:
+            shown = ", ".join(map(repr, unknown[:SHOWN])) + (f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else "")
+            near = ", ".join(repr(str(other)) for other in get_close_matches(unknown[0], known, n=3))
+            raise ValueError(f"no user {shown} in {self.config['dataset']} as its filters leave it{f' (near: {near})' if near else ''}; a new "
+                             "user is recommended to by history=[...]")  # fmt: skip
+        if isinstance(candidates, Mapping) and (other := {*map(str, candidates)} ^ {*users, *histories}):
+            raise ValueError(f"candidates: a mapping names each user and history once and nobody else; it differs in "
+                             f"{', '.join(map(repr, sorted(other)[:SHOWN]))}")  # fmt: skip
+
     def of_user(self, user: str, until: str | None = None) -> Request:
         """A user of the dataset with all that was done, or ``until="test"`` what came before the latest test row."""
-        number = self._number(user)
+        number = int(self.dataset.field2token_id[self.dataset.uid_field][user])
         rows = [split.of(number) for split in self._rows]
         place = TEST if until else max((n for n, mine in enumerate(rows) if len(mine)), default=TEST)
         if not len(rows[place]):
             lacks = "no test row" if until and any(map(len, rows)) else "no history in the data (one interaction makes no row)"
             raise ValueError(f"user {user!r} has {lacks}; give what is known as history=[...]")
+        if self.config["benchmark_filename"] is None and hasattr(self.dataset, "timelines"):
+            return self._timeline_user(user, number, place, rows[place][-1], bool(until))
         split, last = self._rows[place], rows[place][-1]
         history, target = split.sequences[last, : split.lengths[last]], int(split.targets[last])
         everything = [column[mine].ravel() for split, mine in zip(self._rows, rows, strict=True)
@@ -103,23 +137,41 @@ class Requests:
             return Request(user, np.append(history, target), seen, number)
         return Request(user, history, seen[seen != target], number, target)
 
+    def _timeline_user(self, user: str, number: int, place: int, row: int, until: bool) -> Request:
+        """A user's request of the timeline that evaluation reads, where there is one: all of it, or what came strictly before a row."""
+        timelines, number_of = self.dataset.timelines, self._splits[place].numbers
+        start, end = timelines.start[number_of[row]], timelines.end[number_of[row]]
+        whole = slice(start, self._ends[np.searchsorted(self._ends, start, "right")])
+        shown = slice(start, end) if until else whole
+        if shown.start == shown.stop:
+            raise ValueError(f"user {user!r} did nothing before the moment of the latest test row; leave the user out, or leave out until, and all is read")
+        target = int(self._rows[place].targets[row]) if until else 0
+        labels, ratings = (None if column is None else column[shown] for column in (timelines.labels, timelines.ratings))
+        seen = np.setdiff1d(timelines.items[whole], [target])
+        return Request(user, timelines.items[shown], seen, number, target, labels=labels, ratings=ratings)
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Where each user's timeline ends, ascending."""
+        timelines = self.dataset.timelines
+        return np.append(np.unique(timelines.start)[1:], len(timelines.items))
+
     def of_history(self, user: str, names) -> Request:
-        """A new user with a history of items by id or title."""
+        """A new user with a history of items by id or title.
+
+        Raises:
+            ValueError: an item is unknown or has no interactions, there is none, or the run's prompts say more of a history.
+        """
+        if self.noted:
+            raise ValueError(f"{self.noted}: this run's prompts say behind each item whether it was liked or how it was rated, which a typed "
+                             "history does not; name users of the dataset, or take a run with history_notes: none")  # fmt: skip
         items = np.array(self.names.find_known(names), dtype=np.int64)
         if not len(items):
             raise ValueError(f"{user!r} has an empty history: name one item at least, by id or by title")
         return Request(user, items, np.unique(items))
 
-    def _number(self, user: str) -> int:
-        known = self.dataset.field2token_id[self.dataset.uid_field]
-        if user in known and user != "[PAD]":
-            return int(known[user])
-        near = ", ".join(repr(str(other)) for other in get_close_matches(user, known, n=3))
-        raise ValueError(f"no user {user!r} in {self.config['dataset']} as its filters leave it{f' (near: {near})' if near else ''}; a new "
-                         "user is recommended to by history=[...]")  # fmt: skip
-
     def _candidates(self, user: str, chosen, left_out: np.ndarray) -> np.ndarray:
-        items = np.array([self.names.find(name) for name in chosen], dtype=np.int64)
+        items = np.array(self.names.find_all(chosen), dtype=np.int64)
         values, counts = np.unique(items, return_counts=True)
         if (counts > 1).any():
             twice = ", ".join(self.names.tokens[i] for i in values[counts > 1])

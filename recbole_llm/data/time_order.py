@@ -1,12 +1,14 @@
 """Interactions in order of time: which column says it, and what is said where there is none.
 
 They are put in order by the file's own numbers, equal times in the file's order, before RecBole casts times to 32 bits,
-whose grain is 128 s in seconds since 1970. RecBole's later sorts are stable and casting is monotone, so they keep it.
+whose grain is 128 s in seconds since 1970. RecBole's later sorts are stable and casting is monotone, so they keep it. A split
+by time (`TS`) compares times with a boundary: it is given those of 64 bits, and models those of 32 afterwards.
 """
 
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from recbole_llm.data.atomic import read_header
 
@@ -35,6 +37,42 @@ def put_in_order(dataset) -> None:
     if dataset.benchmark_filename_list is not None:
         keys.append(np.repeat(np.arange(len(dataset.file_size_list)), dataset.file_size_list))
     dataset.inter_feat = frame.iloc[np.lexsort(keys)].reset_index(drop=True)  # lexsort is stable
+
+
+def splits_by_time(config) -> bool:
+    """Whether `eval_args` splits by a boundary in time (`TS`)."""
+    split = (config["eval_args"] or {}).get("split")
+    return isinstance(split, dict) and "TS" in split and config["benchmark_filename"] is None
+
+
+def check_split(config) -> None:
+    """Refuse what RecBole would split wrongly by time.
+
+    Raises:
+        ValueError: the rows are not in order of time, or the shares are not three.
+    """
+    shares, order = config["eval_args"]["split"]["TS"], config["eval_args"].get("order")
+    if order != "TO":
+        raise ValueError(
+            f"eval_args: split TS with order {order!r}: RecBole would hand out shuffled rows by the times of others; set order: TO"
+        )
+    numbers = isinstance(shares, list) and all(isinstance(share, (int, float)) and share >= 0 for share in shares)
+    if not numbers or len(shares) != 3 or not shares[0] + shares[1] > 0:
+        raise ValueError(f"eval_args: split TS is {shares!r} and must be the shares of training, validation and test rows, e.g. [0.8, 0.1, 0.1]")
+
+
+def keep_exact(dataset, frame, feat) -> None:
+    """Give interactions (`feat`) the times of their table (`frame`) in 64 bits."""
+    field = dataset.time_field
+    if field in feat and feat[field].dim() == 1:
+        feat.interaction[field] = torch.from_numpy(frame[field].to_numpy(dtype=np.float64, copy=True))
+
+
+def cast_times(dataset) -> None:
+    """Give a dataset's interactions their times, and the lists of them, in 32 bits, as models read them."""
+    for field in (dataset.time_field, f"{dataset.time_field}{dataset.config['LIST_SUFFIX']}"):
+        if field in dataset.inter_feat:
+            dataset.inter_feat.interaction[field] = dataset.inter_feat[field].float()
 
 
 def not_there(file: Path, config, missing: list[str], types: dict[str, str | None]) -> str:

@@ -14,7 +14,7 @@ from recbole_llm.data.fingerprint import ROWS
 from recbole_llm.leaderboard.labelled import labelled_value
 from recbole_llm.leaderboard.reuse import comparable
 from recbole_llm.leaderboard.statistics import ranking_values
-from recbole_llm.results.result_file import read_result
+from recbole_llm.results.result_file import check_rows, read_result
 
 NOT_RESULTS = (".leaderboard.json", ".failed.json", ".tuning.json")
 ROUNDING = 1.01e-4  # RecBole rounds metrics to four places
@@ -90,9 +90,7 @@ def read_stored(path: str | Path) -> Stored:
     ]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; run the model again")
-    file = path.with_name(str(record["rows"]))
-    if not file.is_file():
-        raise ValueError(f"{path}: its rows {file.name} are not beside it; run the model again")
+    file = check_rows(path, record)
     rows = pd.read_csv(file, dtype={"user_id": str, "item_id": str}, keep_default_na=False, encoding="utf-8")
     if record["protocol"] not in registry.protocols():
         raise ValueError(f"{path}: protocol {record['protocol']!r} is unknown; known are {', '.join(registry.protocols())}")

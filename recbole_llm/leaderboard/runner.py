@@ -72,10 +72,9 @@ def _stored(run: Run, wanted: dict, rerun: bool) -> tuple[dict | None, list[str]
         return None, []
     try:
         record = result_file.read_result(run.path)
+        result_file.check_rows(run.path, record)
     except ValueError as error:
         return None, [str(error)]
-    if not run.path.with_name(str(record.get("rows"))).is_file():
-        return None, ["its rows are missing"]
     why = reuse.differences(record, wanted)
     return (None, why) if why else (record, [])
 

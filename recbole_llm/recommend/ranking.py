@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +16,8 @@ from recbole_llm.data.tokens import PromptTokenizer
 from recbole_llm.evaluation.full_ranking import BLOCK
 from recbole_llm.training.optimizer_step import precision
 from recbole_llm.training.step_batches import Prefetch
+
+NOTES = ("labels", "ratings")  # of a `Request`, and columns of `lines`
 
 
 @dataclass
@@ -79,12 +81,36 @@ class Ranker:
             self.hand.list: histories, self.hand.length: [len(request.history) for request in requests],
         }  # fmt: skip
         lines = self.hand.lines(Interaction({name: torch.as_tensor(np.asarray(column)) for name, column in columns.items()}))
+        if self.requests.noted:
+            for name in NOTES:
+                lines.interaction[name] = self._latest([getattr(request, name) for request in requests], lines[self.hand.list].shape[1])
         hidden = [request.seen if request.candidates is None else request.seen[:0] for request in requests]
         if self.model.crm is None and all(request.candidates is not None for request in requests):
             return lines, np.zeros((len(requests), self.requests.dataset.item_num), dtype=np.float32)  # nothing to retrieve
         scores = self.hand.crm_scores(self.model.crm, lines, hidden)
         scores[:, self.names.cold[: scores.shape[1]]] = -np.inf
         return lines, scores
+
+    @staticmethod
+    def _latest(columns: list, width: int) -> torch.Tensor:
+        """Labels or ratings of histories, the latest ``width`` of each, as `lines` cuts items. float64 ``[B, width]``, NaN where none."""
+        found = np.full((len(columns), width), np.nan)
+        for row, column in zip(found, columns, strict=True):
+            if column is not None:
+                row[: min(width, len(column))] = column[-width:]
+        return torch.from_numpy(found)
+
+    def split(self, lines: Interaction):
+        """The dataset of which prompts are rows, with the labels and ratings of its histories where prompts show them."""
+        split = self.hand.split(lines)
+        if self.requests.noted:
+            inside = torch.arange(lines[self.hand.list].shape[1]) < lines[self.hand.length][:, None]
+            labels, ratings = (lines[name][inside].numpy() for name in NOTES)
+            split.timelines = replace(
+                split.timelines,
+                labels=None if np.isnan(labels).any() else labels.astype(np.int8), ratings=None if np.isnan(ratings).any() else ratings,
+            )  # fmt: skip
+        return split
 
     def groups(self, requests, counts, lines, scores) -> list[tuple[np.ndarray, np.ndarray]]:
         """Put requests with as many candidates together.
@@ -104,6 +130,8 @@ class Ranker:
         retrieved = []
         for i, (request, k) in enumerate(zip(requests, counts, strict=True)):
             left = int(np.isfinite(scores[i]).sum()) if request.candidates is None else len(request.candidates)
+            if not left:
+                raise ValueError(f"user {request.user!r} has no items left to rank: all with interactions were seen or are excluded")
             if not 1 <= k <= left:
                 raise ValueError(f"k={k}: user {request.user!r} has {left} items left to rank, of {int((~self.names.cold).sum())} with "
                                  f"interactions less what was seen or excluded, or the candidates; k is between 1 and {left}")  # fmt: skip
@@ -121,12 +149,12 @@ class Ranker:
         Raises:
             ValueError: the gate reads a vector that is not there (`gate_input: target`).
         """
+        split = self.split(lines)
         if not self.names.cold[candidates].any():
-            return self.hand.prompts(lines, candidates)
+            return self.hand.prompts(lines, candidates, split=split)
         if getattr(self.model, "gate_input", None) == "target":
             raise ValueError("gate_input: target reads the CRM's vector of the item asked about, and a candidate without interactions has "
                              "none; a run with gate_input: sequence can score it")  # fmt: skip
-        split = self.hand.split(lines)
         split.prompt_tokenizer = self._tokens
         return self.hand.prompts(lines, candidates, hybrid=False, split=split)
 

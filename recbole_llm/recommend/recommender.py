@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from recbole_llm import registry
 from recbole_llm.data.requests import Request, Requests
 from recbole_llm.recommend.ranking import Ranked, Ranker
 from recbole_llm.registry import is_plugin_model
@@ -31,6 +31,8 @@ def find_checkpoint(run: str | os.PathLike) -> Path:
     if path.suffix not in (".json", ".pth"):
         return checkpoint_folder(path)
     record = read_result(path) if path.suffix == ".json" else {"model": path.name, "checkpoint": path.name}
+    if "model" not in record:
+        raise ValueError(f"{path} is no result file: it names no model; give one, or the run's folder under checkpoint_dir")
     weights = record.get("checkpoint") and path.parent / record["checkpoint"]
     if not is_plugin_model(record["model"]):
         how = f"load_data_and_model({str(weights)!r}) and" if weights else "a model trained with saved=True, load_data_and_model and"
@@ -66,16 +68,9 @@ class Recommender:
         config: the run's configuration.
         model: the trained model.
         splits: its training, validation and test split.
-
-    Raises:
-        ValueError: the run's prompts hold what a history does not say (labels, ratings).
     """
 
     def __init__(self, config, model, splits):
-        if registry.protocol(config["protocol"]).labelled or config["history_notes"] in ("likes", "ratings"):
-            key = "protocol" if registry.protocol(config["protocol"]).labelled else "history_notes"
-            raise ValueError(f"{key}: {config[key]}: this run's prompts say behind each item whether it was liked, which a history does "
-                             "not; recommend needs a run of protocol candidates or full with history_notes: none")  # fmt: skip
         self.config, self.requests = config, Requests(config, splits)
         self.names = self.requests.names
         self.ranker = Ranker(config, model, self.requests)
@@ -86,16 +81,18 @@ class Recommender:
 
         Args:
             users: external ids of users of the dataset, one or several; what they did, all of it, is their history.
-            history: a new user's items by id or title, oldest first; or {name: items} for several.
+            history: a new user's items by id or title, oldest first; or {name: items} for several. Not of a run of `ctr`, or with
+                `history_notes`, whose prompts say behind each item whether it was liked.
             k: items for each; 10, or as many as there are candidates.
-            candidates: items to rank, shown in this order, or {user: items}; None for the catalogue less what was seen. With an
-                item that has no interactions the prompt is text alone, without behaviour tokens.
+            candidates: items to rank, shown in this order, or {user: items} of every user; None for the catalogue less what was
+                seen. With an item that has no interactions the prompt is text alone, without behaviour tokens.
             exclude: items to leave out.
-            until: "test" reads of each user what came before the test row, as the run's evaluation did.
+            until: "test" reads of each user what came before the test row (the latest, under `ctr`), as the run's evaluation did.
             show_progress: a bar, where there is more than one batch.
 
         Returns:
-            A row for each item: user, rank, item_id, title, score (the LLM's; NaN for what the CRM alone ranked), crm_rank
+            A row for each item: user, rank, item_id, title, score (the LLM's, P(Yes) of a model that asks about one item; NaN for what
+            the CRM alone ranked), crm_rank
             (among what was ranked; NA without interactions), llm_rank.
 
         Raises:
@@ -144,4 +141,7 @@ def _count(request: Request, k: int | None) -> int:
     """How many items a request is answered with."""
     if k is None:
         return K if request.candidates is None else min(K, len(request.candidates))
-    return int(k)
+    try:
+        return operator.index(k)
+    except TypeError:
+        raise ValueError(f"k is {k!r} and must be a whole number: how many items each list has") from None

@@ -7,6 +7,7 @@ in external tokens. Leaderboards are built from these files alone.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -106,7 +107,7 @@ def write_result(
 
     Args:
         path: the JSON's place; its folder is made.
-        record: the fields of schema 1 less ``schema``, ``n_rows`` and ``rows``.
+        record: the fields of schema 1 less ``schema``, ``n_rows``, ``rows`` and ``rows_sha256``.
         rows: one tuple per test row, in the order of ``columns``.
 
     Raises:
@@ -126,9 +127,29 @@ def write_result(
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(columns)
                 writer.writerows(rows)
+            full["rows_sha256"] = _sha256(rows_aside)
             record_aside.write_text(json.dumps(full, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         failure_path(path).unlink(missing_ok=True)
     return path
+
+
+def check_rows(path: Path, record: dict) -> Path:
+    """The rows file of a record, which must be that of the same run; a record of an earlier version has no hash to say so.
+
+    Raises:
+        ValueError: it is missing, or another than the record's.
+    """
+    file = path.with_name(str(record.get("rows")))
+    if not file.is_file():
+        raise ValueError(f"{path}: its rows {file.name} are not beside it; run the model again")
+    if "rows_sha256" in record and record["rows_sha256"] != _sha256(file):
+        raise ValueError(f"{path}: {file.name} beside it was edited, or is of another run, one that ended while it wrote its result; run the model again")
+    return file
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def count_of_rows(n_rows: int, n_test_rows: int | None) -> str:
@@ -145,7 +166,7 @@ def read_result(path: str | os.PathLike) -> dict:
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a result file ({error}); remove it or run the model again") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         found = record.get("schema") if isinstance(record, dict) else None

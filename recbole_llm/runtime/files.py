@@ -1,7 +1,7 @@
 """Files and folders that are whole or not there: written under another name beside their place, then renamed.
 
 A name aside begins with a dot, so that no search for results or checkpoints finds it, and is drawn: two threads, or the processes of
-two containers that have the same number, write to files of their own.
+two containers that have the same number, write to files of their own. What stands at a symbolic link is written where it leads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def whole_file(path: str | os.PathLike, elsewhere: str | None = None) -> Iterato
     Raises:
         OSError: the disk is full, say; a file that was at ``path`` is untouched.
     """
-    path = Path(path)
+    path = place_of(path)
     aside = _aside(path)
     with explained(path, elsewhere):
         try:
@@ -48,7 +48,7 @@ def whole_folder(folder: str | os.PathLike, elsewhere: str | None = None, sync: 
     Raises:
         OSError: it cannot be written; a folder that was there is untouched.
     """
-    folder = Path(folder)
+    folder = place_of(folder)
     aside = _aside(folder)
     with explained(folder, elsewhere):
         try:
@@ -65,20 +65,44 @@ def whole_folder(folder: str | os.PathLike, elsewhere: str | None = None, sync: 
 
 
 def put_folder(new: Path, folder: Path) -> None:
-    """Rename ``new`` to ``folder``; what was there is removed, or stays where that fails."""
-    old = _away(folder)
+    """Rename ``new`` to ``folder``; what was there is removed, or stays where that fails.
+
+    A kill between the two renames leaves what was there as ``.NAME.old``, which :func:`put_back` finds; no other moment leaves it so.
+    """
+    put_back(folder)
+    old = _old(folder)
+    if folder.exists():
+        _discard(old)
+        os.replace(folder, old)
     try:
         os.replace(new, folder)
-    except OSError:
-        if old.exists():
-            os.replace(old, folder)
+    except BaseException:
+        put_back(folder)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    _discard(old)
+
+
+def put_back(folder: Path) -> None:
+    """Give a folder its name back that a writer, killed while it put another in its place, left as ``.NAME.old``."""
+    if _old(folder).is_dir() and not folder.exists():
+        os.replace(_old(folder), folder)
+
+
+def put_all_back(parent: Path) -> None:
+    """:func:`put_back` for every folder in ``parent``; no other process may be writing there."""
+    for old in parent.glob(".*.old"):
+        put_back(old.with_name(old.name[1:].removesuffix(".old")))
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder so that no half of it bears its name."""
-    shutil.rmtree(_away(folder), ignore_errors=True)
+    """Remove a folder so that no half of it bears its name, and nothing is left to be put back."""
+    _discard(_old(folder))
+    _discard(folder)
+
+
+def place_of(path: str | os.PathLike) -> Path:
+    """Where a file or folder lies: at ``path``, or where the symbolic link leads that is there."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
 
 
 def write_text(path: str | os.PathLike, text: str, elsewhere: str | None = None) -> None:
@@ -103,13 +127,16 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
-def _away(folder: Path) -> Path:
-    """Rename a folder, if it is there, to the name returned."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder, if it is there, under a name that nobody looks for."""
     if folder.exists():
-        os.replace(folder, old)
-    return old
+        aside = _aside(folder)
+        os.replace(folder, aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -112,4 +112,4 @@ def checkpoint_folder(path: str | os.PathLike) -> Path:
         for folder in sorted(path.glob(pattern), reverse=True):
             if (folder / STATE).is_file():
                 return folder
-    raise FileNotFoundError(f"{path} is no checkpoint of recbole_llm and holds none; train the model again")
+    raise FileNotFoundError(f"{path} is no checkpoint of recbole_llm and holds none; name a result file (.json) or a run's folder, or train the model again")

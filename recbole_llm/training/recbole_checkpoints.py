@@ -121,13 +121,17 @@ def _moved(values, settings):
     """A user's settings as they go over a checkpoint's `values`.
 
     Raises:
-        ConfigError: the checkpoint fixes one of them.
+        ConfigError: the checkpoint fixes one of them, or a value breaks its rule.
     """
+    from recbole_llm.config.rules import RULES
     from recbole_llm.config.values import NON_RESULT_KEYS, ConfigError
 
     allowed = {*MOVABLE, *NON_RESULT_KEYS} - {"resume", "config_files"}
     if wrong := sorted(settings.keys() - allowed):
         raise ConfigError([f"{key}: the checkpoint fixes it; what can be set is {', '.join(sorted(allowed))}" for key in wrong])
+    rules = {key: RULES[key] for key in settings if key in RULES}
+    if wrong := [f"{key}: {text}, got {settings[key]!r}" for key, (holds, text) in rules.items() if not holds(settings[key])]:
+        raise ConfigError(wrong)
     if "data_path" in settings:  # RecBole's, the folder of datasets
         settings = {**settings, "data_path": os.path.join(settings["data_path"], values["dataset"])}
     return settings

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from recbole_llm.config.values import NON_RESULT_KEYS, REPORTING_KEYS, plain_values, read_yaml
 from recbole_llm.results import provenance
-from recbole_llm.runtime.files import remove_folder, whole_folder, write_text
+from recbole_llm.runtime.files import put_all_back, remove_folder, whole_folder, write_text
 from recbole_llm.training.checkpoint_files import CONFIG, STATE, DamagedCheckpoint, read_state
 
 RUN, LOCK = "run.json", "lock"
@@ -193,7 +193,8 @@ class Run:
         return True
 
     def sweep(self):
-        """Remove what a killed process left half-written; only with the lock."""
+        """Put back the folders that a killed process was replacing, and remove what it left half-written; only with the lock."""
+        put_all_back(self.folder)
         for left in self.folder.glob(".*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 

@@ -172,6 +172,7 @@ def test_seeds_of_a_row_must_agree_in_configuration(tmp_path):
         ({"metrics": {"hit@1": 0.99}}, "hit@1 is 0.99 but its rows give"),
         ({"protocol": "other"}, "protocol 'other' is unknown"),
         ({"rows": "gone.csv"}, "gone.csv are not beside it"),
+        ({"rows_sha256": "0" * 64}, "rows.csv beside it was edited, or is of another run"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path, change, complaint):
@@ -303,7 +304,7 @@ def test_tables_hold_every_row_and_escape_what_they_print(table, tmp_path):
     text = markdown(board)
     lines = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| rank")]
     table_lines = [line for line in lines if line.count(" | ") > 5]
-    assert len(table_lines) == 12 and "iLoRA@a\\|b_&%<b>" in text and "failed (seed 9): ValueError: a \\| b" in text
+    assert len(table_lines) == 12 and "iLoRA@a\\|b_&%&lt;b>" in text and "failed (seed 9): ValueError: a \\| b" in text
     assert "not our protocol" in text and "0.4421" in text
     tex = latex(board)
     assert r"\toprule" in tex and r"iLoRA@a|b\_\&\%<b>" in tex and tex.count(r"\\") == 13

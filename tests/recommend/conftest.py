@@ -20,6 +20,10 @@ class Made:
         self.out, data = out, tiny.write_dataset(out / "data")
         with open(data / "tiny/tiny.item", "a") as file:
             file.write("new1\tBrand new thing\nnew2\tQuite New Thing\n")
+        inter = (data / "tiny/tiny.inter").read_text()
+        before, latest = [line for line in inter.splitlines() if line.startswith("u5\t")][-2:]
+        tied = "\t".join([*latest.split("\t")[:-1], before.split("\t")[-1]])  # two at one moment: neither is the other's history
+        (data / "tiny/tiny.inter").write_text(inter.replace(latest, tied))
         more = {"train_sample_size": 16, "latency_rows": 0, "rerank_n": 12, "protocol": protocol, "crm_epochs": 1}
         given = tiny.settings(data, llm, out, **more | ({"crm_config": CRM[name]} if name in CRM else {}))
         self.file = Path(run_recbole_llm(name, "tiny", config_dict=given)["result_file"])

@@ -91,3 +91,33 @@ def test_without_a_recommender_named_candidates_are_ranked_and_nothing_is_retrie
     assert "i9" in run.recommender.explain(users="u3", candidates=["i1", "i9", "i33"])
     with pytest.raises(ValueError, match=f"{name} of a run with protocol: candidates has no recommender .*name candidates"):
         run.recommend(users="u3")
+
+
+def test_a_run_of_ctr_gives_its_users_the_scores_of_evaluation(made):
+    """Histories carry likes, which come from the data; a flipped one gives another score."""
+    run = made("RecLoRA", "ctr")
+    latest = {row["user_id"]: row for row in run.rows}  # a user's rows are in order of time
+    frame = run.recommend(users=list(latest), candidates={user: [row["item_id"]] for user, row in latest.items()}, until="test")
+    assert frame["item_id"].tolist() == [row["item_id"] for row in latest.values()] and len(frame) > 10
+    np.testing.assert_allclose(frame["score"], [float(row["score"]) for row in latest.values()], rtol=1e-5)
+    requests = run.recommender.requests.make(users=list(latest), candidates=["i1"], until="test")
+    for request in requests:
+        request.labels = 1 - request.labels
+    flipped, straight = (run.recommender.ranker.rank(made_of, [1] * len(latest)) for made_of in (
+        requests, run.recommender.requests.make(users=list(latest), candidates=["i1"], until="test")))  # fmt: skip
+    assert all(a.scores[0] != b.scores[0] for a, b in zip(flipped, straight, strict=True))
+
+
+def test_a_run_of_ctr_ranks_by_the_probability_of_yes_what_its_recommender_retrieves(made):
+    run = made("RecLoRA", "ctr")
+    frame = run.recommend(users="u3", k=20)
+    lines = [line.split("\t") for line in (run.out / "data/tiny/tiny.inter").read_text().splitlines()[1:]]
+    done = [(item, int(rating) >= 4) for user, item, rating, _ in lines if user == "u3"]
+    (request,) = run.recommender.requests.make(users="u3")
+    assert [(run.recommender.names.tokens[i], bool(like)) for i, like in zip(request.history, request.labels, strict=True)] == done
+    assert not {item for item, _ in done} & set(frame["item_id"]) and frame["score"][:12].between(0, 1).all()
+    assert frame["score"][:12].is_monotonic_decreasing and (frame["crm_rank"][:12] <= 12).all() and frame["llm_rank"][12:].isna().all()
+    shown = run.recommender.explain(users="u3", k=2)
+    assert shown.count("(liked)") + shown.count("(disliked)") == len(done)
+    with pytest.raises(ValueError, match="protocol: ctr: this run's prompts say .* which a typed history does not; name users"):
+        run.recommend(history=["i3"])

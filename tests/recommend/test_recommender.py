@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -82,11 +83,27 @@ def test_explain_shows_prompt_slots_gate_and_scores(made, name):
         ({"users": "u3", "candidates": ["i1"], "k": 2}, "has 1 items left to rank"),
         ({"users": "u3", "until": "valid"}, "until='valid'"),
         ({}, "nobody to recommend to"),
+        ({"users": []}, "nobody to recommend to"),
+        ({"users": ["u3", *(f"v{i}" for i in range(7))]}, "no user 'v0', 'v1', 'v2', 'v3', 'v4' and 2 more in tiny"),
+        ({"users": np.int64(3)}, "no user '3' in tiny"),
+        ({"users": "u3", "history": {"u3": ["i3"]}}, "history: u3 is among the users too"),
+        ({"users": ["u3", "u4"], "candidates": {"u3": ["i1"]}}, "candidates: a mapping .* differs in 'u4'"),
+        ({"users": "u3", "candidates": {"u3": ["i1"], "u33": ["i1"]}}, "candidates: a mapping .* differs in 'u33'"),
+        ({"users": "u3", "candidates": ["i1", "zzz", "yyy"]}, "called 'zzz', by id or by title; no item is called 'yyy'"),
+        ({"users": "u3", "candidates": "i1"}, "items are given as a list, got 'i1'"),
+        ({"users": "u3", "exclude": "i1"}, "items are given as a list, got 'i1'"),
+        ({"users": "u3", "k": 2.5}, "k is 2.5 and must be a whole number"),
+        ({"history": [f"i{i}" for i in range(60)], "k": 1}, "user 'new user' has no items left to rank"),
     ],
 )
 def test_wrong_requests_are_named(made, request_, complaint):
     with pytest.raises(ValueError, match=complaint):
         made().recommend(**request_)
+
+
+def test_a_user_who_is_named_twice_gets_one_list(made):
+    frame = made().recommend(users=["u4", "u3", "u4"], k=2)
+    assert frame["user"].tolist() == ["u4", "u4", "u3", "u3"]
 
 
 def test_items_of_one_title_are_told_apart_by_id(made, monkeypatch):
@@ -169,6 +186,12 @@ def test_what_is_gone_is_named(made, tmp_path):
     file, places = copied(made(), tmp_path)
     with pytest.raises(ValueError, match="epochs: the checkpoint fixes it; what can be set is"):
         recbole_llm.load(file, epochs=3)
+    with pytest.raises(ValueError, match="eval_batch_size: must be an integer >= 1, got 0\n.*rerank_n: must be an integer >= 2, got 1"):
+        recbole_llm.load(file, eval_batch_size=0, rerank_n=1)
+    for name, text in (("a.json", b'{"schema": 1}'), ("b.json", b"\xff\xfe")):
+        (tmp_path / name).write_bytes(text)
+        with pytest.raises(ValueError, match=f"{name} is (no|not a) result file"):
+            recbole_llm.load(tmp_path / name)
     shutil.rmtree(tmp_path / "saved")
     with pytest.raises(FileNotFoundError, match="is no checkpoint of recbole_llm"):
         recbole_llm.load(file, **places)
@@ -191,10 +214,22 @@ def test_the_command_line(made, tmp_path, capsys):
     assert main(["recommend", str(run.file), "--user=u3,u4", "--k=2", "--explain"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("gate: ") == 2 and "user u4" in shown
+    assert main(["recommend", str(run.file), "--user=u3, u4,", "--k=2", "--explain", f"--out={tmp_path / 'why.txt'}"]) == 0
+    assert (tmp_path / "why.txt").read_text().strip() == shown.strip()
     assert main(["recommend", str(run.file), "--user=u99"]) == 2
     assert "error: no user 'u99'" in capsys.readouterr().err
     assert main(["recommend", str(run.file), "--user=u3", "--rerank=5"]) == 2
     assert "rerank: the checkpoint fixes it" in capsys.readouterr().err
+    (tmp_path / "utf16.txt").write_text("u3\n", encoding="utf-16")
+    (tmp_path / "empty.txt").write_text("\n")
+    for wrong, complaint in (
+        ([f"--users={tmp_path}/utf16.txt"], "utf16.txt: byte 0 is not UTF-8 text"),
+        ([f"--users={tmp_path}/empty.txt"], "empty.txt: the file names no user"),
+        (["--user=,"], "--user: names no user"),
+        (["--user=u3", f"--out={tmp_path}/none/lists.csv"], "lists.csv: no such folder"),  # before anything is loaded
+    ):
+        assert main(["recommend", "/no/such/run.json", *wrong]) == 2
+        assert complaint in capsys.readouterr().err
 
 
 def test_the_dispatcher(made, capsys, tmp_path):

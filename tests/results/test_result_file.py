@@ -1,5 +1,6 @@
 import csv
 import errno
+import hashlib
 import json
 import os
 
@@ -23,7 +24,8 @@ def test_result_files_are_named_by_dataset_protocol_model_and_seed(tmp_path):
 def test_a_result_reads_back_with_its_rows(tmp_path):
     path = result_file.write_result(tmp_path / "new" / "a.json", record(), ROWS)
     back = result_file.read_result(path)
-    assert back == {"schema": 1, **record(), "n_rows": 2, "rows": "a.rows.csv"}
+    digest = hashlib.sha256(path.with_name("a.rows.csv").read_bytes()).hexdigest()
+    assert back == {"schema": 1, **record(), "n_rows": 2, "rows": "a.rows.csv", "rows_sha256": digest}
     with open(path.with_name("a.rows.csv"), encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))
     assert lines[0] == ["user_id", "item_id", "rank", "target_position"]
@@ -41,6 +43,17 @@ def test_a_full_disk_leaves_the_earlier_files_and_names_the_remedy(tmp_path, mon
     with pytest.raises(OSError, match="No space left on device while writing .*a.json; free some space"):
         result_file.write_result(path, record(metrics={"hit@1": 0.9}), ROWS)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_rows_of_another_run_beside_a_record_are_named(tmp_path):
+    path = result_file.write_result(tmp_path / "a.json", record(), ROWS)
+    assert result_file.check_rows(path, result_file.read_result(path)) == tmp_path / "a.rows.csv"
+    newer = result_file.write_result(tmp_path / "new" / "a.json", record(), ROWS[::-1])  # as many rows, the same metrics
+    os.replace(newer.with_name("a.rows.csv"), tmp_path / "a.rows.csv")  # and a kill before its record came
+    with pytest.raises(ValueError, match="a.json: a.rows.csv beside it was edited, or is of another run"):
+        result_file.check_rows(path, result_file.read_result(path))
+    of_earlier_version = {key: value for key, value in result_file.read_result(path).items() if key != "rows_sha256"}
+    assert result_file.check_rows(path, of_earlier_version).name == "a.rows.csv"
 
 
 def test_metrics_that_are_not_finite_are_not_written(tmp_path):

@@ -87,6 +87,71 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkey
     assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["old"]
 
 
+def killed_at_rename(number, work):
+    """Run ``work`` in a child that is killed when it has renamed ``number`` times."""
+    child = os.fork()
+    if child == 0:
+        replace, done = os.replace, []
+
+        def counted(*names):
+            replace(*names)
+            done.append(names)
+            if len(done) == number:
+                os._exit(9)
+
+        files.os.replace = counted
+        work()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def replace_folder(folder, text="new"):
+    with files.whole_folder(folder) as aside:
+        (aside / "file").write_text(text)
+
+
+@pytest.mark.parametrize(("renames", "left"), [(1, "old"), (2, "new"), (3, "new")])
+def test_a_kill_while_a_folder_takes_anothers_place_leaves_one_of_them(tmp_path, renames, left):
+    folder = tmp_path / "a"
+    replace_folder(folder, "old")
+    assert killed_at_rename(renames, lambda: replace_folder(folder)) == 9
+    assert folder.exists() == (renames > 1)
+    files.put_all_back(tmp_path)
+    assert (folder / "file").read_text() == left
+
+
+def test_the_next_writer_keeps_what_a_killed_one_moved_away(tmp_path):
+    folder = tmp_path / "a"
+    replace_folder(folder, "old")
+    for _ in range(2):  # the second is killed at the same place
+        assert killed_at_rename(1 if folder.exists() else 2, lambda: replace_folder(folder)) == 9
+        assert (tmp_path / ".a.old/file").read_text() == "old" and not folder.exists()
+    replace_folder(folder, "newest")
+    assert (folder / "file").read_text() == "newest" and not (tmp_path / ".a.old").exists()
+
+
+def test_a_removed_folder_does_not_come_back(tmp_path):
+    folder = tmp_path / "a"
+    replace_folder(folder, "old")
+    assert killed_at_rename(2, lambda: replace_folder(folder)) == 9 and (tmp_path / ".a.old").exists()
+    files.remove_folder(folder)
+    files.put_all_back(tmp_path)
+    assert not folder.exists() and not (tmp_path / ".a.old").exists()
+
+
+def test_what_stands_at_a_link_is_written_where_it_leads(tmp_path):
+    (tmp_path / "disk/b").mkdir(parents=True)
+    (tmp_path / "disk/a.txt").write_text("old")
+    for name in ("a.txt", "b", "new.txt"):
+        (tmp_path / name).symlink_to(f"disk/{name}")
+    files.write_text(tmp_path / "a.txt", "written")
+    files.write_text(tmp_path / "new.txt", "made")  # its target was not there
+    replace_folder(tmp_path / "b")
+    assert all((tmp_path / name).is_symlink() for name in ("a.txt", "b", "new.txt"))
+    assert (tmp_path / "disk/a.txt").read_text() == "written" and (tmp_path / "disk/new.txt").read_text() == "made"
+    assert (tmp_path / "disk/b/file").read_text() == "new" and names(tmp_path / "disk") == ["a.txt", "b", "new.txt"]
+
+
 def test_files_are_on_the_disk_before_their_folder_has_its_name(tmp_path, monkeypatch):
     order, fsync, replace = [], os.fsync, os.replace
     target = lambda handle: os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))  # noqa: E731

@@ -33,6 +33,13 @@ def test_damaged_best_weights_are_put_back_from_the_same_step(run, trained, capl
     assert f"put back from {run / best.name.replace('best', 'step')}" in caplog.text
 
 
+def test_a_step_that_was_being_replaced_is_put_back(tmp_path):
+    (tmp_path / ".step-00000003.old").mkdir()  # a kill between the two renames
+    (tmp_path / ".step-00000003.0a1b2c3d").mkdir()
+    Run(tmp_path).sweep()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
 @pytest.fixture
 def mid_epoch(tiny_data, tiny_llm, tmp_path, monkeypatch):
     """(built, run's folder) after two epochs of three steps, each validation better, with saves at even steps too."""

@@ -19,8 +19,8 @@ SHIMS = {
         libraries.numpy_aliases, libraries.ray_stand_in, libraries.pandas_fillna, libraries.pandas_agg_len,
         models.collector_cpu, libraries.dok_update, models.pop_counts,
         reading.download_barrier, reading.own_datasets, reading.stable_duplicates, reading.atomic_files, reading.time_order,
-        reading.imputed_means, reading.filter_counts, reading.benchmark_files,
-        models.flops, pickles.plain_checkpoints, pickles.pickled_datasets, libraries.hyper_tuning,
+        reading.exact_split, reading.imputed_means, reading.filter_counts, reading.benchmark_files,
+        models.flops, models.case_studies, pickles.plain_checkpoints, pickles.pickled_datasets, libraries.hyper_tuning,
     )
 }  # fmt: skip
 _applied = set()

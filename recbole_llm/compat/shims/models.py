@@ -1,6 +1,9 @@
 """Errors in RecBole's models and in how it measures them, with any library versions."""
 
 from importlib import import_module
+from logging import getLogger
+
+import torch
 
 from recbole_llm.compat.patching import rebind, rewrite
 
@@ -27,6 +30,38 @@ def pop_counts():
 
     line = "self.item_cnt[item, :] = self.item_cnt[item, :] + 1"
     rewrite(Pop, "calculate_loss", (line, "self.item_cnt.index_add_(0, item, torch.ones_like(item)[:, None])", 1))
+
+
+def case_studies():
+    """case_study.py:48: of a sequential model the rows of `uid_series` are looked up, and users who have none are passed over.
+
+    Cause: nobody counts them. Effect without, on any stack: the scores "for each user" are fewer than the users, and all that follow
+    are taken for those of others. Where a split gives a user several rows, there are as many lines, which is told.
+    """
+    studies = import_module("recbole.utils.case_study")
+    scores_of, topk_of = studies.full_sort_scores, studies.full_sort_topk
+
+    def full_sort_scores(uid_series, model, test_data, device=None):
+        dataset, users = test_data.dataset, [int(user) for user in uid_series]
+        if test_data.is_sequential:
+            numbers, counts = dataset.inter_feat[dataset.uid_field].unique(return_counts=True)
+            rows = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+            if missing := [user for user in users if user not in rows]:
+                names = dataset.field2id_token[dataset.uid_field]
+                shown = ", ".join(repr(str(names[user])) if 0 < user < len(names) else str(user) for user in missing[:5])
+                raise ValueError(f"uid_series: {len(missing)} of {len(users)} users have no row in the split of test_data, first {shown}; "
+                                 "leave them out, or give their histories to full_sort_predict")  # fmt: skip
+            if (lines := sum(rows[user] for user in users)) > len(users):
+                getLogger().warning(f"full_sort_scores: the {len(users)} users have {lines} rows, and the scores as many lines")
+        return scores_of(torch.as_tensor(users), model, test_data, device)
+
+    def full_sort_topk(uid_series, model, test_data, k, device=None):
+        if not 1 <= k <= test_data.dataset.item_num:
+            raise ValueError(f"k={k}: {test_data.dataset.dataset_name} has {test_data.dataset.item_num - 1} items; k is between 1 and that")
+        return topk_of(uid_series, model, test_data, k, device)
+
+    rebind(scores_of, full_sort_scores)
+    rebind(topk_of, full_sort_topk)
 
 
 def flops():

@@ -81,6 +81,40 @@ def time_order():
     Dataset._fill_nan, Dataset.sort = _fill_nan, sort_checked
 
 
+def exact_split():
+    """dataset.py:1756: a split by time (TS) compares times of 32 bits with a boundary of them.
+
+    Cause: as of `time_order`. Effect without, on any stack: the rows within 128 s of the boundary, or all where a dataset is as
+    short, fall on one side of it; with order RO rows are handed out by the times of others.
+    """
+    from recbole.data.dataset import Dataset
+
+    from recbole_llm.data import time_order
+
+    build, convert = Dataset.build, Dataset._dataframe_to_interaction
+
+    def build_exactly(self):
+        if not time_order.splits_by_time(self.config):
+            return build(self)
+        time_order.check_split(self.config)
+        self._exact_times = True
+        try:
+            splits = build(self)
+        finally:
+            self._exact_times = False
+        for dataset in (self, *splits):
+            time_order.cast_times(dataset)
+        return splits
+
+    def _dataframe_to_interaction(self, data):
+        feat = convert(self, data)
+        if data is self.inter_feat and getattr(self, "_exact_times", False):
+            time_order.keep_exact(self, data, feat)
+        return feat
+
+    Dataset.build, Dataset._dataframe_to_interaction = build_exactly, _dataframe_to_interaction
+
+
 def imputed_means():
     """dataset.py:650: an empty number becomes the mean of its column.
 

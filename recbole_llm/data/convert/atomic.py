@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
-from recbole_llm.runtime.files import put_folder
+from recbole_llm.runtime.files import place_of, put_back, put_folder
 
 _CHUNK = 8192  # lines held in memory
 _NAMED = 5  # ids shown in a note
@@ -84,7 +84,8 @@ def write_dataset(target, dataset: str, files: Mapping[str, Iterable[str]], forc
         FileExistsError: the folder holds files already and `force` is not set.
         OSError: it cannot be written (a full disk); the target is as it was before.
     """
-    folder = Path(target) / dataset
+    folder = place_of(Path(target) / dataset)
+    put_back(folder)
     if folder.exists() and any(folder.iterdir()) and not force:
         raise FileExistsError(f"{folder} holds files already; pass --force to replace it, or choose another --target")
     is_new = not folder.parent.exists()

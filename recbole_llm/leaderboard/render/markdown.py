@@ -5,6 +5,8 @@ Written by hand: pandas' ``to_markdown`` pads every cell to the width of its col
 
 from __future__ import annotations
 
+import re
+
 from recbole_llm import registry
 from recbole_llm.results.result_file import count_of_rows
 
@@ -52,7 +54,7 @@ def markdown(board: dict) -> str:
     if board["rows"]:
         lines += [*_table(board), "", legend(board), ""]
     else:
-        lines += [f"- {f['name']} seed {f['seed']} failed: {f['reason']}" for f in board["failed"]] + [""]
+        lines += [f"- {escaped(f['name'])} seed {f['seed']} failed: {escaped(f['reason'])}" for f in board["failed"]] + [""]
     lines += _markdown_checks(board)
     if board["left_out"]:
         lines += ["Left out:", ""] + [f"- `{item['file']}`: {item['reason']}" for item in board["left_out"]] + [""]
@@ -63,7 +65,7 @@ def markdown(board: dict) -> str:
 
 
 def _table(board: dict) -> list[str]:
-    head = ["rank", "model", *board["metrics"], f"Δ {board['main']} vs {board['reference']}", "p (Holm)"]
+    head = ["rank", "model", *board["metrics"], f"Δ {board['main']} vs {escaped(board['reference'])}", "p (Holm)"]
     head += ["W/T/L", "trainable", "train s", "p50 ms"]
     tuned = any(row["tuning"] for row in board["rows"])
     head += ["trials"] if tuned else []
@@ -144,4 +146,5 @@ def _group_text(kind: str, found: dict) -> str:
 
 
 def escaped(text: str) -> str:
-    return str(text).replace("|", "\\|").replace("\n", " ")
+    """Text as a table's cell or a line shows it, whatever marks of Markdown and HTML are in it."""
+    return re.sub(r"[\\|*`\[]", r"\\\g<0>", " ".join(str(text).split())).replace("<", "&lt;")
