@@ -14,16 +14,7 @@ from recbole_llm.runtime import distributed
 def install():
     """Wrap `Config`; runs once."""
     load, merge = Config._load_internal_config_dict, Config._get_final_config_dict
-    init_device, load_files = Config._init_device, Config._load_config_files
-
-    def _load_config_files(self, file_list):
-        found = {}
-        for file in file_list or ():
-            try:
-                found.update(load_files(self, [file]))
-            except (TypeError, ValueError, yaml.YAMLError):
-                found.update(read_yaml(file))  # says what is wrong with which file; an empty one sets nothing
-        return found
+    init_device = Config._init_device
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         load(self, model, model_class, dataset)
@@ -51,6 +42,21 @@ def install():
         else:
             place_on_device(final, "gpu_id" in self.external_config_dict)
 
-    Config._init_device, Config._load_config_files = _init_device, _load_config_files
+    Config._init_device, Config._load_config_files = _init_device, _file_by_file(Config._load_config_files)
     Config._load_internal_config_dict = _load_internal_config_dict
     Config._get_final_config_dict = _get_final_config_dict
+
+
+def _file_by_file(load_files):
+    """RecBole's reader of config files, one at a time: which of them is no YAML is said, and an empty one sets nothing."""
+
+    def _load_config_files(self, file_list):
+        found = {}
+        for file in file_list or ():
+            try:
+                found.update(load_files(self, [file]))
+            except (TypeError, ValueError, yaml.YAMLError):
+                found.update(read_yaml(file))
+        return found
+
+    return _load_config_files
