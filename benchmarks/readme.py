@@ -1,4 +1,4 @@
-"""python -m benchmarks.readme [FOLDER | --check]: README's result table and docs/leaderboards/, from result files (results/).
+"""python -m benchmarks.readme [FOLDER [NAME] | --check]: README's result table and docs/leaderboards/, from result files (results/).
 
 README shows one board (ml-100k, candidates) in at most ten rows, with one metric and its 95% interval over users; where the board has
 more, the models at their own settings come before named variants, and better rows before worse ones. docs/leaderboards/ has a page for
@@ -6,7 +6,8 @@ each board: all rows and columns, bias checks, published numbers. Nothing betwee
 where FOLDER has no file of its board.
 
 A board is kept beside its page as JSON, since result files name users and items of data that may not be passed on. ``--check`` writes
-nothing: it exits with 1 and names the files that are not what these boards give.
+nothing: it exits with 1 and names the files that are not what these boards give. With a NAME (`small`) the boards are kept beside those
+that README shows, as <dataset>.<protocol>.<NAME>: runs at other settings, or on other test rows.
 """
 
 import json
@@ -22,7 +23,7 @@ from recbole_llm.runtime.files import write_text
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "leaderboards"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-SHOWN = ("ml-100k", "candidates")
+SHOWN = "ml-100k.candidates"
 ROWS = 10
 
 
@@ -94,11 +95,11 @@ def texts() -> dict[Path, str]:
     Raises:
         ValueError: README does not hold both markers once.
     """
-    boards = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(PAGES.glob("*.json"))]
-    found = {PAGES / f"{board['dataset']}.{board['protocol']}.md": markdown(board) for board in boards}
+    boards = {file: json.loads(file.read_text(encoding="utf-8")) for file in sorted(PAGES.glob("*.json"))}
+    found = {file.with_suffix(".md"): markdown(board) for file, board in boards.items()}
     before, after = _around_the_table()
-    for board in boards:
-        if (board["dataset"], board["protocol"]) == SHOWN and board["rows"]:
+    for file, board in boards.items():
+        if file.stem == SHOWN and board["rows"]:
             found[ROOT / "README.md"] = f"{before}{BEGIN}\n{table(board)}\n{END}{after}"
     return found
 
@@ -118,8 +119,8 @@ def differing() -> list[Path]:
     return pages + [file for file, text in wanted.items() if not file.is_file() or file.read_text(encoding="utf-8") != text]
 
 
-def write(folder: Path) -> None:
-    """Make the boards of ``folder``, then what they give: README's table and the pages.
+def write(folder: Path, name: str = "") -> None:
+    """Make the boards of ``folder``, kept as those called ``name``, then what they give: README's table and the pages.
 
     Raises:
         FileNotFoundError: the folder holds no result file.
@@ -133,15 +134,16 @@ def write(folder: Path) -> None:
     for dataset, protocol in found:
         board = build_board(folder, dataset, protocol, stored_options(folder, dataset, protocol))
         kept = json.dumps(board | made_by(folder, board), indent=1, ensure_ascii=False, allow_nan=False)
-        write_text(PAGES / f"{dataset}.{protocol}.json", kept + "\n", "make docs/leaderboards writable")
+        stem = ".".join(part for part in (dataset, protocol, name) if part)
+        write_text(PAGES / f"{stem}.json", kept + "\n", "make docs/leaderboards writable")
     for file, text in texts().items():
         write_text(file, text, f"make {file} writable")
 
 
-def main(argument: str = "results") -> int:
-    """Write from the folder ``argument``, or compare where it is ``--check``; the exit code."""
+def main(argument: str = "results", name: str = "") -> int:
+    """Write from the folder ``argument`` the boards called ``name``, or compare where it is ``--check``; the exit code."""
     if argument != "--check":
-        write(Path(argument))
+        write(Path(argument), name)
         return 0
     wrong = differing()
     for file in wrong:

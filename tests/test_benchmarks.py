@@ -102,6 +102,15 @@ def test_readme_stays_where_its_board_has_no_files(readme_copy):
     assert (readme_copy / "README.md").read_text() == before and (readme_copy / "pages/made-up.candidates.md").is_file()
 
 
+def test_boards_with_a_name_are_kept_beside_those_that_readme_shows(readme_copy):
+    fake.write_run(readme_copy, "Pop", fake.ranks(np.random.default_rng(0), 60, 1.0), dataset="ml-100k")
+    before = (readme_copy / "README.md").read_text()
+    readme.main(str(readme_copy), "small")
+    assert (readme_copy / "README.md").read_text() == before
+    assert sorted(file.name for file in (readme_copy / "pages").iterdir()) == ["ml-100k.candidates.small.json", "ml-100k.candidates.small.md"]
+    assert readme.main("--check") == 0
+
+
 def test_readme_and_pages_here_are_what_their_boards_give():
     assert readme.PAGES / "ml-100k.candidates.md" in readme.texts() and readme.ROOT / "README.md" in readme.texts()
     assert not readme.differing() and readme.main("--check") == 0
