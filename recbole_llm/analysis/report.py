@@ -6,13 +6,12 @@ import csv
 import io
 import json
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
 from tabulate import tabulate
 
 from recbole_llm.analysis.common import digest
-from recbole_llm.leaderboard.render.html import document, plot_places
+from recbole_llm.leaderboard.render.html import report_page
 from recbole_llm.results.result_file import file_name
 from recbole_llm.runtime.files import write_text
 
@@ -82,14 +81,8 @@ class Report:
         """A page in the leaderboards' style that fetches nothing and follows light and dark."""
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         plots = [figure | {"id": f"plot-{i}"} for i, figure in enumerate(self.figures)]
-        cells = "".join(
-            "<tr>" + "".join(f'<td{" class=name" if i == 0 else ""}>{escape(_shown(row.get(name)))}</td>' for i, name in enumerate(names)) + "</tr>"
-            for row in self.rows
-        )
-        heads = "".join(f'<th{" class=name" if i == 0 else ""}>{escape(name)}</th>' for i, name in enumerate(names))
-        table = f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table></div>'
-        body = "".join(f"<p>{escape(line)}</p>" for line in self.head) + plot_places(plots) + table
-        return document(self.title, body, plots)
+        cells = [[_shown(row.get(name)) for name in names] for row in self.rows]
+        return report_page(self.title, self.head, names, cells, plots)
 
 
 def comma_separated(rows: list[dict]) -> str:

@@ -63,6 +63,7 @@ def test_reclora_has_a_gate_for_each_projection_and_writes_all_files(settings, c
     assert [row["module"] for row in plain["rows"]] == ["0.q_proj", "0.v_proj", "1.q_proj", "1.v_proj"]
     page = path.with_suffix(".html").read_text()
     assert "Plotly" in page and 'src="http' not in page and '"type": "heatmap"' in page
+    assert "<p>Gates of " in page and '<td class="name">' in page and "&lt;div" not in page, "the page shows its markup"
 
 
 def test_a_model_without_a_gate_is_refused(settings):

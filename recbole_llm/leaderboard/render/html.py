@@ -68,16 +68,16 @@ def render_page(boards: list[dict]) -> str:
     return document(f"Leaderboard: {', '.join(names)}", body, [figure for found in drawn for figure in found])
 
 
-def document(title: str, body: str, plots: list[dict]) -> str:
+def document(title: str, body: Markup, plots: list[dict]) -> str:
     """A page.
 
     Args:
         title: as text.
-        body: as HTML, with the places of :func:`plot_places`.
+        body: as HTML, with a place for each figure (plots.html).
         plots: the figures that those places are for.
     """
     css, js = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    return str(_fill("page.html", title=title, css=css, body=Markup(body), plotly=get_plotlyjs(), js=js, plots=_json(plots)))
+    return str(_fill("page.html", title=title, css=css, body=body, plotly=get_plotlyjs(), js=js, plots=_json(plots)))
 
 
 def _json(value) -> str:
@@ -86,9 +86,17 @@ def _json(value) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def plot_places(plots: list[dict]) -> str:
-    """Where the figures are drawn: a box for each, with its title, its note and, of several views, the choice."""
-    return _fill("plots.html", plots=plots)
+def report_page(title: str, head: list[str], names: list[str], rows: list[list[str]], plots: list[dict]) -> str:
+    """A page of lines, figures and one table, in the leaderboards' style.
+
+    Args:
+        title: as text.
+        head: paragraphs, as text.
+        names: of the columns.
+        rows: their cells, as text.
+        plots: the figures.
+    """
+    return document(title, _fill("report.html", head=head, names=names, rows=rows, plots=_fill("plots.html", plots=plots)), plots)
 
 
 def _board(board: dict, plots: list[dict]) -> Markup:
@@ -107,7 +115,7 @@ def _board(board: dict, plots: list[dict]) -> Markup:
         tuned=any(row["tuning"] for row in board["rows"]),
         best={name: _best(board["rows"], name) for name in board["metrics"]},
         rows=[row | _shown(board, row) | {"bar": _bar(row["metrics"][main], span)} for row in board["rows"]],
-        places=plot_places(plots),
+        places=_fill("plots.html", plots=plots),
         checks=check_lines(board),
     )
 
