@@ -43,6 +43,9 @@ class E4SRec(LLMRecommender):
     @classmethod
     def check_config(cls, final):
         problems = prompt_problems(cls, final) + cls.head.template_problems(final, cls.template_fields)
+        fields = final.get("prompt_fields")
+        if isinstance(fields, dict) and fields.get("item"):
+            problems.append("prompt_fields: E4SRec's prompts hold no titles, so that no item field can stand behind one; name user fields only")
         for key, value in (("llm_eval", "generate"), ("selection", "generation")):
             if final.get(key) == value:
                 problems.append(f"{key}: {value} has no meaning for E4SRec, which scores items and writes no text")

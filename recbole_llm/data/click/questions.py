@@ -54,6 +54,7 @@ class ClickRows(PromptRows):
         self.answers = answer_ids(config, self.tokens.tokenizer, texts[0])
         self.timelines = dataset.timelines
         self.targets = dataset.inter_feat[dataset.iid_field].numpy()  # [rows]
+        self.users = dataset.inter_feat[dataset.uid_field].numpy()  # [rows]
         self.start, self.end = (getattr(self.timelines, name)[dataset.numbers] for name in ("start", "end"))  # [rows]
         self.notes = history_notes(config, self.timelines)
         self._vectors: np.ndarray | None = None
@@ -104,7 +105,7 @@ class ClickRows(PromptRows):
     def _example(self, key: Question, history: list[int], notes, target: int, likes=None) -> ClickExample:
         shown = self.config["behaviour_tokens"] if key.hybrid else "none"
         user = bool(self.config["user_token"]) and key.hybrid
-        return ClickExample(history, [], target, self.templates[key.template], shown, user, notes=notes, likes=likes)
+        return ClickExample(history, [], target, self.template(key), shown, user, notes=notes, likes=likes)
 
     def _prefix(self, key: Question, places: tuple[int, ...]) -> tuple[list[int], list[int]]:
         history = self.timelines.items[list(places)].tolist()
