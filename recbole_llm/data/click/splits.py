@@ -5,10 +5,14 @@ import torch
 from recbole.utils import get_model
 
 from recbole_llm.data.click.interactions import interaction_numbers
+from recbole_llm.data.click.retriever import kept_vectors, most_relevant
 from recbole_llm.data.click.rows import PHASES, LabelledRows, labelled_rows
+from recbole_llm.data.click.timelines import build_timelines
 from recbole_llm.data.model_kinds import reads_labels
 from recbole_llm.data.sample import sample_rows
 from recbole_llm.registry import is_plugin_model
+
+VECTORS = "crm_text_vectors"  # hash of the vectors by which a CRM's histories are retrieved; set for a CRM alone
 
 
 def labelled_splits(config, dataset) -> list:
@@ -16,7 +20,7 @@ def labelled_splits(config, dataset) -> list:
 
     Models whose loss reads no labels (SASRec, BPR ...) are trained on the rows labelled 1: what a user disliked is no
     example of what they like. A CRM with `crm_rows: sample` learns from the LLM's sample of these rows alone. Validation and
-    test hold the same rows for all.
+    test hold the same rows for all. A CRM that is asked with relevant histories (`crm_history`) has them in all its rows.
 
     Args:
         config: the model's config.
@@ -36,14 +40,35 @@ def labelled_splits(config, dataset) -> list:
     place = np.full(len(rows.interactions.users), -1, dtype=np.int64)  # of each interaction in the dataset
     place[numbers[numbers >= 0]] = np.flatnonzero(numbers >= 0)
     dataset._drop_unused_col()
+    retrieve = _retriever(config, dataset, rows) if config[VECTORS] else None
     splits = []
     for phase in PHASES:
         index = place[rows.numbers[phase]]
         _check_there(index, rows, phase)
         chosen, labels = dataset.inter_feat[index], rows.columns(phase)[2]
         chosen.interaction[config["LABEL_FIELD"]] = torch.from_numpy(labels.astype(np.float32))
+        if retrieve:
+            retrieve(chosen, rows.numbers[phase])
         splits.append(dataset.copy(_learned_from(chosen, labels, config) if phase == "train" else chosen))
     return splits
+
+
+def _retriever(config, dataset, rows: LabelledRows):
+    """A function that gives rows, by their numbers, the items of their history nearest to their own item in place of the latest."""
+    vectors, timelines = kept_vectors(config, config[VECTORS]), build_timelines(rows.interactions, dataset)
+    if len(vectors) != dataset.item_num:
+        raise ValueError(f"crm_history: relevant: {config['model']} reads {dataset.item_num - 1} items, of which {len(vectors) - 1} have a "
+                         "text vector; leave what changes the items out of crm_config")  # fmt: skip
+    start, end, width = timelines.start, timelines.end, config["MAX_ITEM_LIST_LENGTH"]
+
+    def retrieve(chosen, numbers: np.ndarray) -> None:
+        targets = chosen[dataset.iid_field].numpy()
+        places = most_relevant(vectors, timelines.items, start[numbers], end[numbers], targets, width)  # [n, width]
+        chosen.interaction[dataset.item_id_list_field] = torch.from_numpy(np.where(places >= 0, timelines.items[places], 0))
+        lengths = np.maximum(1, (places >= 0).sum(1))  # an empty history is one padding item, as where the CRM is asked
+        chosen.interaction[dataset.item_list_length_field] = torch.from_numpy(lengths)
+
+    return retrieve
 
 
 def _check_there(index: np.ndarray, rows: LabelledRows, phase: str) -> None:
