@@ -9,7 +9,7 @@ from recbole_llm.config.properties import properties_dir
 from recbole_llm.config.rules import RULES
 from recbole_llm.config.values import SafeLoader, read_yaml
 
-MODELS = ("LLaRA", "iLoRA", "PointwiseLLM", "RecLoRA", "TALLRec", "CoLLM", "E4SRec", "LlamaRec")
+MODELS = ("LLaRA", "iLoRA", "PointwiseLLM", "RecLoRA", "TALLRec", "CoLLM", "E4SRec", "LlamaRec", "RatedDIN")
 
 BAD = {
     "behaviour_tokens": ["none "], "llm_eval": [None], "recipe": ["papers"], "curriculum": [1],

@@ -12,8 +12,10 @@ import numpy as np
 from recbole.utils import get_model
 
 from recbole_llm.data.click.retriever import item_vectors, most_relevant
+from recbole_llm.data.click.rows import rating_levels
 from recbole_llm.data.click.timelines import recent
 from recbole_llm.data.click.wording import answer_ids, click_templates, history_notes
+from recbole_llm.data.model_kinds import reads_ratings
 from recbole_llm.data.prompt import Field, parse_template, with_words
 from recbole_llm.data.prompt_rows import Example, Key, PromptRows
 
@@ -57,6 +59,8 @@ class ClickRows(PromptRows):
         self.users = dataset.inter_feat[dataset.uid_field].numpy()  # [rows]
         self.start, self.end = (getattr(self.timelines, name)[dataset.numbers] for name in ("start", "end"))  # [rows]
         self.notes = history_notes(config, self.timelines)
+        rated = self.model_class.needs_crm(config) and reads_ratings(get_model(config["crm_model"])) and self.timelines.ratings is not None
+        self.levels = rating_levels(config, self.timelines.ratings) if rated else None  # [total]
         self._vectors: np.ndarray | None = None
 
     @property
