@@ -24,6 +24,7 @@ PLUGIN_MODELS = {
     "E4SRec": "recbole_llm.model.e4srec:E4SRec",
     "LlamaRec": "recbole_llm.model.llamarec:LlamaRec",
 }
+RECOMMENDERS = {"RatedDIN": "recbole_llm.crm.rated_din:RatedDIN"}  # conventional ones that RecBole lacks; they are used like its own
 TRAINER = "recbole_llm.training.trainer:LLMTrainer"
 DATALOADER = "recbole_llm.data.heads:prompt_dataloader"
 PROTOCOLS = {
@@ -72,7 +73,7 @@ def register(model, properties=None, trainer=None, dataset=None, dataloader=None
     name = model.partition(":")[2] if isinstance(model, str) else model.__name__
     if not name.isidentifier():
         raise ValueError(f"register: {model!r} is neither a class nor 'module:Class'")
-    if name.lower() in recbole_modules():
+    if name.lower() in {*recbole_modules(), *map(str.lower, RECOMMENDERS)}:
         raise ValueError(f"register: RecBole has a model {name!r} already; choose another class name")
     if properties is not None and not Path(properties).is_file():
         raise FileNotFoundError(f"register: the properties file {properties} of model {name!r} does not exist")
@@ -165,7 +166,7 @@ def available_models():
     for stem, file in recbole_modules().items():
         classes = re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
         names += [name for name in classes if name.lower() == stem]
-    return sorted(_entries), sorted(names, key=str.lower)
+    return sorted(_entries), sorted([*names, *RECOMMENDERS], key=str.lower)
 
 
 def check_model(name):
@@ -184,9 +185,11 @@ def check_model(name):
 
 
 def register_own():
-    """Register the plugin's own models."""
+    """Register the plugin's own models, and the recommenders that it adds to RecBole's."""
     for target in PLUGIN_MODELS.values():
         register(target)
+    for name in RECOMMENDERS:
+        sys.modules[f"{PACKAGE}.{name.lower()}"] = _ModelModule(name)
 
 
 class _ModelModule(types.ModuleType):
@@ -199,5 +202,5 @@ class _ModelModule(types.ModuleType):
 
     def __getattr__(self, attribute):
         if attribute == self.__dict__.get("_model"):
-            return resolve(_entries[attribute].model)
+            return resolve(RECOMMENDERS.get(attribute) or _entries[attribute].model)
         raise AttributeError(f"module {self.__name__!r} has no attribute {attribute!r}")

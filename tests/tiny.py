@@ -29,6 +29,19 @@ def write_dataset(folder: Path, name: str = "tiny", n_users: int = 40, n_items: 
     return folder
 
 
+def write_fields(folder: Path, name: str = "tiny") -> Path:
+    """Give a dataset a .user file, of which the second user lacks an occupation, and its .item file years and genres."""
+    target = folder / name
+    users = dict.fromkeys(line.split("\t")[0] for line in (target / f"{name}.inter").read_text().splitlines()[1:])
+    lines = ["user_id:token\tage:token\tgender:token\toccupation:token"]
+    lines += [f"{user}\t{20 + i % 7}\t{'FM'[i % 2]}\t{'' if i == 1 else WORDS[i % 5]}" for i, user in enumerate(users)]
+    (target / f"{name}.user").write_text("\n".join(lines) + "\n")
+    head, *items = (target / f"{name}.item").read_text().splitlines()
+    more = [f"{line}\t{1990 + i % 4}\t{WORDS[i % 3]} {WORDS[3 + i % 2]}" for i, line in enumerate(items)]
+    (target / f"{name}.item").write_text("\n".join([f"{head}\tyear:token\tgenre:token_seq", *more]) + "\n")
+    return folder
+
+
 def write_llm(folder: Path, architecture: str = "llama", hidden: int = 32, layers: int = 2, **settings) -> Path:
     """A causal LM with random weights and a byte-level BPE tokenizer, in the Hugging Face layout."""
     import torch

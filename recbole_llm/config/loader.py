@@ -19,6 +19,8 @@ from recbole_llm.config import checks
 from recbole_llm.config.known_keys import known_keys, unknown_problems
 from recbole_llm.config.values import ConfigError, SafeLoader, parse_value, read_yaml
 
+_COLUMNS = ("load_col", "unload_col")  # what is read of the atomic files
+
 
 class LLMConfig(Config):
     """RecBole's Config for `run_recbole_llm`: every model, RecBole's own included, gets the plugin's layers and checks.
@@ -178,6 +180,10 @@ def _crm_problems(final, dataset, model_class):
     if registry.is_plugin_model(name) or kind.name.lower() not in kinds:
         more = ", BPR, LightGCN" if "general" in kinds else ""
         return [f"crm_model: {name} is no {' or '.join(kinds)} model of RecBole; choose SASRec, GRU4Rec, Caser, NARM, BERT4Rec, DIN{more} ..."]
+    protocol = final.get("protocol")
+    if getattr(get_model(name), "reads_ratings", False) and registry.is_protocol(protocol) and not registry.protocol(protocol).labelled:
+        return [f"crm_model: {name} learns from labelled rows and the ratings of histories, of which protocol: {protocol} has none; choose DIN"]
     if not isinstance(own, dict):
         return []
-    return [f"crm_config ({name}): {line}" for line in unknown_problems(own, known_keys(name, dataset))]
+    shared = [f"{key}: both recommenders read one dataset, or their items would have other ids; set it outside crm_config" for key in _COLUMNS if key in own]
+    return [f"crm_config ({name}): {line}" for line in shared + unknown_problems(own, known_keys(name, dataset))]

@@ -58,6 +58,23 @@ def is_templates(value):
     return isinstance(value, list) and all(isinstance(template, str) for template in value)
 
 
+def is_fields(value):
+    """Whether it lists fields by file, {user: [field, ...], item: [field: name in prompts, ...]}: lists, since the order of a mapping is not kept."""
+    if not isinstance(value, dict) or not set(value) <= {"user", "item"}:
+        return False
+    lists = [fields for fields in value.values() if fields is not None]
+    if not all(isinstance(fields, (list, tuple)) for fields in lists):
+        return False
+    texts = [list(field.items())[0] if isinstance(field, dict) and len(field) == 1 else (field,) for fields in lists for field in fields]
+    return all(isinstance(text, str) and text for words in texts for text in words)
+
+
+def is_field_words(value):
+    """Whether it says how fields are written: all four words, each with its place."""
+    places = {"user": "{fields}", "item": "{fields}", "field": "{value}", "empty": ""}
+    return isinstance(value, dict) and set(value) == set(places) and all(isinstance(value[k], str) and v in value[k] for k, v in places.items())
+
+
 INTERVAL = (is_interval, "must be an interval such as '[5,inf)', or several, '(0,1];[3,4)'")
 POSITIVE, COUNT, FLAG = integer(1), integer(0), choice(True, False)
 TEXT, SETTINGS, RATIO = of_type("a string", str), of_type("a mapping", dict), number(0, 1)
@@ -166,6 +183,17 @@ RULES = {
         "must be a mapping of ctr and candidates to lists of templates, each a string",
     ),
     "note_words": SETTINGS,
+    "prompt_fields": optional(
+        (is_fields, "must be a mapping of user and item to lists of fields of these files, e.g. {user: [age, gender], item: [class: genre]}")
+    ),
+    "field_words": (
+        is_field_words,
+        "must be a mapping of user and item to text with {fields}, field to text with {value} (and {name}), empty to a word",
+    ),
+    "value_words": (
+        lambda value: isinstance(value, dict) and all(isinstance(words, dict) for words in value.values()),
+        "must be a mapping of fields to words for their values, e.g. {gender: {F: female, M: male}}",
+    ),
     "epochs": COUNT,
     "train_sample_size": SAMPLE,
     "valid_sample_size": optional(POSITIVE),

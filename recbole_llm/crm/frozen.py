@@ -13,7 +13,9 @@ import torch
 from recbole.utils import ModelType
 from torch import nn
 
-TARGET = "target"
+from recbole_llm.crm.rated_din import ratings_of
+
+TARGET, RATINGS = "target", "ratings"
 _FINAL_LAYERS = ("dnn_predict_layers", "dnn_predict_layer")  # of DIN, of DIEN
 
 
@@ -54,6 +56,7 @@ class CRM(nn.Module):
         known = {"item_seq": "ITEM_SEQ", "item_seq_len": "ITEM_SEQ_LEN", "user": "USER_ID"}
         known |= {"seq_item": "ITEM_SEQ", "seq_item_len": "ITEM_SEQ_LEN"}  # SHAN, HGN, NPE write it the other way round
         known |= {"next_items": TARGET, "neg_item_seq": "ITEM_SEQ"}  # DIN, DIEN; DIEN's negatives serve its loss alone
+        known["history_ratings"] = RATINGS  # RatedDIN
         names = list(inspect.signature(model.forward).parameters)
         if unknown := [name for name in names if name not in known]:
             raise ValueError(
@@ -102,6 +105,7 @@ class CRM(nn.Module):
         if target is None:
             target = sequences.gather(1, lengths[:, None] - 1).squeeze(1)
         given = {"USER_ID": interaction[model.USER_ID], "ITEM_SEQ": sequences, "ITEM_SEQ_LEN": lengths, TARGET: target}
+        given[RATINGS] = ratings_of(interaction, model.ITEM_SEQ)
         seen: list[torch.Tensor] = []
         final = next(getattr(model, name) for name in _FINAL_LAYERS if hasattr(model, name))
         hook = final.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

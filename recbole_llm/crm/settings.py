@@ -6,9 +6,13 @@ import hashlib
 import json
 import os
 
+from recbole.utils import get_model
+
+from recbole_llm import registry
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.values import NON_RESULT_KEYS, REPORTING_KEYS, ConfigError, plain_values
 from recbole_llm.data.fingerprint import DATA_KEYS
+from recbole_llm.data.model_kinds import reads_labels
 from recbole_llm.results import provenance
 from recbole_llm.version import __version__
 
@@ -35,6 +39,16 @@ def crm_config(config) -> LLMConfig:
     for key in ("gpu_id", "use_gpu", "device"):  # where the LLM recommender runs; not as settings, which would hide GPUs
         own[key] = config[key]
     return own
+
+
+def learns_relevant(config) -> bool:
+    """Whether the CRM learns from histories retrieved for each row's item: `crm_history: relevant` under labelled rows.
+
+    A model that learns what comes next (SASRec) does not: a history chosen for its likeness to the next item would give it away. Nor
+    does any under candidates, where RecBole draws negatives for one and the same history.
+    """
+    labelled = registry.protocol(config["protocol"]).labelled
+    return config["crm_history"] == "relevant" and labelled and reads_labels(get_model(config["crm_model"]))
 
 
 def check_crm(config) -> None:

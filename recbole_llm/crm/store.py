@@ -32,6 +32,23 @@ def _tokens_hash(dataset, field: str) -> str:
     return hashlib.sha256("\n".join(map(str, tokens)).encode()).hexdigest()
 
 
+def fields_of(dataset) -> str:
+    """The user and item fields that a dataset loads (`load_col`) as JSON: {side: {field: sha256 of its type and of its tokens in order}}."""
+    found = {}
+    for side, key in (("user", dataset.uid_field), ("item", dataset.iid_field)):
+        frame = getattr(dataset, f"{side}_feat")
+        fields = [] if frame is None else [field for field in frame.columns if field != key]
+        if fields:
+            kinds = {field: [str(dataset.field2type[field]), *map(str, dataset.field2id_token.get(field, ()))] for field in fields}
+            found[side] = {field: hashlib.sha256("\n".join(kind).encode()).hexdigest()[:16] for field, kind in kinds.items()}
+    return json.dumps(found)  # in the order in which a model's tables hold them
+
+
+def _shown(fields: str) -> str:
+    """What messages say of `fields_of`."""
+    return "; ".join(f"{side}: {', '.join(names)}" for side, names in json.loads(fields).items()) or "no fields"
+
+
 def write(path: Path, fitted: fit.Fitted) -> None:
     """Write the weights of a trained CRM with what they were trained on, and remove RecBole's checkpoint of them.
 
@@ -45,6 +62,7 @@ def write(path: Path, fitted: fit.Fitted) -> None:
         "model": type(model).__name__,
         "item_tokens": item_tokens_hash(fitted.data[0]),
         "split": split_hash(fitted.trainer.config),
+        "fields": fields_of(fitted.data[0]),
         "best_valid_result": json.dumps({k: float(v) for k, v in (fitted.best_valid_result or {}).items()}),
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -112,6 +130,8 @@ def read(path: Path, own: LLMConfig, dataset, checked: bool = False) -> CRM:
         raise Damaged(f"{path} was trained on other items, or in another order, than dataset {own['dataset']!r} has now")
     if meta.get("user_tokens", _tokens_hash(dataset, dataset.uid_field)) != _tokens_hash(dataset, dataset.uid_field):
         raise Damaged(f"{path} was trained on other users, or in another order, than dataset {own['dataset']!r} has now")
+    if (learned := meta.get("fields", "{}")) != (here := fields_of(dataset)):
+        raise Damaged(f"{path} was trained on other fields or values ({_shown(learned)}) than load_col gives here ({_shown(here)})")
     if meta.get("split", split_hash(own)) != split_hash(own):
         raise Damaged(f"{path} learned from another split of {own['dataset']!r}, perhaps from rows that are tested here")
     model = get_model(own["model"])(own, dataset)

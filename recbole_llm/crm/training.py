@@ -17,7 +17,8 @@ from recbole_llm import fit
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.crm import store
 from recbole_llm.crm.frozen import CRM
-from recbole_llm.crm.settings import crm_config, crm_hash, split_differences
+from recbole_llm.crm.settings import crm_config, crm_hash, learns_relevant, split_differences
+from recbole_llm.data.click import retriever, splits
 from recbole_llm.data.fingerprint import split_hash
 from recbole_llm.runtime import distributed
 
@@ -50,6 +51,8 @@ def load_or_train(config, dataset) -> CRM:
             raise ValueError(f"crm_path={error}; give a file that was written for these settings, or leave crm_path out "
                              "to train the CRM") from error  # fmt: skip
     with distributed.main_first():  # the others then read what it wrote
+        if learns_relevant(config):
+            own[splits.VECTORS] = retriever.keep_vectors(config, dataset)
         crm = _cached_or_trained(own, dataset, logger)
     if len(set(distributed.gather(crm.sha256))) > 1:
         raise ValueError("the processes hold different CRMs: checkpoint_dir must be one folder that all machines see")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from recbole_llm.data.field_text import field_texts
 from recbole_llm.data.item_text import clean_title, load_titles, read_titles
 
 SHOWN = 5  # names in a message
@@ -23,6 +24,7 @@ class ItemNames:
     Attributes:
         tokens: external ids by internal id, 0 being the padding item.
         titles: by internal id.
+        details: what prompts say of each behind its title, by internal id.
         cold: which of them have no interactions. bool
     """
 
@@ -34,6 +36,7 @@ class ItemNames:
         others = [token for token, title in written.items() if clean_title(title) and token not in given]
         own = SimpleNamespace(iid_field=item, field2id_token={item: ["[PAD]", *others]})
         self.titles = [*dataset.titles, *(load_titles(config, own)[1:] if others else ())]
+        self.details = [*dataset.details, *(field_texts(config, own, "item")[1:] if others else ())]
         self.tokens += others
         self.cold = np.concatenate((~interacted, np.ones(len(others), dtype=bool)))
         self._by_token = {token: i for i, token in enumerate(self.tokens) if i}

@@ -19,6 +19,11 @@ def reads_labels(model_class) -> bool:
     return pointwise and "self.LABEL" in inspect.getsource(model_class.calculate_loss)
 
 
+def reads_ratings(model_class) -> bool:
+    """Whether the model reads ratings of the history (`crm.rated_din`)."""
+    return bool(getattr(model_class, "reads_ratings", False))
+
+
 def gives_probabilities(model_class) -> bool:
     """Whether `predict` gives probabilities of label 1: trained on labels, and squashed by a sigmoid."""
     if not reads_labels(model_class):

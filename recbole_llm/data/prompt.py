@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 BEHAVIOUR_TOKENS = ("both", "history", "candidates", "none")
+OPTIONAL = ("user", "profile")  # fields that a template need not have
 _FIELD = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True)
 class Field:
-    """A named place of a template: ``history``, ``candidates``, ``target`` or ``user``."""
+    """A named place of a template: ``history``, ``candidates``, ``target``, ``user`` or ``profile``."""
 
     name: str
 
@@ -52,7 +53,7 @@ def parse_template(template: str, fields: Sequence[str]) -> list[str | Field]:
 
     Args:
         template: text with ``{name}`` fields.
-        fields: the names that may and must each appear exactly once (``user`` may be left out).
+        fields: the names that may and must each appear exactly once (``user`` and ``profile`` may be left out).
 
     Raises:
         ValueError: a field is unknown, missing or repeated.
@@ -64,13 +65,13 @@ def parse_template(template: str, fields: Sequence[str]) -> list[str | Field]:
         end = match.end()
     pieces.append(template[end:])
     names = [piece.name for piece in pieces if isinstance(piece, Field)]
-    wrong = sorted({name for name in names if name not in fields and name != "user"})
+    wrong = sorted({name for name in names if name not in fields and name not in OPTIONAL})
     missing = [name for name in fields if name not in names]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if wrong or missing or repeated:
         raise ValueError(
             f"prompt template {template!r}: unknown fields {wrong}, missing fields {missing}, repeated fields "
-            f"{repeated}; write each of {list(fields)} exactly once ({{user}} is optional)"
+            f"{repeated}; write each of {list(fields)} exactly once ({{user}} and {{profile}} are optional)"
         )
     return [piece for piece in pieces if piece != ""]
 
@@ -81,6 +82,19 @@ def with_words(templates: Sequence[str], words: Mapping[str, str]) -> list[str]:
     for name, word in words.items():
         filled = [text.replace("{" + name + "}", word) for text in filled]
     return filled
+
+
+def with_profile(template: Sequence[str | Field], text: str) -> list[str | Field]:
+    """A parsed template with what is said of a user (``prompt_fields``) where ``{profile}`` stands, else first."""
+    place = Field("profile")
+    pieces = [text if piece == place else piece for piece in (template if place in template else (place, *template))]
+    merged: list[str | Field] = []
+    for piece in pieces:
+        if isinstance(piece, str) and merged and isinstance(merged[-1], str):
+            merged[-1] += piece  # one text: a tokenizer may join words across the border
+        elif piece != "":
+            merged.append(piece)
+    return merged
 
 
 def items_of(ids: Sequence[int], slot: bool, notes: Sequence[str] | None = None) -> list[Segment]:

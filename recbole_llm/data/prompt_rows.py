@@ -9,7 +9,7 @@ from recbole.utils import get_model
 from torch.utils.data import Dataset
 
 from recbole_llm.data.candidate_sets import CandidateSets
-from recbole_llm.data.prompt import parse_template, with_words
+from recbole_llm.data.prompt import parse_template, with_profile, with_words
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class PromptRows(Dataset):
         self.sequences = feat[dataset.item_id_list_field].numpy()  # [rows, MAX_ITEM_LIST_LENGTH], 0 after the end
         self.lengths = feat[dataset.item_list_length_field].numpy()  # [rows]
         self.targets = feat[dataset.iid_field].numpy()  # [rows]
+        self.users = feat[dataset.uid_field].numpy()  # [rows]
 
     def __getattr__(self, name: str):
         if name.startswith("_") or name == "split":  # not there yet while a worker unpickles this
@@ -106,6 +107,10 @@ class PromptRows(Dataset):
         shown = (place < ends) & (place >= ends - self.config["history_max_len"])
         return (per_title[self.sequences[rows]] * shown).sum(1) + per_title[candidates].sum(1)
 
+    def template(self, key: Key) -> list:
+        """A prompt's template, which says of the row's user what `prompt_fields` asks for."""
+        return with_profile(self.templates[key.template], self.split.profiles[self.users[key.row]])
+
     def __len__(self) -> int:
         return len(self.targets)
 
@@ -117,7 +122,7 @@ class PromptRows(Dataset):
             history=self.history(key.row) if key.history else [],
             candidates=list(key.candidates),
             target=target,
-            template=self.templates[key.template],
+            template=self.template(key),
             behaviour_tokens=self.config["behaviour_tokens"] if key.hybrid else "none",
             user_token=bool(self.config["user_token"]) and key.hybrid,
         )

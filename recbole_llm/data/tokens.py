@@ -17,6 +17,7 @@ import numpy as np
 from recbole_llm.data.prompt import Item, Segment, Separator, UserToken
 
 USER_SLOT = -1
+_KEPT = 2**15  # encoded texts
 
 
 class PromptTokenizer:
@@ -30,16 +31,19 @@ class PromptTokenizer:
         slot_words: what is written before and after an item's behaviour slot.
         slot_place: the slot, with its words, stands "after" its title (LLaRA, section 3.2) or "before" it.
         separator: what stands between two items.
+        details: what prompts say of each item behind its title (``prompt_fields``), by internal id; cut as titles are. Answers are
+            titles alone.
     """
 
     def __init__(
         self, tokenizer, titles: Sequence[str], title_max_tokens: int = 32, answer_bos: bool = False,
         slot_words: Sequence[str] = ("", ""), slot_place: str = "after", separator: str = ",",
+        details: Sequence[str] = (),
     ):  # fmt: skip
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no end-of-sequence token; set eos_token in its tokenizer_config.json")
         self.tokenizer = tokenizer
-        self._settings = title_max_tokens, answer_bos, slot_words
+        self._settings = title_max_tokens, answer_bos, slot_words, slot_place, separator
         self.eos_token_id = tokenizer.eos_token_id
         self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_id
         self.prefix = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
@@ -56,12 +60,14 @@ class PromptTokenizer:
         self._slot_first, self._separator = slot_place == "before", self.encode(separator)
         whole = self._encode_all([" " + title for title in titles])
         self.title_ids = [ids[:title_max_tokens] for ids in whole]
+        told = self._encode_all(details) if any(details) else [[]] * len(whole)
+        self.detail_ids = [ids[:title_max_tokens] for ids in told]
         cut = [item for item, ids in enumerate(whole) if len(ids) > title_max_tokens]
         self._shown = {item: tokenizer.decode(self.title_ids[item]).strip() for item in cut}
 
-    def with_titles(self, titles: Sequence[str]) -> PromptTokenizer:
+    def with_titles(self, titles: Sequence[str], details: Sequence[str] = ()) -> PromptTokenizer:
         """The same for another catalogue."""
-        return PromptTokenizer(self.tokenizer, titles, *self._settings)
+        return PromptTokenizer(self.tokenizer, titles, *self._settings, details)
 
     def _cut(self, ids: list[int], text: str) -> list[int]:
         n = len(self._anchor_ids)
@@ -74,22 +80,26 @@ class PromptTokenizer:
         return [self._cut(list(ids), text) for ids, text in zip(encoded, texts, strict=True)]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a piece of template text (cached)."""
-        if text not in self._texts:
-            self._texts[text] = self._encode_all([text])[0]
-        return self._texts[text]
+        """Token ids of a piece of template text; the latest are kept (a text that holds a user's profile is that user's alone)."""
+        ids = self._texts.get(text)
+        if ids is None:
+            ids = self._encode_all([text])[0]
+            if len(self._texts) >= _KEPT:
+                self._texts.clear()
+            self._texts[text] = ids
+        return ids
 
     def used(self, texts: Sequence[str]) -> set[int]:
         """Ids that titles and these texts are made of."""
-        return set().union(*self.title_ids, *(self.encode(text) for text in texts), self._before, self._after)
+        return set().union(*self.title_ids, *self.detail_ids, *(self.encode(text) for text in texts), self._before, self._after)
 
     def named(self, item: int) -> str:
         """The title as prompts and answers hold it: cut where it is longer than ``title_max_tokens``."""
         return self._shown.get(item, self.titles[item])
 
     def lengths(self) -> np.ndarray:
-        """Tokens per title, ``[item_num]``."""
-        return np.array([len(ids) for ids in self.title_ids], dtype=np.int64)
+        """Tokens per title with what is said behind it, ``[item_num]``."""
+        return np.array([len(ids) + len(more) for ids, more in zip(self.title_ids, self.detail_ids, strict=True)], dtype=np.int64)
 
     def answer(self, item: int) -> list[int]:
         """The continuation that names ``item``: its title and the end token."""
@@ -115,7 +125,8 @@ class PromptTokenizer:
         if not isinstance(segment, Item):
             ids = self._separator if isinstance(segment, Separator) else self.encode(segment)
             return ids, [0] * len(ids)
-        title, note = self.title_ids[segment.id] if segment.title else [], self.encode(segment.note)
+        title = [*self.title_ids[segment.id], *self.detail_ids[segment.id]] if segment.title else []
+        note = self.encode(segment.note)
         slot = [*self._before, self.pad_token_id, *self._after] if segment.slot else []
         named = [0] * len(slot)
         if slot:

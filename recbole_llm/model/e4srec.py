@@ -46,6 +46,13 @@ class E4SRec(LLMRecommender):
         alone = {"behaviour_tokens": "history", "user_token": False, "users_per_list": 1, "history_from": 0.0}
         return super().fixed_settings() | alone | {"curriculum": "none", "likelihood_over": "vocabulary"}
 
+    @classmethod
+    def check_config(cls, final):
+        problems, fields = super().check_config(final), final.get("prompt_fields")
+        if isinstance(fields, dict) and fields.get("item"):
+            problems.append("prompt_fields: E4SRec's prompts hold no titles, so that no item field can stand behind one; name user fields only")
+        return problems
+
     def log_probs(self, interaction) -> torch.Tensor:
         """``[B, n_items]`` float32: log softmax(W h), without the padding item."""
         embeds, mask = self.embed(interaction), interaction["prompt_mask"]

@@ -10,6 +10,7 @@ import torch
 
 from recbole_llm import registry
 from recbole_llm.data import prompt
+from recbole_llm.data.click.timelines import HISTORY_RATINGS
 from recbole_llm.data.click.wording import answer_ids, click_templates
 from recbole_llm.data.heads import YES_NO
 from recbole_llm.data.prompt import Field
@@ -97,7 +98,7 @@ class PointwiseLLM(LLMRecommender):
         ids, items = interaction["branch_ids"], interaction["branch_items"]
         rows = {"prompt_ids": ids.flatten(0, 1), "prompt_items": items.flatten(0, 1)}
         if (items == USER_SLOT).any():
-            rows |= {name: interaction[name].repeat_interleave(ids.shape[1], dim=0) for name in self._user_columns}
+            rows |= {name: interaction[name].repeat_interleave(ids.shape[1], dim=0) for name in self._user_columns if name in interaction}
         self._check_length(interaction["prompt_ids"].shape[1] + ids.shape[2])
         branches = self.embed(rows).unflatten(0, ids.shape[:2])  # [B, C, T, d]
         with self.gated(interaction):
@@ -114,7 +115,7 @@ class PointwiseLLM(LLMRecommender):
     @property
     def _user_columns(self) -> tuple[str, ...]:
         """What the CRM's user vector is made of."""
-        return self.USER_ID, self.ITEM_SEQ, self.ITEM_SEQ_LEN
+        return self.USER_ID, self.ITEM_SEQ, self.ITEM_SEQ_LEN, HISTORY_RATINGS
 
     def predict(self, interaction) -> torch.Tensor:
         """``[B]``: P(Yes) of each row's ``item_id``, which must be one of its candidates where there are prompts."""
@@ -145,7 +146,10 @@ def _one_item_per_row(interaction, model):
         ("prompt_items", 3),
         (model.ITEM_SEQ, 3),
         (model.ITEM_SEQ_LEN, 2),
+        (HISTORY_RATINGS, 3),
     ):
+        if name not in interaction:  # only a CRM that reads ratings has them
+            continue
         column = interaction[name]
         apart[name] = column.flatten(0, 1) if column.dim() == dims else column.repeat_interleave(n, dim=0)
     apart[model.USER_ID] = interaction[model.USER_ID].repeat_interleave(n)

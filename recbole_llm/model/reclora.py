@@ -19,7 +19,7 @@ from recbole_llm import registry
 from recbole_llm.adapter import Gate, GatedLoraConfig, PersonalisedRouter, gated_modules
 from recbole_llm.model.pointwise import PointwiseLLM
 
-TARGET_AWARE = ("DIN", "DIEN")  # RecBole's sequential models whose representation depends on the item asked about
+TARGET_AWARE = ("DIN", "DIEN", "RatedDIN")  # sequential models whose representation depends on the item asked about
 
 
 class RecLoRA(PointwiseLLM):

@@ -189,7 +189,7 @@ class Ranker:
     @cached_property
     def _tokens(self) -> PromptTokenizer:
         """The run's tokenizer, which knows the titles of items without interactions too."""
-        return self.model.tokens.with_titles(self.names.titles)
+        return self.model.tokens.with_titles(self.names.titles, self.names.details)
 
     def _ranked(self, request, k, crm, items, llm) -> Ranked:
         """The ranking of a request for k items, from the CRM's scores ``[item_num]`` and the LLM's ``[N]`` of the ``items`` shown."""

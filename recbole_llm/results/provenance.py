@@ -23,7 +23,8 @@ LLM_PACKAGES = (*PACKAGES, "transformers", "peft")
 _BASELINE = (
     "fit.py", "protocols/", "compat/shims/", "data/candidate", "data/fingerprint.py", "data/rows.py", "data/sample.py", "data/interactions.py",
     "data/atomic.py", "data/records.py", "data/loading.py", "data/time_order.py", "data/benchmark.py", "data/filters.py",
-    "data/model_kinds.py", "data/click/interactions.py", "data/click/rows.py", "data/click/splits.py", "evaluation/candidate_",
+    "data/model_kinds.py", "data/click/interactions.py", "data/click/rows.py", "data/click/splits.py", "data/click/timelines.py",
+    "crm/rated_din.py", "evaluation/candidate_",
     "evaluation/preparation.py", "evaluation/full_", "evaluation/labelled_rows.py", "evaluation/click_metrics.py",
 )  # fmt: skip
 # What a plugin model's numbers do not depend on

@@ -9,7 +9,7 @@ from recbole_llm.config.properties import properties_dir
 from recbole_llm.config.rules import RULES
 from recbole_llm.config.values import SafeLoader, read_yaml
 
-MODELS = ("LLaRA", "iLoRA", "PointwiseLLM", "RecLoRA", "TALLRec", "CoLLM", "E4SRec", "LlamaRec")
+MODELS = ("LLaRA", "iLoRA", "PointwiseLLM", "RecLoRA", "TALLRec", "CoLLM", "E4SRec", "LlamaRec", "RatedDIN")
 
 BAD = {
     "behaviour_tokens": ["none "], "llm_eval": [None], "recipe": ["papers"], "curriculum": [1],
@@ -21,6 +21,8 @@ BAD = {
     "user_token": ["yes", 1], "crm_config": [[1]], "llm_path": [3], "warmup_ratio": [1.1], "epochs": [-1, "3 "],
     "user_inter_num_interval": [5, "5", "[5,)", "[9,5]", "5,inf"], "item_inter_num_interval": ["[5,inf"],
     "prompt_templates": ["{history}", [], [1]], "click_templates": [["{history}"], {"ctr": "{history}"}], "note_words": ["liked"],
+    "prompt_fields": [["age"], {"users": ["age"]}, {"user": "age"}, {"item": [1]}, {"item": {"class": "genre"}}, {"item": [{"class": "genre", "year": "y"}]}, {"user": [""]}],
+    "field_words": [None, {}, {"user": "{fields}", "item": "{fields}", "field": "{name}", "empty": "?"}], "value_words": [None, {"age": "old"}],
     "val_interval": ["[3,inf)", {"rating": 3}, {"rating": "3,5"}],
 }  # fmt: skip
 
@@ -54,6 +56,8 @@ GOOD = {
     "lora_alpha": [16, 0.5], "lora_dropout": [0, 0.1], "epochs": [0], "gate_form": ["topk"], "crm_path": [None, "x"],
     "test_sample_size": [None, 300], "gate_init": ["uniform"], "gate_input": ["token_embedding", "random_embedding"], "projector_form": ["linear"], "slot_scale": [8, 0.5], "behaviour_token_place": ["before"], "item_separator": [",", "\n", ";"],
     "prompt_templates": [["{history}"]], "click_templates": [{"candidates": ["{history}"], "ctr": []}], "note_words": [{}],
+    "prompt_fields": [None, {}, {"user": ["age"], "item": ["year", {"class": "genre"}]}, {"user": None}], "value_words": [{"age": {1: "young"}}],
+    "field_words": [{"user": "{fields}. ", "item": " [{fields}]", "field": "{value}", "empty": "?"}],
     "lora_target_modules": ["all-linear", ["q_proj"]], "user_token": [True], "llm_quantization": ["4bit", None],
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_llm.data.click.questions import ClickRows, Question
+from recbole_llm.data.click.timelines import HISTORY_RATINGS
 from recbole_llm.data.collate import padded
 from recbole_llm.data.rows import ROW_FIELD
 
@@ -50,12 +51,18 @@ class ClickCollate:
         """The CRM's histories; an empty one is one padding item, which no model refuses."""
         split, width, timelines = self.rows.split, self.rows.config["crm_history_len"], self.rows.timelines
         lines = [places for key in keys for places in key.long]
-        ids = np.zeros((len(lines), width), dtype=np.int64)
-        for line, places in zip(ids, lines, strict=True):
-            line[: len(places)] = timelines.items[list(places)]
+        read = {split.item_id_list_field: timelines.items}
+        if self.rows.levels is not None:
+            read[HISTORY_RATINGS] = self.rows.levels
+        shape = (len(keys), -1) if len(keys[0].long) > 1 else (len(keys),)
         lengths = torch.tensor([max(1, len(places)) for places in lines])
-        ids, shape = torch.from_numpy(ids), (len(keys), -1) if len(keys[0].long) > 1 else (len(keys),)
-        return {split.item_id_list_field: ids.view(*shape, width), split.item_list_length_field: lengths.view(shape)}
+        columns = {split.item_list_length_field: lengths.view(shape)}
+        for name, values in read.items():
+            shown = np.zeros((len(lines), width), dtype=np.int64)
+            for line, places in zip(shown, lines, strict=True):
+                line[: len(places)] = values[list(places)]
+            columns[name] = torch.from_numpy(shown).view(*shape, width)
+        return columns
 
     def _answers(self, keys: list[Question]) -> dict[str, torch.Tensor]:
         yes, no = self.rows.answers

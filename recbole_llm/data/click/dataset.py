@@ -27,7 +27,7 @@ class ClickDataset(PromptDataset):
     phase: str | None = None
 
     def build(self):
-        self.prompt_tokenizer  # noqa: B018  (fills the cached property that the splits inherit)
+        self.read_texts()
         if registry.protocol(self.config["protocol"]).labelled:
             rows = labelled_rows(self.config)
             splits, data = labelled_splits(self.config, self), rows.interactions

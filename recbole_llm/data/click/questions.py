@@ -12,8 +12,10 @@ import numpy as np
 from recbole.utils import get_model
 
 from recbole_llm.data.click.retriever import item_vectors, most_relevant
+from recbole_llm.data.click.rows import rating_levels
 from recbole_llm.data.click.timelines import recent
 from recbole_llm.data.click.wording import answer_ids, click_templates, history_notes
+from recbole_llm.data.model_kinds import reads_ratings
 from recbole_llm.data.prompt import Field, parse_template, with_words
 from recbole_llm.data.prompt_rows import Example, Key, PromptRows
 
@@ -54,8 +56,11 @@ class ClickRows(PromptRows):
         self.answers = answer_ids(config, self.tokens.tokenizer, texts[0])
         self.timelines = dataset.timelines
         self.targets = dataset.inter_feat[dataset.iid_field].numpy()  # [rows]
+        self.users = dataset.inter_feat[dataset.uid_field].numpy()  # [rows]
         self.start, self.end = (getattr(self.timelines, name)[dataset.numbers] for name in ("start", "end"))  # [rows]
         self.notes = history_notes(config, self.timelines)
+        rated = self.model_class.needs_crm(config) and reads_ratings(get_model(config["crm_model"])) and self.timelines.ratings is not None
+        self.levels = rating_levels(config, self.timelines.ratings) if rated else None  # [total]
         self._vectors: np.ndarray | None = None
 
     @property
@@ -104,7 +109,7 @@ class ClickRows(PromptRows):
     def _example(self, key: Question, history: list[int], notes, target: int, likes=None) -> ClickExample:
         shown = self.config["behaviour_tokens"] if key.hybrid else "none"
         user = bool(self.config["user_token"]) and key.hybrid
-        return ClickExample(history, [], target, self.templates[key.template], shown, user, notes=notes, likes=likes)
+        return ClickExample(history, [], target, self.template(key), shown, user, notes=notes, likes=likes)
 
     def _prefix(self, key: Question, places: tuple[int, ...]) -> tuple[list[int], list[int]]:
         history = self.timelines.items[list(places)].tolist()

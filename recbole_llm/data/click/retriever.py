@@ -92,8 +92,7 @@ def item_vectors(config, titles: list[str], title_ids: list[list[int]]) -> np.nd
             f"retrieval_encoder: {encoder!r} needs sentence-transformers; pip install 'recbole_llm[encoder]', or set "
             f"retrieval_encoder: llm"
         )
-    key = vectors_hash(config, titles)
-    path = Path(config["checkpoint_dir"]) / "text_vectors" / f"{config['dataset']}-{key[:16]}.npz"
+    path = _vectors_file(config, vectors_hash(config, titles))
     if path.is_file():
         try:
             return read_npz(path, lambda arrays: arrays["vectors"])
@@ -103,6 +102,21 @@ def item_vectors(config, titles: list[str], title_ids: list[list[int]]) -> np.nd
     vectors = unit(raw)
     write_npz(path, {"vectors": vectors})
     return vectors
+
+
+def keep_vectors(config, dataset) -> str:
+    """Compute the vectors of an LLM recommender's items unless they are kept; returns their hash, by which `kept_vectors` finds them."""
+    item_vectors(config, dataset.titles, dataset.prompt_tokenizer.title_ids)
+    return vectors_hash(config, dataset.titles)
+
+
+def kept_vectors(config, key: str) -> np.ndarray:
+    """What `keep_vectors` kept, for a model without an LLM. float32 [M, d]"""
+    return read_npz(_vectors_file(config, key), lambda arrays: arrays["vectors"])
+
+
+def _vectors_file(config, key: str) -> Path:
+    return Path(config["checkpoint_dir"]) / "text_vectors" / f"{config['dataset']}-{key[:16]}.npz"
 
 
 def unit(raw: np.ndarray) -> np.ndarray:

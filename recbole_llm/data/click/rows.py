@@ -16,6 +16,7 @@ from recbole_llm.data.fingerprint import fingerprint
 from recbole_llm.data.sample import sample_evaluation_rows
 
 PHASES = ("train", "valid", "test")
+_RATINGS = 100  # distinct values at most
 _memory: dict[str, "LabelledRows"] = {}
 
 
@@ -97,3 +98,22 @@ def labelled_rows(config) -> LabelledRows:
             f"{np.mean(_memory[key].columns('test')[2]):.1%} of the test rows are labelled 1"
         )
     return _memory[key]
+
+
+def rating_values(config) -> np.ndarray:
+    """The distinct ratings of a dataset's interactions, ascending. float64
+
+    Raises:
+        ValueError: there are none, or more than a table of embeddings is for.
+    """
+    ratings = labelled_rows(config).interactions.ratings
+    values = np.unique(ratings) if ratings is not None else []
+    if not 0 < len(values) <= _RATINGS:
+        raise ValueError(f"{config['dataset']}: {len(values)} distinct ratings in column {config['RATING_FIELD']!r}, and RatedDIN has a vector "
+                         f"for each of 1 to {_RATINGS}; name their column with RATING_FIELD, or choose DIN")  # fmt: skip
+    return values
+
+
+def rating_levels(config, ratings: np.ndarray) -> np.ndarray:
+    """Places of ratings among `rating_values`, from 1. int64, of the same shape"""
+    return 1 + np.searchsorted(rating_values(config), ratings)

@@ -11,6 +11,8 @@ import numpy as np
 
 from recbole_llm.data.click.interactions import Interactions
 
+HISTORY_RATINGS = "history_ratings"  # column [B, L]: ratings of a history, by their places among the data's values, from 1; 0: none
+
 
 @dataclass(frozen=True)
 class Timelines:

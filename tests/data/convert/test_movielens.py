@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import recbole
+from recbole.data import create_dataset
 
+from recbole_llm import LLMConfig
 from recbole_llm.data.convert.convert import convert
 from tests.data.convert.published import PUBLISHED, ml_csv, write, zipped
 
@@ -90,3 +92,17 @@ def test_an_empty_file_is_refused(tmp_path):
     files = PUBLISHED["ml-25m"]() | {"ratings.csv": "userId,movieId,rating,timestamp\r\n"}
     with pytest.raises(ValueError, match="ratings.csv has no rows"):
         convert("ml-25m", write(tmp_path / "raw", files), tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    "dataset, profile", [("ml-1m", "This user's profile: gender female, occupation K-12 student, age 25-34. "), ("ml-25m", "")]
+)
+def test_reclora_recipes_show_and_learn_fields_that_the_converters_write(dataset, profile, tmp_path, tiny_llm):
+    raw = zipped(tmp_path / "raw.zip", PUBLISHED[dataset](), f"{dataset}/")
+    convert(dataset, raw, tmp_path / "data")
+    given = {"recipe": "paper", "data_path": str(tmp_path / "data"), "llm_path": str(tiny_llm), "state": "ERROR"}
+    dataset = create_dataset(LLMConfig("RecLoRA", dataset, config_dict=given))
+    items = dataset.field2token_id["item_id"]
+    assert dataset.profiles[dataset.field2token_id["user_id"]["1"]] == profile
+    assert (dataset.details[items["1"]], dataset.details[items["6"]]) == (" (year 1995)", " (year unknown)")
+    assert "genre" in dataset.item_feat.columns and ("occupation" in dataset.user_feat.columns if profile else dataset.user_feat is None)
