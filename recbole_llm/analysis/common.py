@@ -62,7 +62,7 @@ class Request:
             ConfigError: everything that is wrong in it.
         """
         given = self._given(case, seed)
-        config = LLMConfig(case.model, self.dataset, self.config_files, None, given)
+        config = LLMConfig(case.model, self.dataset, command_line=given)
         config["result_dir"] = os.path.join(config["result_dir"], "analysis")
         config["variant"] = f"{case.label}-{settings_key(config)}"
         return config
@@ -87,11 +87,12 @@ class Request:
                 return path
             getLogger().info(f"{path} is made again: {'; '.join(why[:5])}")
         given = {**self._given(case, seed), "result_dir": config["result_dir"], "variant": config["variant"]}
-        return Path(run_recbole_llm(case.model, self.dataset, self.config_files, None, given)["result_file"])
+        return Path(run_recbole_llm(case.model, self.dataset, command_line=given)["result_file"])
 
     def _given(self, case: Case, seed: int) -> dict:
         """A case's own settings over those for every run, of which each model takes what it knows."""
-        return {**without_others(case.model, self.dataset, self.settings), **case.settings, "seed": seed}
+        shared = {key: value for file in self.config_files or () for key, value in read_yaml(file).items()} | self.settings
+        return {**without_others(case.model, self.dataset, shared), **case.settings, "seed": seed}
 
     def trained(self, case: Case, seed: int) -> tuple:
         """(config, model, dataset, train, valid, test) of a run with its best weights, trained where there is none."""

@@ -44,8 +44,7 @@ def known_keys(model, dataset, model_class=None):
     """Every key that a run of `model` on `dataset` may set.
 
     The plugin's keys are those of its YAML files, those of other plugin models excepted, and of the YAML that a model was
-    registered with; RecBole's are those of its files and lists, and what the source of one of its models reads. A RecBole model
-    may be the CRM of a plugin model and is given its settings, so that those of all plugin models are known to it.
+    registered with; RecBole's are those of its files and lists, and what the source of one of its models reads.
     """
     root = properties.properties_dir()
     files = {root / "overall.yaml", root / "llm.yaml", *root.glob("dataset/*.yaml")}
@@ -53,15 +52,13 @@ def known_keys(model, dataset, model_class=None):
     known = {key for key, owner in recbole_keys() if owner in (None, model)} | {"model", "dataset"}
     for file in files:
         known |= _keys_of(file)
-    if not registry.is_plugin_model(model):
-        known |= set().union(*model_keys().values())
-        for file in _sources_of(model_class or get_model(model)):
-            known |= keys_read(file)
+    for file in () if registry.is_plugin_model(model) else _sources_of(model_class or get_model(model)):
+        known |= keys_read(file)
     return known - DERIVED.keys()
 
 
 def model_keys():
-    """{plugin model: the keys that its YAML files declare, along the bases of its class}."""
+    """{plugin model: the keys that its YAML files declare, along the bases of its class}; imports the classes."""
     files = {name: properties.model_files(name) for name in registry.available_models()[0]}
     return {name: frozenset().union(*(_keys_of(file) for file in own.values() if file.is_file())) for name, own in files.items()}
 

@@ -35,7 +35,7 @@ def crm_config(config) -> LLMConfig:
         given |= {key: config[key] for key in ("crm_rows", "train_sample_size", "train_sample_stratified")}
     given["data_path"] = os.path.dirname(config["data_path"].rstrip("/"))  # RecBole appends the dataset's name
     given.update({"epochs": config["crm_epochs"], **(config["crm_config"] or {})})
-    own = LLMConfig(model=config["crm_model"], dataset=config["dataset"], config_dict=given)
+    own = LLMConfig(model=config["crm_model"], dataset=config["dataset"], config_dict=given, also_known=given)
     for key in ("gpu_id", "use_gpu", "device"):  # where the LLM recommender runs; not as settings, which would hide GPUs
         own[key] = config[key]
     return own

@@ -20,7 +20,7 @@ import math
 from pathlib import Path
 
 from recbole_llm import registry
-from recbole_llm.config.values import ConfigError, read_yaml
+from recbole_llm.config.values import ConfigError, parse_value, read_yaml
 
 ALGORITHMS = ("tpe", "random", "exhaustive")
 BOUNDS = {"uniform": 2, "loguniform": 2, "quniform": 3}
@@ -69,12 +69,13 @@ def _recbole_space(file: Path) -> tuple[dict, list[str]]:
         try:
             key, kind, values = line.split(maxsplit=2)
             value = ast.literal_eval(values.strip() if kind == "choice" else f"[{values}]")
+            value = [parse_value(one) if isinstance(one, str) else one for one in value]  # '[64,32]' is a list, as on the command line
             if kind == "loguniform":
                 value = [math.exp(bound) for bound in value]
         except (ValueError, SyntaxError, TypeError, OverflowError):
             problems.append(f"{file}, line {number}: {line.strip()!r} is not `key kind values`, such as `learning_rate loguniform -8,0`")
             continue
-        space.setdefault(kind, {})[key] = list(value) if isinstance(value, tuple) else value
+        space.setdefault(kind, {})[key] = value
     return space, problems
 
 

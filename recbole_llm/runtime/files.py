@@ -67,7 +67,8 @@ def whole_folder(folder: str | os.PathLike, elsewhere: str | None = None, sync: 
 def put_folder(new: Path, folder: Path) -> None:
     """Rename ``new`` to ``folder``; what was there is removed, or stays where that fails.
 
-    A kill between the two renames leaves what was there as ``.NAME.old``, which :func:`put_back` finds; no other moment leaves it so.
+    A kill between the two renames leaves what was there as ``.NAME.old``, which :func:`put_back` finds; a later one leaves it beside
+    ``folder``, until it is written or put back again.
     """
     put_back(folder)
     old = _old(folder)
@@ -83,8 +84,12 @@ def put_folder(new: Path, folder: Path) -> None:
 
 
 def put_back(folder: Path) -> None:
-    """Give a folder its name back that a writer, killed while it put another in its place, left as ``.NAME.old``."""
-    if _old(folder).is_dir() and not folder.exists():
+    """Give a folder its name back that a writer, killed while it put another in its place, left as ``.NAME.old``; beside a good one it goes."""
+    if not _old(folder).is_dir():
+        return
+    if folder.exists():
+        _discard(_old(folder))
+    else:
         os.replace(_old(folder), folder)
 
 

@@ -168,7 +168,8 @@ class LLMTrainer(EvaluatingTrainer):
                 "that these rows define; checkpoints of earlier steps stay"
             )
         stop = better = False
-        if in_last_stage(self.config["stages"], (self.position.step - 1) / self.schedule.total):
+        last = self.position.step >= self.schedule.total  # of a run so short that the last stage has no step, too
+        if last or in_last_stage(self.config["stages"], (self.position.step - 1) / self.schedule.total):
             self.best_valid_score, self.cur_step, stop, better = early_stopping(
                 score, self.best_valid_score, self.cur_step, max_step=self.stopping_step, bigger=self.valid_metric_bigger
             )

@@ -46,7 +46,7 @@ def test_shots_gives_a_table_a_plot_and_the_recommenders_line(settings, monkeypa
     assert [float(row["auc"]) for row in rows] == pytest.approx([record["metrics"]["auc"] for record in found], abs=1e-4)
     assert len({record["crm"]["sha256"] for record in found}) == 1
     assert "Plotly" in page and 'src="http' not in page
-    monkeypatch.setattr(common, "run_recbole_llm", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(common, "run_recbole_llm", lambda *_, **__: pytest.fail("trained again"))
     assert main(arguments) == 0 and len(trained) == 4
 
 
@@ -65,7 +65,7 @@ def test_the_recommenders_line_is_what_it_gives_as_a_row_of_its_own(settings):
     ("99999", "99999 asks for 99999 of"), ("8,8", "each once"), ("x", "'x' is no count"), ("1.5", "1.5 is no count"), ("0", "0 asks for 0 of"),
 ])  # fmt: skip
 def test_bad_sizes_are_named_before_anything_trains(values, complaint, settings, capsys, monkeypatch):
-    monkeypatch.setattr(common, "run_recbole_llm", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(common, "run_recbole_llm", lambda *_, **__: pytest.fail("trained"))
     assert main(command("shots", f"--values={values}", **settings(**CLICK))) == 2
     assert complaint in capsys.readouterr().err
 

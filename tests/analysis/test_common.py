@@ -23,10 +23,13 @@ def test_a_key_is_of_all_settings_that_change_a_result(settings):
     assert len({key(), *others}) == 6
 
 
-def test_a_setting_for_every_run_reaches_the_models_that_know_it(settings):
-    shared = request(settings, num_experts=2)
-    assert shared.config(Case("iLoRA@a", "iLoRA"), 2020)["num_experts"] == 2
-    assert shared.config(Case("LLaRA@a", "LLaRA"), 2020)["num_experts"] is None
+def test_a_setting_for_every_run_reaches_the_models_that_know_it(settings, tmp_path):
+    (tmp_path / "shared.yaml").write_text("num_experts: 2\nlora_r: 16\n")
+    in_file = Request("tiny", ["LLaRA"], config_files=[str(tmp_path / "shared.yaml")], settings=settings(lora_r=4))
+    for shared in (request(settings, num_experts=2), in_file):
+        assert shared.config(Case("iLoRA@a", "iLoRA"), 2020)["num_experts"] == 2
+        assert shared.config(Case("LLaRA@a", "LLaRA"), 2020)["num_experts"] is None
+    assert in_file.config(Case("LLaRA@a", "LLaRA"), 2020)["lora_r"] == 4
     with pytest.raises(ConfigError, match="num_expert: unknown key"):
         request(settings, num_expert=2).config(Case("iLoRA@a", "iLoRA"), 2020)
 
@@ -40,10 +43,10 @@ def test_a_run_is_used_again_and_one_of_other_settings_keeps_its_own_file(settin
     assert first.name.startswith("tiny.candidates.LLaRA@a-") and first.name.endswith(".seed2020.json")
     assert [json.loads(path.read_text())["config"]["lora_r"] for path in (first, other)] == [8, 4]
     before = first.read_bytes()
-    monkeypatch.setattr(common, "run_recbole_llm", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(common, "run_recbole_llm", lambda *_, **__: pytest.fail("trained again"))
     assert request(settings).result(case, 2020) == first and first.read_bytes() == before
     asked = []
-    monkeypatch.setattr(common, "run_recbole_llm", lambda *given: asked.append(given) or {"result_file": str(first)})
+    monkeypatch.setattr(common, "run_recbole_llm", lambda *given, **more: asked.append(given) or {"result_file": str(first)})
     checkpoint = first.parent / json.loads(before)["checkpoint"]
     checkpoint.rename(checkpoint.with_name("gone"))
     try:
@@ -71,7 +74,7 @@ def test_rows_are_means_over_seeds_with_paired_differences(settings):
 
 
 def test_all_that_is_wrong_is_said_before_anything_trains(settings, monkeypatch):
-    monkeypatch.setattr(common, "run_recbole_llm", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(common, "run_recbole_llm", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(ConfigError, match=r"(?s)a: lora_r: must be.*b: epochs: must be"):
         run_all(request(settings), [Case("a", "LLaRA", {"lora_r": 0}), Case("b", "LLaRA", {"epochs": -1})])
 

@@ -192,6 +192,8 @@ def test_a_setting_of_another_model_is_no_setting_of_this_one(properties):
     properties({"llm.yaml": "lora_r: 8\n", "model/iLoRA.yaml": "num_experts: 4\n", "model/PointwiseLLM.yaml": "text_history_len: 4\n"})
     with pytest.raises(ConfigError, match="num_experts: a setting of iLoRA, not of this model"):
         make("LLaRA", config_dict={"train_neg_sample_args": None, "num_experts": 3})
+    with pytest.raises(ConfigError, match="num_experts: a setting of iLoRA, not of this model"):
+        make("SASRec", config_dict={"train_neg_sample_args": None, "num_experts": 3})
     with pytest.raises(ConfigError, match="text_history_len: a setting of CoLLM, RecLoRA, TALLRec, not of this model"):
         make("LLaRA", config_dict={"train_neg_sample_args": None, "text_history_len": 3})
 

@@ -38,7 +38,7 @@ def test_a_file_of_recboles_tuner_is_the_space_that_it_searches(tmp_path):
     assert found == {
         "BPR": {
             "loguniform": {"learning_rate": pytest.approx([0.00033546, 1.0], rel=1e-4)},
-            "choice": {"embedding_size": [64, 96], "mlp": ["[64]", "[32,16]"]},
+            "choice": {"embedding_size": [64, 96], "mlp": [[64], [32, 16]]},
             "quniform": {"train_batch_size": [128, 512, 64]},
             "uniform": {"reg": [0, 1]},
         },

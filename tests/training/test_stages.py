@@ -1,5 +1,7 @@
 """A model that trains in named stages: what each one trains."""
 
+from pathlib import Path
+
 import torch
 from recbole.utils import get_model
 
@@ -38,6 +40,15 @@ def test_weights_are_selected_among_those_of_the_last_stage(tiny_data, tiny_llm,
     monkeypatch.setattr(trainer, "_valid_epoch", lambda *_, **__: (next(falling), {"hit@1": 0.0}))
     trainer.fit(train, valid, show_progress=False)
     assert trainer.best_valid_score == 0.7 and len(trainer.position.history) == 4
+
+
+def test_a_run_too_short_for_the_last_stage_keeps_its_weights(tiny_data, tiny_llm, tmp_path):
+    own = {"text_history_len": 4, "stages": STAGES, "crm_config": {"train_batch_size": 64, "embedding_size": 8}, "max_steps": 1}
+    config = LLMConfig("CoLLM", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path, **own))
+    _, train, valid, _ = prepare_data(config)
+    trainer = LLMTrainer(config, get_model("CoLLM")(config, train._dataset))
+    trainer.fit(train, valid, show_progress=False)
+    assert (Path(trainer.saved_model_file) / "adapter_model.safetensors").is_file()
 
 
 def test_a_stage_trains_its_own_parts_alone(tiny_data, tiny_llm, tmp_path):

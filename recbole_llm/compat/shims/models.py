@@ -56,7 +56,7 @@ def case_studies():
         return scores_of(torch.as_tensor(users), model, test_data, device)
 
     def full_sort_topk(uid_series, model, test_data, k, device=None):
-        if not 1 <= k <= test_data.dataset.item_num:
+        if not 1 <= k < test_data.dataset.item_num:
             raise ValueError(f"k={k}: {test_data.dataset.dataset_name} has {test_data.dataset.item_num - 1} items; k is between 1 and that")
         return topk_of(uid_series, model, test_data, k, device)
 

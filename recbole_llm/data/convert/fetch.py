@@ -13,7 +13,7 @@ from filelock import FileLock
 from recbole_llm.data.convert.convert import convert
 from recbole_llm.data.convert.download import RemoteFile, download
 from recbole_llm.data.convert.sources import Source, source_of
-from recbole_llm.runtime.files import put_back
+from recbole_llm.runtime.files import place_of, put_back
 
 RECORD = "source.json"
 _ON = ("1", "on", "yes", "true")
@@ -33,7 +33,7 @@ def ensure_dataset(config) -> None:
         ValueError, OSError: what came is not the dataset, or cannot be written.
     """
     folder, dataset = Path(config["data_path"]), config["dataset"]
-    put_back(folder)  # of a conversion that was killed while it replaced the files
+    put_back(place_of(folder))  # of a conversion that was killed while it replaced the files
     if any(folder.glob(f"{escape(dataset)}*.inter")):
         return
     source = source_of(dataset, config["source"])
