@@ -106,6 +106,11 @@ def test_a_user_who_is_named_twice_gets_one_list(made):
     assert frame["user"].tolist() == ["u4", "u4", "u3", "u3"]
 
 
+@pytest.mark.parametrize("users", [{"u3", "u4"}, {"u3": 1, "u4": 2}.keys(), (f"u{i}" for i in (3, 4)), np.array(["u3", "u4"]), pd.Series(["u3", "u4"])])
+def test_users_are_given_in_any_collection(made, users):
+    assert {request.user for request in made().recommender.requests.make(users=users)} == {"u3", "u4"}
+
+
 def test_items_of_one_title_are_told_apart_by_id(made, monkeypatch):
     names = made().recommender.names
     monkeypatch.setitem(names._by_title, "amber birch", [names.find("i18"), names.find("i3")])
