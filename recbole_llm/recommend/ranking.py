@@ -155,11 +155,14 @@ class Ranker:
         """The prompts of rows with candidates ``[b, N]``; text alone where the CRM has no vector for one of them.
 
         Raises:
-            ValueError: the gate reads a vector that is not there (`gate_input: target`).
+            ValueError: the gate reads a vector that is not there (`gate_input: target`), or histories are searched by one (`relevant`).
         """
         split = self.split(lines)
         if not self.names.cold[candidates].any():
             return self.hand.prompts(lines, candidates, split=split)
+        if "relevant" in (self.config["text_history"], self.config["crm_history"]) and (candidates >= self.requests.dataset.item_num).any():
+            raise ValueError("text_history or crm_history: relevant searches a history by the text vector of the item asked about, and a "
+                             "candidate without interactions has none; a run with recent histories can score it")  # fmt: skip
         if getattr(self.model, "gate_input", None) == "target":
             raise ValueError("gate_input: target reads the CRM's vector of the item asked about, and a candidate without interactions has "
                              "none; a run with gate_input: sequence can score it")  # fmt: skip

@@ -138,13 +138,14 @@ def asked(batch) -> dict:
     return found
 
 
-RATED = {"crm_model": "RatedDIN", "history_notes": "none"}
+RELEVANT = {"crm_history_len": 3, "text_history_len": 3, "crm_history": "relevant", "text_history": "relevant"}
+RATED = {"crm_model": "RatedDIN", "history_notes": "none", "crm_history_len": 4}  # shorter than histories
 
 
 @pytest.mark.parametrize("name, settings", [
     ("RecLoRA", {}), ("RecLoRA", RATED), ("TALLRec", {}), ("TALLRec", {"history_notes": "none"}),
     ("RecLoRA", {"crm_history_len": 3, "text_history_len": 6}),
-    ("RecLoRA", {"crm_history_len": 3, "text_history_len": 3, "crm_history": "relevant", "text_history": "relevant"}),
+    ("RecLoRA", RELEVANT),
 ])  # fmt: skip
 def test_a_run_of_ctr_asks_about_test_rows_what_evaluation_asked(made, name, settings):
     """Tokens, and what the gate reads: scores of a random LLM hardly depend on either."""
@@ -200,3 +201,8 @@ def test_where_nothing_reads_likes_a_typed_history_stands_beside_a_user(made):
     alone = run.recommend(users="u3", candidates=["i1", "i2"])
     assert frame["user"].unique().tolist() == ["u3", "new user"] and np.isfinite(frame["score"]).all()
     pd.testing.assert_frame_equal(frame[frame["user"] == "u3"].reset_index(drop=True), alone, rtol=1e-4)
+
+
+def test_an_item_without_a_text_vector_is_refused_where_histories_are_searched_by_it(made):
+    with pytest.raises(ValueError, match="text_history or crm_history: relevant .* a candidate without interactions has none; a run with recent"):
+        made("RecLoRA", "ctr", **RELEVANT).recommend(users="u3", candidates=["i1", "new1"])
