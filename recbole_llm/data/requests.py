@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from numbers import Number
 
 import numpy as np
+from recbole.utils import get_model
 
 from recbole_llm import registry
 from recbole_llm.data.item_names import SHOWN, ItemNames
+from recbole_llm.data.model_kinds import reads_ratings
 
 TEST = 2  # place of the test split among train, valid, test
 
@@ -26,8 +29,8 @@ class Request:
         user_id: 0 for a new user.
         target: the item that came next, of a test row alone; it only seeds the order in which items are shown.
         candidates: what is ranked in the catalogue's place, in the order shown; None for the catalogue.
-        labels: ``[L]`` 1 liked, 0 not, of the history's items, where prompts say so (`noted`); else None.
-        ratings: ``[L]`` likewise.
+        labels: ``[L]`` 1 liked, 0 not, of the history's items; None where the data or a typed history do not say.
+        ratings: ``[L]`` likewise, as the data have them.
     """
 
     user: str
@@ -40,11 +43,18 @@ class Request:
     ratings: np.ndarray | None = None
 
 
-def noted(config) -> str | None:
-    """The setting for which prompts say behind each item of a history whether it was liked, or how it was rated; None: they do not."""
-    if config["history_notes"] in ("likes", "ratings"):
-        return f"history_notes: {config['history_notes']}"
-    return f"protocol: {config['protocol']}" if registry.protocol(config["protocol"]).labelled and not config["history_notes"] else None
+def unsaid(config) -> list[tuple[str, str]]:
+    """What a run reads of a history that a typed one does not say: pairs of what reads it, and the run that does not."""
+    labelled, model = registry.protocol(config["protocol"]).labelled, get_model(config["model"])
+    notes, found = config["history_notes"] or ("likes" if labelled else "none"), []
+    if notes != "none":
+        where = f"history_notes: {notes}" if config["history_notes"] else f"protocol: {config['protocol']}"
+        found.append((f"{where}: this run's prompts say behind each item whether it was liked or how it was rated", "history_notes: none"))
+    if {"liked", "disliked"} & set(model.template_fields) and (labelled or notes == "likes"):
+        found.append((f"{config['model']}: this run's prompts list liked and disliked items apart", "protocol: candidates"))
+    if model.needs_crm(config) and reads_ratings(get_model(config["crm_model"])):
+        found.append((f"crm_model: {config['crm_model']}: this run's recommender reads how each item was rated", "another crm_model"))
+    return found
 
 
 class _Rows:
@@ -71,7 +81,7 @@ class Requests:
 
     def __init__(self, config, splits):
         self.config, self.dataset, self._splits = config, splits[0], splits
-        self.noted = noted(config)
+        self.unsaid = unsaid(config)
         self._rows = [_Rows(split) for split in splits]
         interacted = np.zeros(self.dataset.item_num, dtype=bool)
         for rows in self._rows:
@@ -88,7 +98,7 @@ class Requests:
         if any(isinstance(items, str) for items in histories.values()):
             raise ValueError("history: a list of items, oldest first, or a mapping of names to such lists")
         histories = {str(user): items for user, items in histories.items()}
-        users = [] if users is None else [users] if np.ndim(users) == 0 else users
+        users = [] if users is None else [users] if isinstance(users, str | Number) else users
         users = list(dict.fromkeys(map(str, users)))  # a user who is named twice gets one list
         self._check_names(users, histories, candidates)
         found = [self.of_user(user, until) for user in users]
@@ -126,7 +136,8 @@ class Requests:
         if not len(rows[place]):
             lacks = "no test row" if until and any(map(len, rows)) else "no history in the data (one interaction makes no row)"
             raise ValueError(f"user {user!r} has {lacks}; give what is known as history=[...]")
-        if self.config["benchmark_filename"] is None and hasattr(self.dataset, "timelines"):
+        own_lists = self.config["benchmark_filename"] is not None and not registry.protocol(self.config["protocol"]).labelled
+        if hasattr(self.dataset, "timelines") and not own_lists:
             return self._timeline_user(user, number, place, rows[place][-1], bool(until))
         split, last = self._rows[place], rows[place][-1]
         history, target = split.sequences[last, : split.lengths[last]], int(split.targets[last])
@@ -160,11 +171,12 @@ class Requests:
         """A new user with a history of items by id or title.
 
         Raises:
-            ValueError: an item is unknown or has no interactions, there is none, or the run's prompts say more of a history.
+            ValueError: an item is unknown or has no interactions, there is none, or the run reads more of a history (`unsaid`).
         """
-        if self.noted:
-            raise ValueError(f"{self.noted}: this run's prompts say behind each item whether it was liked or how it was rated, which a typed "
-                             "history does not; name users of the dataset, or take a run with history_notes: none")  # fmt: skip
+        if self.unsaid:
+            read, other = zip(*self.unsaid, strict=True)
+            raise ValueError(f"{'; '.join(read)}, which a typed history does not say; name users of the dataset, or take a run with "
+                             f"{' and '.join(other)}")  # fmt: skip
         items = np.array(self.names.find_known(names), dtype=np.int64)
         if not len(items):
             raise ValueError(f"{user!r} has an empty history: name one item at least, by id or by title")

@@ -9,15 +9,20 @@ from functools import cached_property
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
+from recbole.utils import get_model
 from tqdm import tqdm
 
+from recbole_llm.data.click.rows import rating_levels
+from recbole_llm.data.click.timelines import HISTORY_RATINGS, timelines_of_lists
+from recbole_llm.data.model_kinds import reads_ratings
 from recbole_llm.data.requests import Request, Requests
 from recbole_llm.data.tokens import PromptTokenizer
 from recbole_llm.evaluation.full_ranking import BLOCK
 from recbole_llm.training.optimizer_step import precision
 from recbole_llm.training.step_batches import Prefetch
 
-NOTES = ("labels", "ratings")  # of a `Request`, and columns of `lines`
+WHOLE = "whole_history"  # column [B, W] of lines, right-padded: all of a history, of which models read the latest
+NOTES = ("labels", "ratings")  # of a `Request`, and columns [B, W] likewise; NaN where a request has none
 
 
 @dataclass
@@ -81,33 +86,36 @@ class Ranker:
             self.hand.list: histories, self.hand.length: [len(request.history) for request in requests],
         }  # fmt: skip
         lines = self.hand.lines(Interaction({name: torch.as_tensor(np.asarray(column)) for name, column in columns.items()}))
-        if self.requests.noted:
-            for name in NOTES:
-                lines.interaction[name] = self._latest([getattr(request, name) for request in requests], lines[self.hand.list].shape[1])
-        hidden = [request.seen if request.candidates is None else request.seen[:0] for request in requests]
-        if self.model.crm is None and all(request.candidates is not None for request in requests):
-            return lines, np.zeros((len(requests), self.requests.dataset.item_num), dtype=np.float32)  # nothing to retrieve
-        scores = self.hand.crm_scores(self.model.crm, lines, hidden)
-        scores[:, self.names.cold[: scores.shape[1]]] = -np.inf
+        scores = self._retrieved(requests, lines)
+        lines.interaction[WHOLE] = torch.from_numpy(histories)
+        lines.interaction |= {name: _padded([getattr(request, name) for request in requests], width) for name in NOTES}
         return lines, scores
 
-    @staticmethod
-    def _latest(columns: list, width: int) -> torch.Tensor:
-        """Labels or ratings of histories, the latest ``width`` of each, as `lines` cuts items. float64 ``[B, width]``, NaN where none."""
-        found = np.full((len(columns), width), np.nan)
-        for row, column in zip(found, columns, strict=True):
-            if column is not None:
-                row[: min(width, len(column))] = column[-width:]
-        return torch.from_numpy(found)
+    def _retrieved(self, requests: list[Request], lines: Interaction) -> np.ndarray:
+        """The CRM's scores ``[B, item_num]`` after the latest items of histories, and their ratings where it reads them."""
+        hidden = [request.seen if request.candidates is None else request.seen[:0] for request in requests]
+        if self.model.crm is None and all(request.candidates is not None for request in requests):
+            return np.zeros((len(requests), self.requests.dataset.item_num), dtype=np.float32)  # nothing to retrieve
+        if self.model.crm is not None and reads_ratings(get_model(self.config["crm_model"])):
+            lines.interaction[HISTORY_RATINGS] = self._levels(requests, lines[self.hand.list].shape[1])
+        scores = self.hand.crm_scores(self.model.crm, lines, hidden)
+        scores[:, self.names.cold[: scores.shape[1]]] = -np.inf
+        return scores
+
+    def _levels(self, requests: list[Request], width: int) -> torch.Tensor:
+        """Ratings of the latest ``width`` items of histories, as `RatedDIN` reads them, 0 behind the last. int64 ``[B, width]``"""
+        found = _padded([None if request.ratings is None else request.ratings[-width:] for request in requests], width)
+        return torch.where(found.isnan(), 0, torch.from_numpy(rating_levels(self.config, found.numpy())))
 
     def split(self, lines: Interaction):
-        """The dataset of which prompts are rows, with the labels and ratings of its histories where prompts show them."""
+        """The dataset of which prompts are rows; where they ask about one item, with whole histories, their labels and ratings."""
         split = self.hand.split(lines)
-        if self.requests.noted:
-            inside = torch.arange(lines[self.hand.list].shape[1]) < lines[self.hand.length][:, None]
-            labels, ratings = (lines[name][inside].numpy() for name in NOTES)
+        if self.hand.head.pointwise:
+            items = lines[WHOLE].numpy()
+            inside = items > 0
+            labels, ratings = (lines[name].numpy()[inside] for name in NOTES)
             split.timelines = replace(
-                split.timelines,
+                timelines_of_lists(items, inside.sum(1)),
                 labels=None if np.isnan(labels).any() else labels.astype(np.int8), ratings=None if np.isnan(ratings).any() else ratings,
             )  # fmt: skip
         return split
@@ -147,11 +155,14 @@ class Ranker:
         """The prompts of rows with candidates ``[b, N]``; text alone where the CRM has no vector for one of them.
 
         Raises:
-            ValueError: the gate reads a vector that is not there (`gate_input: target`).
+            ValueError: the gate reads a vector that is not there (`gate_input: target`), or histories are searched by one (`relevant`).
         """
         split = self.split(lines)
         if not self.names.cold[candidates].any():
             return self.hand.prompts(lines, candidates, split=split)
+        if "relevant" in (self.config["text_history"], self.config["crm_history"]) and (candidates >= self.requests.dataset.item_num).any():
+            raise ValueError("text_history or crm_history: relevant searches a history by the text vector of the item asked about, and a "
+                             "candidate without interactions has none; a run with recent histories can score it")  # fmt: skip
         if getattr(self.model, "gate_input", None) == "target":
             raise ValueError("gate_input: target reads the CRM's vector of the item asked about, and a candidate without interactions has "
                              "none; a run with gate_input: sequence can score it")  # fmt: skip
@@ -201,3 +212,12 @@ class Ranker:
         places = {int(item): 1 + int((among > crm[item]).sum()) for item in order}
         rest = order[len(items) :] if request.candidates is None else items[:0]
         return Ranked(items[best], llm[best], rest, places)
+
+
+def _padded(columns: list, width: int) -> torch.Tensor:
+    """Labels or ratings of histories, NaN behind the last and where there are none (None). float64 ``[B, width]``"""
+    found = np.full((len(columns), width), np.nan)
+    for row, column in zip(found, columns, strict=True):
+        if column is not None:
+            row[: len(column)] = column
+    return torch.from_numpy(found)

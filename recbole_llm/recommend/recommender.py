@@ -80,9 +80,9 @@ class Recommender:
         """The best items of users, of typed histories, or of both.
 
         Args:
-            users: external ids of users of the dataset, one or several; what they did, all of it, is their history.
-            history: a new user's items by id or title, oldest first; or {name: items} for several. Not of a run of `ctr`, or with
-                `history_notes`, whose prompts say behind each item whether it was liked.
+            users: external ids of users of the dataset, one (a str or a number) or a collection; what they did, all of it, is their history.
+            history: a new user's items by id or title, oldest first; or {name: items} for several. Not of a run that also reads
+                which were liked or how they were rated: in its prompts (`ctr`, `history_notes`), or in its CRM (RatedDIN).
             k: items for each; 10, or as many as there are candidates.
             candidates: items to rank, shown in this order, or {user: items} of every user; None for the catalogue less what was
                 seen. With an item that has no interactions the prompt is text alone, without behaviour tokens.

@@ -16,7 +16,7 @@ CRM = {"RecLoRA": {"embedding_size": 8, "mlp_hidden_size": [8]}}
 class Made:
     """A run of one model: its result file, its folder, its data, and the recommender loaded from it."""
 
-    def __init__(self, name, protocol, llm, out):
+    def __init__(self, name, protocol, llm, out, settings):
         self.out, data = out, tiny.write_dataset(out / "data")
         with open(data / "tiny/tiny.item", "a") as file:
             file.write("new1\tBrand new thing\nnew2\tQuite New Thing\n")
@@ -25,7 +25,7 @@ class Made:
         tied = "\t".join([*latest.split("\t")[:-1], before.split("\t")[-1]])  # two at one moment: neither is the other's history
         (data / "tiny/tiny.inter").write_text(inter.replace(latest, tied))
         more = {"train_sample_size": 16, "latency_rows": 0, "rerank_n": 12, "protocol": protocol, "crm_epochs": 1}
-        given = tiny.settings(data, llm, out, **more | ({"crm_config": CRM[name]} if name in CRM else {}))
+        given = tiny.settings(data, llm, out, **more | ({"crm_config": CRM[name]} if name in CRM else {}) | settings)
         self.file = Path(run_recbole_llm(name, "tiny", config_dict=given)["result_file"])
         self.record = json.loads(self.file.read_text())
         self.folder = (self.file.parent / self.record["checkpoint"]).resolve()
@@ -41,9 +41,10 @@ class Made:
 def made(tiny_llm, tmp_path_factory):
     found = {}
 
-    def get(name="iLoRA", protocol="candidates"):
-        if (name, protocol) not in found:
-            found[name, protocol] = Made(name, protocol, tiny_llm, tmp_path_factory.mktemp(name))
-        return found[name, protocol]
+    def get(name="iLoRA", protocol="candidates", **settings):
+        key = (name, protocol, *sorted(settings.items()))
+        if key not in found:
+            found[key] = Made(name, protocol, tiny_llm, tmp_path_factory.mktemp(name), settings)
+        return found[key]
 
     return get

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from recbole_llm.data.candidate_sets import candidate_sets
+from recbole_llm.data.click.timelines import HISTORY_RATINGS
+from recbole_llm.data.rows import ROW_FIELD
 from recbole_llm.evaluation.preparation import prepare_data
 
 
@@ -119,5 +121,88 @@ def test_a_run_of_ctr_ranks_by_the_probability_of_yes_what_its_recommender_retri
     assert frame["score"][:12].is_monotonic_decreasing and (frame["crm_rank"][:12] <= 12).all() and frame["llm_rank"][12:].isna().all()
     shown = run.recommender.explain(users="u3", k=2)
     assert shown.count("(liked)") + shown.count("(disliked)") == len(done)
-    with pytest.raises(ValueError, match="protocol: ctr: this run's prompts say .* which a typed history does not; name users"):
+    with pytest.raises(ValueError, match="protocol: ctr: this run's prompts say .* which a typed history does not say; name users"):
         run.recommend(history=["i3"])
+
+
+def asked(batch) -> dict:
+    """{(user, item): tokens of the question, the recommender's history and its ratings}, of one history for all items or one for each."""
+    found = {}
+    for b, c in torch.nonzero(batch[ROW_FIELD] >= 0).tolist():
+        apart = batch["prompt_ids"].dim() == 3
+        at = (b, c) if apart else b
+        ids = batch["prompt_ids"][at][batch["prompt_mask"][at].bool()].tolist()
+        ids += batch["branch_ids"][b, c][batch["branch_mask"][b, c].bool()].tolist()
+        crm = [batch[name][at].tolist() for name in ("item_id_list", "item_length", HISTORY_RATINGS) if name in batch]
+        found[int(batch["user_id"][b]), int(batch["candidates"][b, c])] = [ids, *crm]
+    return found
+
+
+RELEVANT = {"crm_history_len": 3, "text_history_len": 3, "crm_history": "relevant", "text_history": "relevant"}
+RATED = {"crm_model": "RatedDIN", "history_notes": "none", "crm_history_len": 4}  # shorter than histories
+
+
+@pytest.mark.parametrize("name, settings", [
+    ("RecLoRA", {}), ("RecLoRA", RATED), ("TALLRec", {}), ("TALLRec", {"history_notes": "none"}),
+    ("RecLoRA", {"crm_history_len": 3, "text_history_len": 6}),
+    ("RecLoRA", RELEVANT),
+])  # fmt: skip
+def test_a_run_of_ctr_asks_about_test_rows_what_evaluation_asked(made, name, settings):
+    """Tokens, and what the gate reads: scores of a random LLM hardly depend on either."""
+    run = made(name, "ctr", **settings)
+    recommender = run.recommender
+    latest = {row["user_id"]: row["item_id"] for row in run.rows}  # a user's rows are in order of time
+    requests = recommender.requests.make(users=list(latest), candidates={user: [item] for user, item in latest.items()}, until="test")
+    lines, _ = recommender.ranker.crm_scores(requests)
+    batch = recommender.ranker.prompts(lines, np.stack([request.candidates for request in requests]))
+    batch.interaction[ROW_FIELD] = torch.zeros(len(requests), 1, dtype=torch.long)
+    evaluated = {pair: question for batch in prepare_data(recommender.config)[3] for pair, question in asked(batch).items()}
+    found = asked(batch)
+    assert len(found) == len(latest) and found == {pair: evaluated[pair] for pair in found}
+    assert max(len(request.history) for request in requests) > settings.get("crm_history_len", 0)
+    assert (HISTORY_RATINGS in batch) == (settings is RATED)
+
+
+def test_retrieval_reads_the_ratings_that_evaluation_reads(made):
+    """The recommender's score of a test row's item, retrieved from the whole catalogue, is that of its evaluation."""
+    run = made("RecLoRA", "ctr", **RATED)
+    recommender, crm = run.recommender, run.recommender.ranker.model.crm.model
+    latest = {row["user_id"]: row["item_id"] for row in run.rows}
+    requests = recommender.requests.make(users=list(latest), until="test")
+    lines, scores = recommender.ranker.crm_scores(requests)
+    own = {(request.user_id, request.target): row[request.target] for request, row in zip(requests, scores, strict=True)}
+    shown = {}
+    for batch in prepare_data(recommender.config)[3]:
+        for b, c in torch.nonzero(batch[ROW_FIELD] >= 0).tolist():
+            row = batch[[b]]
+            row.interaction["item_id"] = batch["candidates"][b, c][None]
+            with torch.no_grad():
+                shown[int(batch["user_id"][b]), int(batch["candidates"][b, c])] = float(crm.predict(row.to(crm.device)))
+    np.testing.assert_allclose([own[pair] for pair in own], [shown[pair] for pair in own], rtol=1e-4)
+    for request in requests:
+        request.ratings = np.zeros_like(request.ratings) + 1
+    _, other = recommender.ranker.crm_scores(requests)
+    assert all(abs(row[item] - own[user, item]) > 1e-6 for row, (user, item) in zip(other, own, strict=True))
+
+
+@pytest.mark.parametrize("name, protocol, settings, complaint", [
+    ("RecLoRA", "ctr", RATED, "^crm_model: RatedDIN: this run's recommender reads how .*with another crm_model$"),
+    ("TALLRec", "ctr", {"history_notes": "none"}, "^TALLRec: this run's prompts list liked .*with protocol: candidates$"),
+    ("TALLRec", "ctr", {}, "^protocol: ctr: this run's prompts say .*; TALLRec: .*with history_notes: none and protocol: candidates$"),
+])  # fmt: skip
+def test_a_typed_history_is_refused_by_what_the_run_reads_of_it(made, name, protocol, settings, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        made(name, protocol, **settings).recommend(history=["i3"], candidates=["i1", "i9"])
+
+
+def test_where_nothing_reads_likes_a_typed_history_stands_beside_a_user(made):
+    run = made("RecLoRA", "ctr", history_notes="none", crm_history_len=3, text_history_len=6)
+    frame = run.recommend(users="u3", history=["i3", "i5", "i9"], candidates=["i1", "i2"])
+    alone = run.recommend(users="u3", candidates=["i1", "i2"])
+    assert frame["user"].unique().tolist() == ["u3", "new user"] and np.isfinite(frame["score"]).all()
+    pd.testing.assert_frame_equal(frame[frame["user"] == "u3"].reset_index(drop=True), alone, rtol=1e-4)
+
+
+def test_an_item_without_a_text_vector_is_refused_where_histories_are_searched_by_it(made):
+    with pytest.raises(ValueError, match="text_history or crm_history: relevant .* a candidate without interactions has none; a run with recent"):
+        made("RecLoRA", "ctr", **RELEVANT).recommend(users="u3", candidates=["i1", "new1"])

@@ -106,6 +106,11 @@ def test_a_user_who_is_named_twice_gets_one_list(made):
     assert frame["user"].tolist() == ["u4", "u4", "u3", "u3"]
 
 
+@pytest.mark.parametrize("users", [{"u3", "u4"}, {"u3": 1, "u4": 2}.keys(), (f"u{i}" for i in (3, 4)), np.array(["u3", "u4"]), pd.Series(["u3", "u4"])])
+def test_users_are_given_in_any_collection(made, users):
+    assert {request.user for request in made().recommender.requests.make(users=users)} == {"u3", "u4"}
+
+
 def test_items_of_one_title_are_told_apart_by_id(made, monkeypatch):
     names = made().recommender.names
     monkeypatch.setitem(names._by_title, "amber birch", [names.find("i18"), names.find("i3")])
@@ -243,3 +248,22 @@ def test_the_dispatcher(made, capsys, tmp_path):
     assert capsys.readouterr().err.count("Unknown model 'Nothing'") == 2
     done = subprocess.run([sys.executable, "-m", "recbole_llm", "recommend", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and len(done.stdout.splitlines()) < 40 and "--explain" in done.stdout
+
+
+def test_benchmark_files_of_ctr_give_users_their_labels_and_ratings(tiny_llm, tmp_path):
+    data = tiny.write_dataset(tmp_path)
+    head, *lines = (data / "tiny/tiny.inter").read_text().splitlines()
+    parts = {"train": [], "valid": [], "test": []}
+    for line in lines:
+        step = int(line.split("\t")[3]) - 1000
+        parts["train" if step < 5 else "valid" if step == 5 else "test"].append(line)
+    for part, own in parts.items():
+        (data / f"tiny/tiny.{part}.inter").write_text("\n".join([head, *own]) + "\n")
+    more = {"protocol": "ctr", "train_sample_size": 16, "latency_rows": 0, "benchmark_filename": list(parts)}
+    file = run_recbole_llm("TALLRec", "tiny", config_dict=tiny.settings(data, tiny_llm, tmp_path, **more))["result_file"]
+    recommender = recbole_llm.load(file)
+    (request,) = recommender.requests.make(users="u3")
+    done = [(item, float(rating)) for user, item, rating, _ in (line.split("\t") for line in lines) if user == "u3"]
+    assert [(recommender.names.tokens[i], r) for i, r in zip(request.history, request.ratings, strict=True)] == done
+    assert request.labels.tolist() == [rating >= 4 for _, rating in done] and len(set(request.labels.tolist())) == 2
+    assert np.isfinite(recommender.recommend(users="u3", candidates=["i1"], until="test", show_progress=False)["score"]).all()
