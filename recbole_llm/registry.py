@@ -67,14 +67,15 @@ def register(model, properties=None, trainer=None, dataset=None, dataloader=None
         The name.
 
     Raises:
-        ValueError: RecBole has a model of that name.
+        ValueError: RecBole, or the plugin among its recommenders, has a model of that name.
         FileNotFoundError: `properties` is not a file.
     """
     name = model.partition(":")[2] if isinstance(model, str) else model.__name__
     if not name.isidentifier():
         raise ValueError(f"register: {model!r} is neither a class nor 'module:Class'")
-    if name.lower() in {*recbole_modules(), *map(str.lower, RECOMMENDERS)}:
-        raise ValueError(f"register: RecBole has a model {name!r} already; choose another class name")
+    for owner, taken in (("RecBole", recbole_modules()), ("the plugin", [one.lower() for one in RECOMMENDERS])):
+        if name.lower() in taken:
+            raise ValueError(f"register: {owner} has a model {name!r} already; choose another class name")
     if properties is not None and not Path(properties).is_file():
         raise FileNotFoundError(f"register: the properties file {properties} of model {name!r} does not exist")
     for other in _entries:
@@ -89,6 +90,13 @@ def register(model, properties=None, trainer=None, dataset=None, dataloader=None
 def is_plugin_model(name):
     """Whether `name` was registered with the plugin (and is not one of RecBole's)."""
     return name in _entries
+
+
+def parent(name):
+    """The RecBole model whose settings one of `RECOMMENDERS` has under its own: DIN of RatedDIN; None for any other model."""
+    if name not in RECOMMENDERS:
+        return None
+    return next(base.__name__ for base in resolve(RECOMMENDERS[name]).__mro__ if base.__module__.startswith("recbole."))
 
 
 def entry(name):

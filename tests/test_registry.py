@@ -133,6 +133,8 @@ def test_register_by_path_imports_nothing_until_asked(toy):
 def test_register_refuses_what_cannot_work(toy, tmp_path):
     with pytest.raises(ValueError, match="RecBole has a model 'BPR' already"):
         registry.register(type("BPR", (Toy,), {}))
+    with pytest.raises(ValueError, match="the plugin has a model 'RatedDIN' already"):
+        registry.register(type("RatedDIN", (Toy,), {}))
     with pytest.raises(ValueError, match="'TOY' and the registered 'Toy' differ by case"):
         registry.register(type("TOY", (Toy,), {}))
     with pytest.raises(ValueError, match="neither a class nor 'module:Class'"):

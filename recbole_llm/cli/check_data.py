@@ -22,6 +22,7 @@ from recbole.data import utils as recbole_data
 from recbole_llm import registry
 from recbole_llm.cli.arguments import parse_command_line
 from recbole_llm.config.loader import LLMConfig
+from recbole_llm.data.field_text import field_texts, shown_names
 from recbole_llm.data.filters import rows_dropped
 from recbole_llm.data.interactions import brings_histories, interaction_files, load_interactions
 from recbole_llm.data.item_text import titles_and_unnamed
@@ -45,8 +46,9 @@ def check_dataset(config) -> tuple[list[tuple[str, str]], list[str]]:
     """
     dataset = load_interactions(config)
     lines, errors = list(interaction_lines(config, dataset)), []
-    for part in (title_lines, split_lines, candidate_lines, prompt_lines):
-        if part is prompt_lines and (errors or not is_plugin_model(config["model"])):
+    of_prompts = (field_lines, prompt_lines) if is_plugin_model(config["model"]) else ()
+    for part in (title_lines, split_lines, candidate_lines, *of_prompts):
+        if part is prompt_lines and errors:
             break
         try:
             lines += part(config, dataset)
@@ -83,6 +85,13 @@ def title_lines(config, dataset) -> Lines:
     few = ", ".join(f"{title!r} of {n}" for title, n in sorted(shared.items(), key=lambda pair: -pair[1])[:SHOWN])
     yield "shared titles", f"{len(shared):,}{f': {few}' if few else ''}"
     yield "longest titles", _longest(dataset, titles, np.array([len(title) for title in titles]), "characters")
+
+
+def field_lines(config, dataset) -> Lines:
+    """What prompts say of the first user and the first item by `prompt_fields`."""
+    for side in ("user", "item"):
+        if shown_names(config, side):
+            yield f"{side} fields", repr(field_texts(config, dataset, side)[1])
 
 
 def split_lines(config, dataset) -> Lines:

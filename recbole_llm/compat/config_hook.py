@@ -17,9 +17,9 @@ def install():
     init_device = Config._init_device
 
     def _load_internal_config_dict(self, model, model_class, dataset):
-        load(self, model, model_class, dataset)
+        load(self, registry.parent(model) or model, model_class, dataset)  # RecBole gives DIN its user and item fields by name
         self.plugin_config_dict, self.llm_config_dict = {}, {}
-        if isinstance(self, LLMConfig) or registry.is_plugin_model(model):
+        if _is_ours(self, model):
             self.plugin_config_dict, self.llm_config_dict = plugin_settings(model, dataset, self.external_config_dict)
         self.internal_config_dict.update(self.plugin_config_dict)
 
@@ -27,7 +27,7 @@ def install():
         final = merge(self)
         if isinstance(final.get("topk"), tuple):  # --topk=1,3, of which RecBole makes a tuple that it then refuses
             final["topk"] = list(final["topk"])
-        if isinstance(self, LLMConfig) or registry.is_plugin_model(self.model):
+        if _is_ours(self, self.model):
             check_and_complete(self, final)
         elif problems := checks.pickle_problems(final):
             raise ConfigError(problems)
@@ -45,6 +45,11 @@ def install():
     Config._init_device, Config._load_config_files = _init_device, _file_by_file(Config._load_config_files)
     Config._load_internal_config_dict = _load_internal_config_dict
     Config._get_final_config_dict = _get_final_config_dict
+
+
+def _is_ours(config, model) -> bool:
+    """Whether a configuration has the plugin's layers and checks: `run_recbole_llm`'s, and plain RecBole's of a model that the plugin brings."""
+    return isinstance(config, LLMConfig) or registry.is_plugin_model(model) or model in registry.RECOMMENDERS
 
 
 def _file_by_file(load_files):

@@ -49,6 +49,20 @@ def metric_problems(final):
     return problems
 
 
+def time_split_problems(eval_args):
+    """Lines for a split by a boundary in time (`TS`) whose rows are in no order of time, or whose shares are not three."""
+    split, order = eval_args.get("split"), eval_args.get("order")
+    if not isinstance(split, dict) or "TS" not in split:
+        return []
+    problems, shares = [], split["TS"]
+    if order != "TO":
+        problems.append(f"eval_args: split TS with order {order!r}: RecBole would hand out shuffled rows by the times of others; set order: TO")
+    numbers = isinstance(shares, list) and all(isinstance(share, (int, float)) and share >= 0 for share in shares)
+    if not numbers or len(shares) != 3 or not shares[0] + shares[1] > 0:
+        problems.append(f"eval_args: split TS is {shares!r} and must be the shares of training, validation and test rows, e.g. [0.8, 0.1, 0.1]")
+    return problems
+
+
 def list_problems(final):
     """Lines for shared candidate lists (`users_per_list`, `history_from`) that say nothing of the target or cannot be."""
     users, later = final.get("users_per_list"), final.get("history_from")

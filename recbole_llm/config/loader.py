@@ -149,6 +149,8 @@ def check_and_complete(config, final):
     try:
         _complete(protocol, final, given, config.model_class, set_by_user)
         problems += checks.metric_problems(final)
+        if final.get("benchmark_filename") is None:  # files as they are split have no boundary
+            problems += checks.time_split_problems(final["eval_args"])
     except Exception:  # a bad value may end it; that value is among the problems
         if not problems:
             raise
@@ -180,9 +182,8 @@ def _crm_problems(final, dataset, model_class):
     if registry.is_plugin_model(name) or kind.name.lower() not in kinds:
         more = ", BPR, LightGCN" if "general" in kinds else ""
         return [f"crm_model: {name} is no {' or '.join(kinds)} model of RecBole; choose SASRec, GRU4Rec, Caser, NARM, BERT4Rec, DIN{more} ..."]
-    protocol = final.get("protocol")
-    if getattr(get_model(name), "reads_ratings", False) and registry.is_protocol(protocol) and not registry.protocol(protocol).labelled:
-        return [f"crm_model: {name} learns from labelled rows and the ratings of histories, of which protocol: {protocol} has none; choose DIN"]
+    if name in registry.RECOMMENDERS and (lines := get_model(name).check_config(final)):
+        return [f"crm_{line}" for line in lines]  # what they say of `model`
     if not isinstance(own, dict):
         return []
     shared = [f"{key}: both recommenders read one dataset, or their items would have other ids; set it outside crm_config" for key in _COLUMNS if key in own]

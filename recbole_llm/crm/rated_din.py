@@ -26,10 +26,18 @@ class RatedDIN(DIN):
 
     reads_labels = gives_probabilities = reads_ratings = True
 
+    @classmethod
+    def check_config(cls, final) -> list[str]:
+        """Lines for a protocol without labelled rows; `final` is the merged configuration."""
+        name = final.get("protocol")
+        wrong = name is not None and not registry.is_protocol(name)  # which has a line of its own
+        if wrong or registry.protocol(name).labelled:
+            return []
+        return [f"model: RatedDIN learns from labelled rows and the ratings of histories, of which protocol: {name} has none; choose DIN, or "
+                "protocol: ctr"]  # fmt: skip
+
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        if not registry.protocol(config["protocol"]).labelled:
-            raise ValueError(f"RatedDIN learns from labelled rows and their ratings, which protocol: {config['protocol']} has none of; use DIN")
         item_width = self.dnn_list[0] // 3
         self.rating_embedding = nn.Embedding(len(rating_values(config)) + 1, self.embedding_size, padding_idx=0)
         self.history_mapping = nn.Sequential(nn.Linear(item_width + self.embedding_size, item_width), nn.ReLU())
@@ -53,6 +61,14 @@ class RatedDIN(DIN):
         return self.dnn_predict_layers(self.dnn_mlp_layers(read)).squeeze(1)
 
     def calculate_loss(self, interaction):
+        """The loss of a batch.
+
+        Raises:
+            ValueError: its histories carry no ratings.
+        """
+        if HISTORY_RATINGS not in interaction:
+            raise ValueError("RatedDIN: training rows without ratings of their histories, which run_recbole_llm prepares and RecBole's own "
+                             "run_recbole does not; call run_recbole_llm, or choose DIN")  # fmt: skip
         return self.loss(self._logits(interaction), interaction[self.LABEL_FIELD])
 
     def predict(self, interaction):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -49,6 +50,25 @@ def _shown(fields: str) -> str:
     return "; ".join(f"{side}: {', '.join(names)}" for side, names in json.loads(fields).items()) or "no fields"
 
 
+def bound_to(model, dataset) -> dict[str, str]:
+    """What the rows of a CRM's tables stand for: items, fields, and where its forward takes users or it propagates their vectors, users."""
+    found = {"item_tokens": item_tokens_hash(dataset), "fields": fields_of(dataset)}
+    if model.type == ModelType.GENERAL or "user" in inspect.signature(model.forward).parameters:
+        found["user_tokens"] = _tokens_hash(dataset, dataset.uid_field)
+    return found
+
+
+def _differences(learned: dict[str, str], here: dict[str, str]) -> str | None:
+    """How what a CRM was trained on differs from the data here, both as of `bound_to` (a file may lack users and fields); None: in nothing."""
+    if learned.get("item_tokens") != here["item_tokens"]:
+        return "other items, or in another order, than the dataset has now"
+    if "user_tokens" in learned and learned["user_tokens"] != here.get("user_tokens"):
+        return "other users, or in another order, than the dataset has now"
+    if (fields := learned.get("fields", "{}")) != here["fields"]:
+        return f"other fields or values ({_shown(fields)}) than load_col gives here ({_shown(here['fields'])})"
+    return None
+
+
 def write(path: Path, fitted: fit.Fitted) -> None:
     """Write the weights of a trained CRM with what they were trained on, and remove RecBole's checkpoint of them.
 
@@ -60,14 +80,12 @@ def write(path: Path, fitted: fit.Fitted) -> None:
     meta = {
         "format": "recbole_llm-crm-1",
         "model": type(model).__name__,
-        "item_tokens": item_tokens_hash(fitted.data[0]),
         "split": split_hash(fitted.trainer.config),
-        "fields": fields_of(fitted.data[0]),
+        **bound_to(model, fitted.data[0]),
         "best_valid_result": json.dumps({k: float(v) for k, v in (fitted.best_valid_result or {}).items()}),
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if model.type == ModelType.GENERAL:  # propagated over the graph of its own training rows, which the LLM's dataset need not have
-        meta["user_tokens"] = _tokens_hash(fitted.data[0], fitted.data[0].uid_field)
         state |= {f"{_TABLES}{name}": table.detach().cpu().contiguous().clone() for name, table in general_tables(model).items()}
     meta["weights"] = _digest(state)
     with whole_file(path) as aside:
@@ -116,25 +134,16 @@ def read(path: Path, own: LLMConfig, dataset, checked: bool = False) -> CRM:
         Damaged: the file cannot be read, or was made for other items, users, rows or layers.
         ValueError: it holds another model than ``crm_model``.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except SafetensorError as error:
-        raise Damaged(f"{path} cannot be read ({error})") from error
+    meta, state = _contents(path)
     if checked and meta.get("weights") != _digest(state):
         raise Damaged(f"{path} cannot be read (its weights are not those that were written)")
     if meta.get("model") != own["model"]:
         raise ValueError(f"{path} holds {meta.get('model')!r} but crm_model={own['model']!r}; make the two agree")
-    if meta.get("item_tokens") != item_tokens_hash(dataset):
-        raise Damaged(f"{path} was trained on other items, or in another order, than dataset {own['dataset']!r} has now")
-    if meta.get("user_tokens", _tokens_hash(dataset, dataset.uid_field)) != _tokens_hash(dataset, dataset.uid_field):
-        raise Damaged(f"{path} was trained on other users, or in another order, than dataset {own['dataset']!r} has now")
-    if (learned := meta.get("fields", "{}")) != (here := fields_of(dataset)):
-        raise Damaged(f"{path} was trained on other fields or values ({_shown(learned)}) than load_col gives here ({_shown(here)})")
+    model = get_model(own["model"])(own, dataset)
+    if differ := _differences(meta, bound_to(model, dataset)):
+        raise Damaged(f"{path} was trained on {differ}")
     if meta.get("split", split_hash(own)) != split_hash(own):
         raise Damaged(f"{path} learned from another split of {own['dataset']!r}, perhaps from rows that are tested here")
-    model = get_model(own["model"])(own, dataset)
     whole, tables = _digest(state), {name.removeprefix(_TABLES): state.pop(name) for name in list(state) if name.startswith(_TABLES)}
     try:
         model.load_state_dict(state)
@@ -144,6 +153,19 @@ def read(path: Path, own: LLMConfig, dataset, checked: bool = False) -> CRM:
     crm = CRM(model, whole, tables=tables)
     crm.seconds = _training_seconds(path.with_suffix(".json"))
     return crm
+
+
+def _contents(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """(metadata, tensors) of a safetensors file.
+
+    Raises:
+        Damaged: it is none.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except SafetensorError as error:
+        raise Damaged(f"{path} cannot be read ({error})") from error
 
 
 def _training_seconds(file: Path) -> float:
@@ -163,16 +185,14 @@ def from_recbole_checkpoint(path: Path, own: LLMConfig, dataset) -> CRM:
         dataset: the dataset whose internal ids the CRM must know.
 
     Raises:
-        ValueError: the file was trained on other items, in another order, or on another split.
+        ValueError: the file was trained on other items, users or fields, in another order, or on another split.
     """
     from recbole.quick_start import load_data_and_model
 
     config, model, theirs, *_ = load_data_and_model(str(path))
-    if item_tokens_hash(theirs) != item_tokens_hash(dataset):
-        raise ValueError(
-            f"{path} was trained on {theirs.item_num - 1} items of its own dataset; they are not the "
-            f"{dataset.item_num - 1} items here, in this order; train it with the same dataset and filters"
-        )
+    if differ := _differences(bound_to(model, theirs), bound_to(model, dataset)):
+        raise ValueError(f"crm_path={str(path)!r} was trained on {differ}; train it with the same dataset, filters and load_col, or leave "
+                         "crm_path out")  # fmt: skip
     if differ := split_differences(config, own):
         raise ValueError(f"crm_path={str(path)!r} learned from another split, perhaps from rows that are tested here "
                          f"({'; '.join(differ)}); train it with these settings, or leave crm_path out")  # fmt: skip

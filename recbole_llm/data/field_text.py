@@ -37,8 +37,7 @@ def field_texts(config, dataset, side: str) -> list[str]:
         return [""] * len(tokens)
     written = _read(config, side, key, list(names))
     _check(config, side, tokens[1:], written)
-    words = config["value_words"] or {}
-    known = [{str(value): word for value, word in (words.get(field) or {}).items()} for field in names]
+    known = [{str(value): word for value, word in config["value_words"].get(field, {}).items()} for field in names]
     texts = []
     for token in tokens:
         values = [clean_title(value) for value in written.get(token, [""] * len(names))]

@@ -97,6 +97,19 @@ def test_titles_that_are_missing_are_told_beside_the_rest(tmp_path, capsys):
     assert code == 1 and "error: no item of the interactions has a title" in text and found["test rows"] == "12"
 
 
+def test_fields_of_prompts_are_read_without_a_tokenizer(tmp_path, capsys):
+    tiny.write_fields(tiny.write_dataset(tmp_path, "case"), "case")
+    given = arguments(tmp_path, tmp_path / "out", *NO_LLM)
+    code, found, text = checked(capsys, *given, "--prompt_fields={user: [age, gender], item: [{year: from}]}")
+    assert code == 0 and found["user fields"] == "\"This user's profile: age 20, gender F. \"", text
+    assert re.fullmatch(r"' \(from 199\d\)'", found["item fields"]) and found["prompt"].startswith("not shown")
+    code, found, text = checked(capsys, *given, "--prompt_fields={user: [salary]}")
+    assert code == 1 and re.search(r"error: prompt_fields: .*case\.user has no column 'salary'; it has user_id, age", text)
+    assert "prompt" not in found and found["test rows"] == "40"
+    code, found, text = checked(capsys, *given, "--prompt_fields={user: [salary]}", "--model=SASRec")  # which has no prompts
+    assert code == 0 and "user fields" not in found, text
+
+
 def test_baselines_have_no_prompt_and_labelled_rows_a_digest(tmp_path, capsys):
     tiny.write_dataset(tmp_path, "case")
     code, found, text = checked(capsys, *arguments(tmp_path, tmp_path / "out", "--model=SASRec"))

@@ -345,3 +345,16 @@ def test_a_small_llm_on_a_cpu_needs_less_of_each():
         config = LLMConfig(model, "ml-100k")
         assert config["llm_path"] == "smollm2-135m" and config["accumulation_steps"] <= 2 and config["epochs"] == 1
         assert config["train_sample_size"] <= 8000 and config["valid_sample_size"] and config["likelihood_over"] == "candidates"
+
+
+@pytest.mark.parametrize("model", ["SASRec", "LLaRA", "BPR"])
+def test_a_wrong_split_by_time_is_among_the_problems(model):
+    """Before any data are read, and beside the others."""
+    wrong = {"eval_args": {"split": {"TS": [0.8, 0.2]}, "order": "RO"}, "seed": -1}
+    with pytest.raises(ConfigError, match=r"(?s)seed: must be.*eval_args: split TS with order 'RO'.*eval_args: split TS is \[0.8, 0.2\]") as found:
+        make(model, config_dict=wrong)
+    assert len(found.value.problems) == 3
+    right = {"eval_args": {"split": {"TS": [0.8, 0.1, 0.1]}}}
+    assert make(model, config_dict=right)["eval_args"]["order"] == "TO"  # what the protocol completes is no problem
+    released = {"benchmark_filename": ["train", "valid", "test"], "eval_args": wrong["eval_args"]}  # files as they are split
+    assert make(model, config_dict=released)["eval_args"]["order"] == "RO"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recbole_llm import ConfigError, LLMConfig
+from recbole_llm import ConfigError, LLMConfig, fit
 from recbole_llm.crm.training import load_or_train
 from recbole_llm.evaluation.preparation import prepare_data
 from recbole_llm.model.reclora import RecLoRA
@@ -99,3 +99,31 @@ def test_baselines_read_the_same_fields_of_the_same_rows(model, trained, data, t
     rows = {tuple(test._dataset.inter_feat[name][i].item() for name in ("user_id", "item_id", "label")) for i in range(len(test._dataset))}
     own = trained[1][3]._dataset
     assert rows == {tuple(own.inter_feat[name][i].item() for name in ("user_id", "item_id", "label")) for i in range(len(own))}
+
+
+def checkpoint(model, data, out):
+    """A `.pth` that RecBole's trainer wrote, of a model that reads all fields."""
+    given = {"data_path": str(data), "checkpoint_dir": str(out), "protocol": "ctr", "load_col": COLUMNS, "show_progress": False, "state": "ERROR"}
+    small = {"epochs": 1, "embedding_size": 4, "mlp_hidden_size": [8], "MAX_ITEM_LIST_LENGTH": 6, "train_batch_size": 64}
+    return fit.fit(LLMConfig(model, "tiny", config_dict=given | small)).trainer.saved_model_file
+
+
+def test_a_checkpoint_of_recboles_trainer_with_other_fields_or_users_is_refused(data, tiny_llm, tmp_path):
+    path = checkpoint("DIN", data, tmp_path / "pth")
+    same = config_for(data, tiny_llm, tmp_path, crm_path=path)
+    assert load_or_train(same, prepare_data(same)[1]._dataset).item_vectors.shape[1] == 4
+    fewer = config_for(data, tiny_llm, tmp_path, crm_path=path, load_col={**COLUMNS, "user": ["user_id", "age"]})
+    with pytest.raises(ValueError, match=r"^crm_path=.*other fields .*user: age, gender; .*load_col gives here \(user: age; .*leave crm_path out"):
+        load_or_train(fewer, prepare_data(fewer)[1]._dataset)
+    for name in ("inter", "user", "item"):
+        file = tmp_path / f"renamed/tiny/tiny.{name}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text((data / f"tiny/tiny.{name}").read_text().replace("\nu", "\nperson") if name != "item" else (data / "tiny/tiny.item").read_text())
+    renamed = config_for(tmp_path / "renamed", tiny_llm, tmp_path, crm_path=path)
+    with pytest.raises(ValueError, match="^crm_path=.*trained on other users, or in another order"):
+        load_or_train(renamed, prepare_data(renamed)[1]._dataset)
+    train = prepare_data(same)[1]._dataset
+    load_or_train(config_for(data, tiny_llm, tmp_path), train)  # of a file of our own, too
+    renamed = config_for(tmp_path / "renamed", tiny_llm, tmp_path / "other", crm_path=str(weights_file(same)))
+    with pytest.raises(ValueError, match="^crm_path=.*trained on other users, or in another order"):
+        load_or_train(renamed, prepare_data(renamed)[1]._dataset)

@@ -5,6 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
+from recbole.config import Config
+from recbole.quick_start import run_recbole
 from recbole.utils import get_model
 
 from recbole_llm import ConfigError, LLMConfig, run_recbole_llm
@@ -89,3 +91,28 @@ def test_it_runs_as_a_row_and_names_what_it_needs(config_for):
     assert 0 <= found["test_result"]["auc"] <= 1 and np.isfinite(found["test_result"]["logloss"])
     with pytest.raises(ConfigError, match="crm_model: RatedDIN learns from labelled rows.*protocol: candidates has none; choose DIN"):
         config_for(protocol="candidates")
+
+
+@pytest.mark.parametrize("make", [LLMConfig, Config])
+def test_it_has_the_settings_of_the_din_beside_it(make, monkeypatch):
+    """RecBole gives DIN its columns of ml-100k by name."""
+    monkeypatch.setattr("sys.argv", ["test"])
+    rated, din = (LLMConfig(model, "ml-100k", config_dict={"protocol": "ctr"}) for model in ("RatedDIN", "DIN"))
+    if make is Config:
+        rated = Config("RatedDIN", "ml-100k", config_dict={"protocol": "ctr"})
+    assert rated["load_col"]["user"] == ["user_id", "age", "gender", "occupation"] and rated["load_col"]["item"] == ["item_id", "release_year"]
+    differ = {key for key in din.final_config_dict if key != "model" and rated[key] != din[key]}
+    assert not differ
+
+
+def test_plain_recbole_is_told_what_it_lacks(config_for, monkeypatch, tmp_path):
+    """RecBole prepares no labelled rows with ratings of histories."""
+    monkeypatch.setattr("sys.argv", ["test"])
+    monkeypatch.chdir(tmp_path)
+    given = config_for("RatedDIN").external_config_dict
+    plain = {key: given[key] for key in ("data_path", "checkpoint_dir", "load_col", "show_progress")} | {"mlp_hidden_size": [8], "epochs": 1}
+    for protocol in ("candidates", None):
+        with pytest.raises(ConfigError, match=f"model: RatedDIN learns from labelled rows.*protocol: {protocol} has none; choose DIN, or protocol: ctr"):
+            run_recbole("RatedDIN", "tiny", config_dict={**plain, "protocol": protocol})
+    with pytest.raises(ValueError, match="RatedDIN: training rows without ratings of their histories.*call run_recbole_llm"):
+        run_recbole("RatedDIN", "tiny", config_dict={**plain, "protocol": "ctr"})

@@ -1,13 +1,18 @@
 import pytest
+import torch
 from recbole.data import create_dataset
+from recbole.data import utils as recbole_data
 
 from recbole_llm import LLMConfig, load, run_recbole_llm
+from recbole_llm.config.properties import llm_settings
 from recbole_llm.data.field_text import field_texts
 from recbole_llm.data.prompt import parse_template, with_profile
 from recbole_llm.evaluation.preparation import prepare_data
+from recbole_llm.llm.packing import SHARED_FIELD
 from tests import tiny
 
 FIELDS = {"user": ["age", "gender", "occupation"], "item": [{"year": "from"}, "genre"]}
+DEFAULT = llm_settings("smollm2-135m", [])[0]["prompt_templates"]
 CLICK = {
     "behaviour_tokens": "none", "num_experts": 2, "crm_history_len": 6, "text_history_len": 4, "crm_epochs": 0,
     "crm_config": {"train_batch_size": 64, "embedding_size": 4, "mlp_hidden_size": [8]},
@@ -92,6 +97,40 @@ def test_a_template_says_where_the_profile_stands():
     assert with_profile(template, "")[2] == ". Choose:"
     first = parse_template("Seen:{history}. Choose:{candidates}.", ("history", "candidates"))
     assert with_profile(first, "Old. ")[0] == "Old. Seen:" and with_profile(first, "") == first
+
+
+@pytest.fixture
+def batch_of(build):
+    """A training batch of shared lists under the default LLM's templates, or others."""
+
+    def make(fields=None, templates=DEFAULT):
+        given = {"prompt_fields": fields, "prompt_templates": templates, "users_per_list": 4, "user_token": True, "curriculum": "none"}
+        config, dataset = build(**given)
+        loader = recbole_data.get_dataloader(config, "train")(config, dataset.build()[0], None)
+        loader.set_epoch(0)
+        return next(iter(loader)), dataset
+
+    return make
+
+
+def test_without_fields_a_template_with_a_profile_gives_the_same_tokens(batch_of):
+    (template,) = DEFAULT
+    assert template.count("{profile}") == 1
+    (with_place, _), (without, _) = batch_of(), batch_of(templates=[template.replace("{profile}", "")])
+    assert all(torch.equal(with_place[name], without[name]) for name in ("prompt_ids", "prompt_items", "prompt_mask", "answer_ids"))
+
+
+def test_rows_of_a_list_share_its_candidates_in_front_of_their_profiles(batch_of, data):
+    batch, dataset = batch_of({"user": ["age", "gender"]})
+    tokenizer, titles = dataset.prompt_tokenizer.tokenizer, dataset.titles
+    users = [dataset.id2token("user_id", user) for user in batch["user_id"].tolist()]
+    assert len(set(users[:4])) > 1
+    for i, user in enumerate(users):
+        age, gender, _ = line(data, "user", user)
+        before, place, behind = text_of(batch, i, tokenizer).partition(f"\nThis user's profile: age {age}, gender {gender}. items that a user has")
+        assert place and titles[int(batch["item_id"][i])] in before and behind.startswith(" chosen, oldest first:\n")
+        shared = tokenizer.decode(batch["prompt_ids"][i][batch["prompt_mask"][i]][: batch[SHARED_FIELD][i]], skip_special_tokens=True)
+        assert shared.startswith(before)
 
 
 def test_a_run_answers_users_new_users_and_new_items_with_their_fields(data, tiny_llm, tmp_path):
