@@ -165,8 +165,8 @@ def test_a_loader_that_starts_later_draws_the_same_lists(tiny_data, tiny_llm, tm
         ("LLaRA", {"users_per_list": 0}, "users_per_list: must be an integer >= 1"),
         ("LLaRA", {"history_from": 0.5, "user_token": False}, "history_from: prompts without a history say nothing"),
         ("LLaRA", {"history_from": 0.5, "curriculum": "linear"}, "history_from: text-only prompts, with which curriculum: linear"),
-        ("RecLoRA", {"users_per_list": 2}, "users_per_list: RecLoRA asks about one item at a time"),
-        ("RecLoRA", {"users_per_list": 1, "history_from": 0.1}, "history_from: RecLoRA asks about one item"),
+        ("RecLoRA", {"users_per_list": 2}, "users_per_list: RecLoRA has it at 1 alone, got 2"),
+        ("RecLoRA", {"users_per_list": 1, "history_from": 0.1}, "history_from: RecLoRA has it at 0.0 alone, got 0.1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(name, settings, line, tiny_data, tiny_llm, tmp_path):

@@ -3,8 +3,6 @@
 from importlib import import_module
 from logging import getLogger
 
-import torch
-
 from recbole_llm.compat.patching import rebind, rewrite
 
 
@@ -38,6 +36,8 @@ def case_studies():
     Cause: nobody counts them. Effect without, on any stack: the scores "for each user" are fewer than the users, and all that follow
     are taken for those of others. Where a split gives a user several rows, there are as many lines, which is told.
     """
+    import torch  # heavy, and not needed to say that RecBole is missing
+
     studies = import_module("recbole.utils.case_study")
     scores_of, topk_of = studies.full_sort_scores, studies.full_sort_topk
 
