@@ -30,8 +30,8 @@ SETTINGS = {
     "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
     "train_neg_sample_args": None, "state": "ERROR", "show_progress": False, "MAX_ITEM_LIST_LENGTH": 50,
 }  # fmt: skip
-READERS = {"own_datasets", "stable_duplicates", "atomic_files", "time_order", "imputed_means", "filter_counts", "benchmark_files"}
-OTHERS = {"flops", "plain_checkpoints", "pickled_datasets", "hyper_tuning"}  # these import the package, which applies all
+READERS = {"own_datasets", "stable_duplicates", "atomic_files", "time_order", "exact_split", "imputed_means", "filter_counts", "benchmark_files"}
+OTHERS = {"flops", "case_studies", "plain_checkpoints", "pickled_datasets", "hyper_tuning"}  # these import the package, which applies all
 
 
 def recbole(dataset: str, data_path: str) -> Iterator:
