@@ -56,7 +56,8 @@ def ours(dataset: str, data_path: str) -> Iterator:
     from recbole_llm.data.candidate_sets import candidate_sets
 
     with tempfile.TemporaryDirectory() as folder:
-        given = {**SETTINGS, "data_path": data_path, "checkpoint_dir": folder}
+        order = {key: value for key, value in SETTINGS["eval_args"].items() if key != "mode"}  # the protocol's
+        given = {**SETTINGS, "eval_args": order, "data_path": data_path, "checkpoint_dir": folder}
         config = LLMConfig("SASRec", dataset, config_dict=given)
         yield
         sets = candidate_sets(config)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks import cpu, draws, gpu, readme, recommend
+from benchmarks import cpu, data, draws, gpu, readme, recommend
 from recbole_llm import run_recbole_llm
 from recbole_llm.leaderboard.board import Options
 from recbole_llm.recommend.ranking import Ranker
@@ -54,6 +54,13 @@ def test_a_peak_is_that_of_a_fresh_process(tiny_llm):
         for rows in (1, 64)
     )
     assert 0.1 < small < large < 8
+
+
+def test_the_benchmark_of_data_reads_the_rows_that_recbole_reads(tmp_path):
+    folder = data.write_rows(tmp_path, "rows", users=12, items=40)
+    theirs, ours = (data.in_a_process(work, "rows", folder) for work in data.WORK)
+    assert theirs["rows"] == 12 * 7 and ours["rows"] == 2 * 12  # all but a user's first; a validation and a test row of each
+    assert min(found[key] for found in (theirs, ours) for key in ("seconds", "memory")) > 0
 
 
 @pytest.fixture
