@@ -10,6 +10,7 @@ from recbole.quick_start import run_recbole
 from recbole.utils import get_model
 
 from recbole_llm import ConfigError, LLMConfig, run_recbole_llm
+from recbole_llm.config.known_keys import without_others
 from recbole_llm.crm.training import load_or_train
 from recbole_llm.data.click.rows import labelled_rows
 from recbole_llm.data.click.timelines import HISTORY_RATINGS
@@ -24,7 +25,7 @@ def config_for(data, tiny_llm, tmp_path):  # noqa: F811
     def make(model="RecLoRA", **more):
         own = {"crm_model": "RatedDIN", "crm_epochs": 0} if model == "RecLoRA" else {}
         given = tiny.settings(data, tiny_llm, tmp_path, **{**SETTINGS, **own, **more})
-        return LLMConfig(model, "tiny", config_dict=given)
+        return LLMConfig(model, "tiny", config_dict=without_others(model, "tiny", given))
 
     return make
 
