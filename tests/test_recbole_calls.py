@@ -182,6 +182,15 @@ def test_wrong_rows_are_named(trained, row, complaint):
         model.predict(Interaction({name: torch.tensor(value) for name, value in row.items()}))
 
 
+@pytest.mark.parametrize("call", ["predict", "full_sort_predict"])
+def test_rows_of_ids_are_refused_where_a_run_reads_labels_of_histories_too(trained, monkeypatch, call):
+    _, model, *_ = trained("LLaRA", "candidates")
+    monkeypatch.setitem(model.config.final_config_dict, "protocol", "ctr")
+    row = Interaction({"item_id_list": torch.tensor([[1, 2]]), "item_length": torch.tensor([2]), "item_id": torch.tensor([3])})
+    with pytest.raises(ValueError, match=r"protocol: ctr: this run's prompts say .*an Interaction of ids does not say.*recommend\(users"):
+        getattr(model, call)(row)
+
+
 @pytest.mark.parametrize("algo", ["random", "bayes", "exhaustive"])
 @pytest.mark.parametrize("model", ["SASRec", "LLaRA"])
 def test_recbole_searches_end_with_a_result_file(model, algo, tiny_data, tiny_llm, tmp_path, monkeypatch):

@@ -2,7 +2,8 @@
 
 Layers, later over earlier: overall.yaml; for plugin models llm.yaml, and where `llm_path` is a short name llm/<llm_path>.yaml;
 model/<model>.yaml, along the bases of the model's class; the LLM's section `models: <model>`; dataset/<dataset>.yaml; with `recipe`,
-recipe/<model>-<dataset>.yaml; the model's `fixed_settings`. A recipe's key `datasets` lists the names that it is for: a paper's split and the same data from their source.
+recipe/<model>-<dataset>.yaml; the model's `fixed_settings`. A recipe's key `datasets` lists the names that it is for: a paper's split
+and the same data from their source.
 """
 
 from functools import cache, lru_cache
@@ -35,12 +36,16 @@ def property_files(model, dataset):
 
 def _fixed_settings(model):
     """What a plugin model has in one way alone; a third party's model need not say so."""
-    return getattr(registry.resolve(registry.entry(model).model), "fixed_settings", dict)()
+    return getattr(_class(model), "fixed_settings", dict)()
 
 
 def _class_names(model):
     """Names of a plugin model's class and its bases, its own last."""
-    return [base.__name__ for base in reversed(registry.resolve(registry.entry(model).model).__mro__)]
+    return [base.__name__ for base in reversed(_class(model).__mro__)]
+
+
+def _class(model):
+    return registry.resolve(registry.entry(model).model)
 
 
 def model_files(model):

@@ -12,6 +12,7 @@ import numpy as np
 from recbole.utils import get_model
 
 from recbole_llm import registry
+from recbole_llm.data.click.wording import note_kind
 from recbole_llm.data.item_names import SHOWN, ItemNames
 from recbole_llm.data.model_kinds import reads_ratings
 
@@ -46,7 +47,7 @@ class Request:
 def unsaid(config) -> list[tuple[str, str]]:
     """What a run reads of a history that a typed one does not say: pairs of what reads it, and the run that does not."""
     labelled, model = registry.protocol(config["protocol"]).labelled, get_model(config["model"])
-    notes, found = config["history_notes"] or ("likes" if labelled else "none"), []
+    notes, found = note_kind(config), []
     if notes != "none":
         where = f"history_notes: {notes}" if config["history_notes"] else f"protocol: {config['protocol']}"
         found.append((f"{where}: this run's prompts say behind each item whether it was liked or how it was rated", "history_notes: none"))

@@ -13,6 +13,7 @@ from recbole.data.interaction import Interaction
 from torch.nn import functional
 
 from recbole_llm.data.click.timelines import timelines_of_lists
+from recbole_llm.data.requests import unsaid
 from recbole_llm.evaluation.full_ranking import BLOCK
 from recbole_llm.evaluation.full_rows import shown_order
 from recbole_llm.evaluation.rerank import catalogue_scores, top_items
@@ -152,8 +153,15 @@ class HandMade:
             parts.append(model.score_candidates(batch.to(model.device)).float().cpu())
         return torch.cat(parts).numpy()
 
+    def _check_said(self) -> None:
+        """Refuse rows of ids alone where the run reads labels or ratings of histories too."""
+        if read := unsaid(self.config):
+            raise ValueError(f"{'; '.join(reader for reader, _ in read)}, which an Interaction of ids does not say; use recbole_llm.load(RUN)"
+                             ".recommend(users=...), which reads them from the data")  # fmt: skip
+
     def rank_catalogue(self, model, interaction: Interaction) -> torch.Tensor:
         """Scores ``[B, item_num]``: the CRM's top `rerank_n` as the model ranks them, the rest below in the CRM's order."""
+        self._check_said()
         lines = self.lines(interaction)
         scores = self.crm_scores(model.crm, lines, self.history(interaction))
         ranked = np.empty_like(scores)
@@ -163,6 +171,7 @@ class HandMade:
 
     def score_asked(self, model, interaction: Interaction) -> torch.Tensor:
         """``[B]``: the score of each row's item, among the CRM's top `rerank_n`, or where prompts ask about one item by itself."""
+        self._check_said()
         lines = self.lines(interaction)
         if self.item not in interaction:
             raise ValueError(f"predict: the Interaction has no {self.item}, the item to score; full_sort_predict scores all")

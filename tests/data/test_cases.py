@@ -4,36 +4,13 @@ import logging
 
 import numpy as np
 import pytest
-import torch
 from recbole.data import create_dataset
 from recbole.utils import FeatureType
 
 from recbole_llm.data.item_text import load_titles
 from recbole_llm.data.rows import evaluation_rows
 from recbole_llm.evaluation.preparation import prepare_data
-
-HEADER = "user_id:token\titem_id:token\ttimestamp:float"
-USERS, STEPS, ITEMS = 12, 9, 40
-
-
-def interactions() -> list[tuple[str, str, int]]:
-    """(user, item, step), each user's in order; all items occur, and i24 is the latest of u0."""
-    return [(f"u{u}", f"i{(7 * u + 3 * step) % ITEMS}", step) for u in range(USERS) for step in range(STEPS)]
-
-
-ROWS = interactions()
-LATEST = sorted((user, item) for user, item, step in ROWS if step == STEPS - 1)
-
-
-def inter(time=lambda step: 1000 + step, newest_first=False, separator="\t", header=HEADER, name=lambda item: item):
-    rows = sorted(ROWS, key=lambda row: -row[2] if newest_first else 0)
-    lines = [separator.join((user, name(item), str(time(step)))) for user, item, step in rows]
-    return "\n".join([header.replace("\t", separator), *lines]) + "\n"
-
-
-def items(title=lambda i: f"Title {i}", separator="\t", name=lambda i: f"i{i}"):
-    lines = [f"{name(i)}{separator}{title(i)}" for i in range(ITEMS)]
-    return "\n".join([f"item_id:token{separator}title:token_seq", *lines]) + "\n"
+from tests.data.case_files import HEADER, ITEMS, LATEST, ROWS, USERS, inter, items, pairs
 
 
 def reviewed(first: str, *others: str) -> str:
@@ -44,11 +21,7 @@ def reviewed(first: str, *others: str) -> str:
     return "\n".join([f"{lines[0]}\treview:token_seq", *body]) + "\n"
 
 
-def write(folder, files: dict[str, str | bytes], name="case"):
-    (folder / name).mkdir(exist_ok=True)
-    for suffix, text in files.items():
-        (folder / name / f"{name}.{suffix}").write_bytes(text if isinstance(text, bytes) else text.encode())
-    return folder
+
 
 
 def renamed(text: str, new: str) -> str:
@@ -102,25 +75,6 @@ def expected(name: str) -> list[tuple[str, str]]:
     return sorted((user, names.get(item, item)) for user, item in LATEST)
 
 
-@pytest.fixture
-def case(tmp_path, make_config):
-    """A function (files, model, **settings) -> config over a dataset with these files."""
-
-    def make(files, model="SASRec", **settings):
-        sound = {"inter": inter(), "item": items(separator=settings.pop("item", "\t"))}
-        write(tmp_path, sound | files)
-        return make_config(model, dataset="case", data_path=str(tmp_path), **{"item_text_field": "title", **settings})
-
-    return make
-
-
-def pairs(split) -> list[tuple[str, str]]:
-    columns = (
-        split.field2id_token[f][split.inter_feat[f].numpy()].tolist() for f in (split.uid_field, split.iid_field)
-    )
-    return sorted(zip(*columns, strict=True))
-
-
 @pytest.mark.parametrize("name", SOUND)
 def test_the_latest_items_are_the_targets_of_every_model(case, name):
     files, settings = SOUND[name]
@@ -170,60 +124,6 @@ def test_rows_without_a_time_are_left_out_and_counted(case, caplog, model, loade
         dataset = create_dataset(config)
     assert len(dataset.inter_feat) == len(ROWS) - 1
     assert "case.inter: 1 of 108 rows have no timestamp and are left out: line 5" in caplog.text
-
-
-def walk(start: float, step: float) -> tuple[str, list[tuple[str, str, float]]]:
-    """A file in which the users take turns, lines shuffled, a row each ``step``; and its rows in order of time."""
-    turns = np.random.default_rng(3).permutation(np.repeat(np.arange(USERS), STEPS)).tolist()
-    rows, done = [], dict.fromkeys(range(USERS), 0)
-    for place, user in enumerate(turns):
-        rows.append((f"u{user}", f"i{(7 * user + 3 * done[user]) % ITEMS}", start + place * step))
-        done[user] += 1
-    lines = ["\t".join(map(str, rows[i])) for i in np.random.default_rng(4).permutation(len(rows))]
-    return "\n".join([HEADER, *lines]) + "\n", rows
-
-
-def split_by_time(rows, shares) -> tuple[list, list]:
-    """RecBole's rule in Python's numbers: later than the quantile is test; of a user's others the first share is training."""
-    times = sorted(time for *_, time in rows)
-    place = (len(times) - 1) * (1 - shares[2])
-    bound = times[int(place)] + (place - int(place)) * (times[int(place) + 1] - times[int(place)])
-    test = sorted(row[:2] for row in rows if row[2] > bound)
-    valid = []
-    for user in {row[0] for row in rows}:
-        mine = [row[:2] for row in rows if row[0] == user and row[2] <= bound]
-        valid += mine[int(len(mine) * (shares[0] / (1 - shares[2]))) :]
-    return sorted(valid), test
-
-
-@pytest.mark.parametrize(
-    ("start", "step"),
-    [(1_700_000_000, 1), (2**24 - 60, 1), (2**31 - 60, 1), (1_700_000_000_000, 1), (1_700_000_000_000_000, 1), (1_700_000_000, 0.25)],
-)
-def test_a_split_by_time_compares_the_files_own_numbers(case, start, step):
-    text, rows = walk(start, step)
-    split = {"eval_args": {"split": {"TS": [0.7, 0.1, 0.2]}, "order": "TO", "group_by": "user"}}
-    first = {row[0]: row for row in reversed(rows)}
-    later = split_by_time([row for row in rows if row != first[row[0]]], [0.7, 0.1, 0.2])  # sequential rows have an earlier one
-    found = evaluation_rows(case({"inter": text}, **split))
-    assert [sorted(zip(*map(np.ndarray.tolist, phase), strict=True)) for phase in (found.valid, found.test)] == list(later)
-    for model, wanted in (("SASRec", later), ("BPR", split_by_time(rows, [0.7, 0.1, 0.2]))):
-        splits = create_dataset(case({"inter": text}, model, **split)).build()
-        assert [pairs(part) for part in splits[1:]] == list(wanted), f"{model}, as RecBole splits"
-        assert all(part.inter_feat["timestamp"].dtype == torch.float32 for part in splits)  # as models read them
-        assert [pairs(loader._dataset) for loader in prepare_data(case({"inter": text}, model, **split))[2:]] == list(later)
-
-
-@pytest.mark.parametrize(
-    ("split", "order", "complaint"),
-    [([0.8, 0.1, 0.1], "RO", "TS with order 'RO'.*set order: TO"), ([0.8, 0.2], "TO", r"TS is \[0.8, 0.2\] and must be"),
-     ([0, 0, 1], "TO", "must be the shares"), (0.8, "TO", "must be the shares")],
-)  # fmt: skip
-def test_splits_by_time_that_recbole_would_get_wrong(case, split, order, complaint):
-    config = case({}, "BPR")
-    config["eval_args"] = {"split": {"TS": split}, "order": order, "group_by": "user", "mode": "full"}
-    with pytest.raises(ValueError, match=complaint):
-        create_dataset(config).build()
 
 
 TEXT_TIME = {"inter": inter(lambda s: "yesterday" if s == 2 else 1000 + s)}
@@ -354,111 +254,6 @@ def test_filters_that_keep_nothing_show_an_id_of_each_file(case):
 
 
 # ---- benchmark files ----------------------------------------------------------------------------------------------
-
-
-PARTS = {"train": range(STEPS - 2), "valid": [STEPS - 2], "test": [STEPS - 1]}
-
-
-def plain_files(time=lambda step: 1000 + step, header=HEADER) -> dict[str, str]:
-    files = {}
-    for part, steps in PARTS.items():
-        lines = ["\t".join((u, i, str(time(s)))[: header.count(":")]) for u, i, s in ROWS if s in steps]
-        files[f"{part}.inter"] = "\n".join([header, *lines]) + "\n"
-    return files
-
-
-def list_files(separator=" ") -> dict[str, str]:
-    histories: dict[str, list[str]] = {}
-    lines: dict[str, list[str]] = {part: [] for part in PARTS}
-    for user, item, step in ROWS:
-        history = histories.setdefault(user, [])
-        if history:
-            part = next(part for part, steps in PARTS.items() if step in steps)
-            lines[part].append(f"{user}\t{item}\t{separator.join(history)}")
-        history.append(item)
-    header = "user_id:token\titem_id:token\titem_id_list:token_seq"
-    return {f"{part}.inter": "\n".join([header, *own]) + "\n" for part, own in lines.items()}
-
-
-THREE = {"benchmark_filename": ["train", "valid", "test"]}
-LISTS = THREE | {"alias_of_item_id": ["item_id_list"], "load_col": {"inter": ["user_id", "item_id", "item_id_list"]}}
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        plain_files(),
-        plain_files(lambda s: 1_700_000_000 + 10 * s),
-        plain_files(lambda s: 5),  # the order of the lines
-        plain_files(header="user_id:token\titem_id:token"),
-        plain_files(lambda s: 1 if s == STEPS - 1 else 1000 + s),  # the files' order comes before the times
-    ],
-)
-def test_plain_benchmark_files_get_the_histories_that_one_file_would_give(case, files):
-    columns = ["user_id", "item_id"] + ["timestamp"] * ("timestamp" in files["test.inter"])
-    config, whole = case(files, load_col={"inter": columns}, **THREE), case({})
-    found, reference = evaluation_rows(config), evaluation_rows(whole)
-    for phase in ("valid", "test"):
-        assert [c.tolist() for c in getattr(found, phase)] == [c.tolist() for c in getattr(reference, phase)]
-    assert {u: found.histories[u].tolist() for u in found.histories} == {
-        u: reference.histories[u].tolist() for u in reference.histories
-    }
-    for ours, one in zip(create_dataset(config).build(), create_dataset(whole).build(), strict=True):
-        assert histories_of(ours) == histories_of(one) and set(ours.inter_feat.columns) <= set(one.inter_feat.columns)
-    assert pairs(create_dataset(case(files, "BPR", load_col={"inter": columns}, **THREE)).build()[2]) == LATEST
-
-
-def histories_of(split) -> set[tuple]:
-    feat, names = split.inter_feat, split.field2id_token["item_id"]
-    lengths, users = feat["item_length"].tolist(), split.field2id_token["user_id"][feat["user_id"].numpy()]
-    targets = names[feat["item_id"].numpy()]
-    lists = [tuple(names[row[:n].numpy()]) for row, n in zip(feat["item_id_list"], lengths, strict=True)]
-    return set(zip(users.tolist(), targets.tolist(), lists, strict=True))
-
-
-def test_plain_benchmark_files_keep_their_times(case):
-    config = case(plain_files(lambda s: 1000 + s), **THREE)
-    test = create_dataset(config).build()[2].inter_feat
-    assert test["timestamp"].tolist() == [1008] * USERS
-    assert test["timestamp_list"][0].tolist() == [1002, 1003, 1004, 1005, 1006, 1007]
-
-
-def test_benchmark_files_with_lists(case):
-    rows = evaluation_rows(case(list_files(), **LISTS))
-    assert list(zip(*(column.tolist() for column in rows.test), strict=True)) == LATEST
-
-
-@pytest.mark.parametrize(("mark", "own"), [(",", " "), (";", " "), (", ", " "), (" ", ",")])
-def test_lists_with_another_separator_are_named(case, mark, own):
-    config = case(list_files(mark), seq_separator=own, **LISTS)
-    with pytest.raises(ValueError, match=rf"item_id_list of interaction \d+ holds .* set seq_separator: '{mark.strip() or ' '}'"):
-        evaluation_rows(config)
-    with pytest.raises(ValueError, match="set seq_separator"):
-        create_dataset(config)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"benchmark_filename": ["train", "test"]}, r"benchmark_filename is \['train', 'test'\] and must name three files"),
-        ({"benchmark_filename": "train"}, "benchmark_filename is 'train' and must name three files"),
-        ({"load_col": {"inter": ["user_id", "item_id"]}}, "holds the histories item_id_list, which are not loaded"),
-    ],
-)
-def test_benchmark_settings(case, settings, message):
-    with pytest.raises(ValueError, match=message):
-        create_dataset(case(list_files(), **LISTS | settings))
-
-
-def test_an_alias_that_no_file_has(case):
-    with pytest.raises(ValueError, match="alias_of_item_id names item_id_list, which the files lack"):
-        create_dataset(case(plain_files(), alias_of_item_id=["item_id_list"], **THREE))
-
-
-def test_benchmark_files_need_the_same_columns(case):
-    files = list_files() | {"test.inter": plain_files()["test.inter"]}
-    with pytest.raises(ValueError, match=r"case.test.inter has the columns .*timestamp, and .*train.inter has"):
-        evaluation_rows(case(files, **LISTS))
 
 
 def test_padding_keeps_a_number_and_nothing_else_is_made_up(case):

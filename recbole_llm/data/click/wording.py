@@ -58,9 +58,14 @@ def answer_ids(config, tokenizer, text: str) -> tuple[int, int]:
         return first_token_ids(tokenizer, yes, no, context, separator="")
 
 
+def note_kind(config) -> str:
+    """`history_notes`, or what it is where it is null: likes of labelled rows, else none."""
+    return config["history_notes"] or ("likes" if registry.protocol(config["protocol"]).labelled else "none")
+
+
 def history_notes(config, timelines: Timelines) -> list[str] | None:
     """What is written behind each item of a history: likes, ratings or nothing (None)."""
-    kind = config["history_notes"] or ("likes" if registry.protocol(config["protocol"]).labelled else "none")
+    kind = note_kind(config)
     words = config["note_words"]
     if kind == "likes" and timelines.labels is not None:
         return [" " + words["liked" if label else "disliked"] for label in timelines.labels.tolist()]

@@ -60,6 +60,7 @@ def test_a_pickle_that_names_anything_else_is_refused_before_it_runs(tmp_path, c
 def test_the_hostile_pickles_are_real(tmp_path):
     for case in ("exec", "system"):
         pickle.loads(hostile(tmp_path, case))
+        assert (tmp_path / "ran").exists(), case
         (tmp_path / "ran").unlink()
 
 
