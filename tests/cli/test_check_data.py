@@ -8,7 +8,7 @@ from recbole_llm import LLMConfig, __main__
 from recbole_llm.cli import check_data
 from recbole_llm.data.candidate_sets import candidate_sets
 from tests import tiny
-from tests.data.test_cases import HEADER, ITEMS, STEPS, USERS, items, write
+from tests.data.case_files import HEADER, ITEMS, STEPS, USERS, items, write
 
 TITLES = {3: "", 4: "", 5: "", 6: "", 7: "Title 8", 9: "A very long title of many words " * 4}
 NO_LLM = ["--llm_path=/not/here"]
