@@ -42,7 +42,7 @@ PROPERTIES = [ROOT / "properties", *sorted(path for path in (ROOT / "properties"
 PROPERTIES = [".".join(("recbole_llm", *path.relative_to(ROOT).parts)) for path in PROPERTIES]
 VERSION = (ROOT / "recbole_llm/version.py").read_text(encoding="utf-8").rpartition("= ")[2].strip().strip('"')
 EXTRAS = {
-    "test": ["pytest", "pytest-timeout", "hypothesis", "ruff", "setuptools", "sentence-transformers", "hyperopt"],
+    "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "setuptools", "sentence-transformers", "hyperopt"],
     "quantized": ["bitsandbytes"],
     "encoder": ["sentence-transformers"],
     "tune": ["hyperopt"],

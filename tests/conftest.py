@@ -9,7 +9,9 @@ import torch
 import recbole_llm  # noqa: F401  (before any test imports RecBole, which needs its shims)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+# Workers of pytest-xdist share the cores: one thread each, and each program that a test starts.
+threads = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", threads)))
 
 
 @pytest.fixture(scope="session")

@@ -100,6 +100,7 @@ def _tree(llm, prompt_embeds, prompt_mask, chunks, tokens):
 
 
 def _cache(llm, prompt_embeds, prompt_mask, chunks, tokens):
+    kv_cache = "cache" if accepts(llm, "cache") else "past_key_values"  # renamed in transformers 5.24; 5.40 drops the old name
     positions = positions_of(prompt_mask)
     out = forward(llm, prompt_embeds, prompt_mask.long(), positions, keep=1, tokens=tokens, use_cache=True)
     end = out.logits[:, -1]
@@ -109,11 +110,11 @@ def _cache(llm, prompt_embeds, prompt_mask, chunks, tokens):
         if not fed:  # a forward over no tokens is none
             yield BranchLogits(end, end.new_zeros(len(order), 0, end.shape[1]), order, mask)
             continue
-        past = out.past_key_values if i == len(chunks) - 1 else copy.deepcopy(out.past_key_values)
+        past = out[kv_cache] if i == len(chunks) - 1 else copy.deepcopy(out[kv_cache])
         past.batch_repeat_interleave(n)
         prompt = prompt_mask.repeat_interleave(n, dim=0)  # [B*n, P]
         seen = torch.cat([prompt, mask.flatten(0, 1)], dim=1).long()
-        options = {"keep": fed, "tokens": tokens, "past_key_values": past, "use_cache": True}
+        options = {"keep": fed, "tokens": tokens, kv_cache: past, "use_cache": True}
         logits = forward(llm, embeds.flatten(0, 1), seen, prompt.sum(1, keepdim=True) + order, **options).logits
         yield BranchLogits(end, logits[:, -fed:], order, mask)
 
