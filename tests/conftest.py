@@ -3,15 +3,16 @@
 import os
 from pathlib import Path
 
-import pytest
-import torch
-
-import recbole_llm  # noqa: F401  (before any test imports RecBole, which needs its shims)
-
+# Before anything starts a pool of threads. Workers of pytest-xdist share the cores: one thread each, and each program that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Workers of pytest-xdist share the cores: one thread each, and each program that a test starts.
-threads = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
-torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", threads)))
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+import recbole_llm  # noqa: E402, F401  (before any test imports RecBole, which needs its shims)
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")
