@@ -105,11 +105,10 @@ class Requests:
         found = [self.of_user(user, until) for user in users]
         found += [self.of_history(user, items) for user, items in histories.items()]
         left_out = np.array(self.names.find_all(exclude), dtype=np.int64)
-        by_user = {str(user): items for user, items in candidates.items()} if isinstance(candidates, Mapping) else {}
+        chosen = self._chosen([request.user for request in found], candidates)
         for request in found:
-            chosen = by_user.get(request.user) if isinstance(candidates, Mapping) else candidates
-            if chosen is not None:
-                request.candidates = self._candidates(request.user, chosen, left_out)
+            if request.user in chosen:
+                request.candidates = self._candidates(request.user, chosen[request.user], left_out)
             request.seen = np.union1d(request.seen, left_out[left_out < self.dataset.item_num])
         return found
 
@@ -183,8 +182,16 @@ class Requests:
             raise ValueError(f"{user!r} has an empty history: name one item at least, by id or by title")
         return Request(user, items, np.unique(items))
 
-    def _candidates(self, user: str, chosen, left_out: np.ndarray) -> np.ndarray:
-        items = np.array(self.names.find_all(chosen), dtype=np.int64)
+    def _chosen(self, users: list[str], candidates) -> dict[str, list[int]]:
+        """The items that each user's candidates name; none of a user whom the catalogue is ranked for."""
+        if candidates is None:
+            return {}
+        if isinstance(candidates, Mapping):
+            return {str(user): self.names.find_all(items) for user, items in candidates.items() if items is not None}
+        return dict.fromkeys(users, self.names.find_all(candidates))
+
+    def _candidates(self, user: str, chosen: list[int], left_out: np.ndarray) -> np.ndarray:
+        items = np.array(chosen, dtype=np.int64)
         values, counts = np.unique(items, return_counts=True)
         if (counts > 1).any():
             twice = ", ".join(self.names.tokens[i] for i in values[counts > 1])

@@ -74,6 +74,12 @@ def test_an_item_without_interactions_is_scored_by_text_alone(made, name):
     assert "[i" not in text  # no slot
 
 
+def test_candidates_may_be_read_but_once(made):
+    run = made("LLaRA")
+    frames = [run.recommend(users=["u3", "u4"], candidates=items) for items in (["i1", "i9"], iter(["i1", "i9"]))]
+    pd.testing.assert_frame_equal(*frames)
+
+
 def test_a_model_that_scores_all_items_ranks_all_that_are_left_as_evaluation_did(made):
     run = made("E4SRec", "full")
     frame = run.recommend(users=[row["user_id"] for row in run.rows], until="test", k=51)
