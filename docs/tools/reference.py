@@ -189,9 +189,20 @@ def published() -> str:
     return "\n".join(rows)
 
 
+def analyses() -> str:
+    """Markdown: reports of `recbole_llm.analysis` that docs/analyses/ keeps, in the order of their names there."""
+    from recbole_llm.analysis.report import markdown
+
+    reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((ROOT / "docs/analyses").glob("*.json"))]
+    if not reports:
+        return "No report of this version is kept yet."
+    titles = [f"### {report['analysis']}: {', '.join(report['models'])}" for report in reports]
+    return "\n".join(markdown(title, report["head"], report["rows"]) for title, report in zip(titles, reports, strict=True))
+
+
 GENERATED = {
     "settings": settings_tables, "commands": commands, "datasets": datasets, "llms": llms, "leaderboards": leaderboards,
-    "measured": measured, "published": published,
+    "measured": measured, "published": published, "analyses": analyses,
 }  # fmt: skip
 MARKER = re.compile(r"^<!-- generated: (\w+)((?: \w+)*) -->$", re.MULTILINE)
 

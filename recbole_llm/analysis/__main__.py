@@ -76,7 +76,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         request, options = parse_request(rest, _module(name).OPTIONS)
         report = analyse(name, request, **options)
-        files = report.write(folder_of(request, report))
+        folder = folder_of(request, report)
+        report.tell_origin(folder)
+        files = report.write(folder)
     except (ConfigError, ValueError, FileNotFoundError, FloatingPointError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

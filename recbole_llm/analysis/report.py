@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from recbole_llm.analysis.common import digest
 from recbole_llm.leaderboard.render.html import report_page
-from recbole_llm.results.result_file import file_name
+from recbole_llm.results.result_file import count_of_rows, file_name, read_result
 from recbole_llm.runtime.files import write_text
 
 
@@ -51,12 +51,26 @@ class Report:
     def title(self) -> str:
         return f"{self.name}: {', '.join(self.models)} on {self.dataset}"
 
+    def tell_origin(self, folder: str | Path) -> None:
+        """Close the sentences with what the runs, result files of ``folder``, were measured on; the JSON holds it too."""
+        records = [read_result(Path(folder) / run) for run in self.runs]
+        found = {
+            "test_rows": [count_of_rows(r["n_rows"], r["n_test_rows"]) for r in records],
+            "training_rows": [r["train_sample"]["count"] for r in records if r["train_sample"]],
+            "seeds": [r["seed"] for r in records],
+            "llms": [r["llm"]["name"] for r in records if r["llm"]],
+            "devices": [r["device"] for r in records],
+            "commits": [str(r["commit"])[:7] for r in records],
+        }
+        found = {name: sorted(set(values)) for name, values in found.items()}
+        told = {name: ", ".join(map(str, values)) for name, values in found.items()}
+        self.data["origin"] = found
+        self.head.append(f"Measured on {told['test_rows']} after {told['training_rows']} training rows, seed {told['seeds']}: "
+                         f"{told['llms']}, {told['devices']}, commit {told['commits']}.")  # fmt: skip
+
     def text(self) -> str:
         """Title, sentences and table as Markdown."""
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
-        lines = [[_shown(row.get(name)) for name in names] for row in self.rows]
-        table = tabulate(lines, headers=names, tablefmt="github", disable_numparse=True)
-        return "\n\n".join([f"# {self.title}", *self.head, table]) + "\n"
+        return markdown(f"# {self.title}", self.head, self.rows)
 
     def write(self, folder: str | Path) -> list[Path]:
         """Write ``.csv .md .html .json`` to a folder; their paths."""
@@ -83,6 +97,13 @@ class Report:
         plots = [figure | {"id": f"plot-{i}"} for i, figure in enumerate(self.figures)]
         cells = [[_shown(row.get(name)) for name in names] for row in self.rows]
         return report_page(self.title, self.head, names, cells, plots)
+
+
+def markdown(title: str, head: list[str], rows: list[dict]) -> str:
+    """A report's heading, sentences and table."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [[_shown(row.get(name)) for name in names] for row in rows]
+    return "\n\n".join([title, *head, tabulate(lines, headers=names, tablefmt="github", disable_numparse=True)]) + "\n"
 
 
 def comma_separated(rows: list[dict]) -> str:
