@@ -71,7 +71,7 @@ def reproduce(paper: str, dataset: str, scale: str = "paper", seeds=None, config
         raise ConfigError([f"dataset: {paper}'s table has no {dataset}; choose {', '.join(names)}"])
     spec = {group: dict(values) for group, values in SCALES[scale].items()}
     if plan["table"] == "ranking":
-        spec["llm"]["llm_eval"] = "generate"
+        spec["llm"] |= {"llm_eval": "generate", "likelihood_over": "vocabulary"}
     given = dict(settings or {})
     folder = f"reproduce-{paper}-{scale}" + (f"-{digest({k: repr(v) for k, v in given.items()})}" if given else "")
     given["result_dir"] = os.path.join(_result_dir(config_files, given), folder)

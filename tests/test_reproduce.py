@@ -80,7 +80,8 @@ def test_the_whole_at_small_scale(tiny_data, tiny_llm, tmp_path, monkeypatch, ca
     given = tiny.settings(data, tiny_llm, tmp_path)
     for key in ("epochs", "train_sample_size", "crm_epochs", "crm_config", "valid_sample_size"):
         del given[key]
-    small = {"llm": {"train_sample_size": 16, "valid_sample_size": 8, "epochs": 1, "crm_epochs": 1}, "baselines": {"epochs": 1, "train_batch_size": 64},
+    small = {"llm": {"train_sample_size": 16, "valid_sample_size": 8, "epochs": 1, "crm_epochs": 1,
+                     "likelihood_over": "candidates"}, "baselines": {"epochs": 1, "train_batch_size": 64},
              "settings": {"test_sample_size": 20}}  # fmt: skip
     monkeypatch.setitem(reproduce.SCALES, "small", small)
     arguments = ["ilora", "--dataset=lastfm", "--scale=small", *(f"--{key}={value}" for key, value in given.items())]
@@ -95,6 +96,7 @@ def test_the_whole_at_small_scale(tiny_data, tiny_llm, tmp_path, monkeypatch, ca
         record = json.loads(result.read_text())
         ours = record["generation"]["hit@1_all"] if record["llm"] else record["metrics"]["hit@1"]
         assert row["ours"] == pytest.approx(ours, abs=1e-4) and record["n_rows"] == 20
+        assert not record["llm"] or record["config"]["likelihood_over"] == "vocabulary"  # what is generated is learnt
         assert (row["valid_ratio"] is not None) == bool(record["llm"])
     assert path.with_suffix(".html").is_file() and (path.parent / "lastfm.candidates.leaderboard.html").is_file()
 

@@ -3,7 +3,7 @@
     python -m recbole_llm.analysis epochs --dataset=lastfm-llara --recipe=paper [--model=LLaRA,iLoRA] [--epochs=5]
 
 One training of each model and seed, validated by generation after every epoch and not stopped early; RecLoRA, which does not
-generate, by AUC. These are the epochs of one schedule, whose rate falls to the last. Cost: models x seeds trainings, and an answer to
+generate, by AUC. What is generated is trained with `likelihood_over: vocabulary`, as in the papers, unless you set it. These are the epochs of one schedule, whose rate falls to the last. Cost: models x seeds trainings, and an answer to
 every validation row after each epoch.
 """
 
@@ -30,6 +30,8 @@ def run(request: Request) -> Report:
     for name in request.models:
         head = get_model(name).head
         own = {"eval_step": 1, **({"selection": "generation"} if head.writes else {})}
+        if head.writes and not request.sets("likelihood_over"):
+            own["likelihood_over"] = "vocabulary"  # the default LLM's `candidates` teaches no words to generate
         followed = GENERATED if head.writes else CLICKS if head.pointwise else RANKED
         epochs = request.config(Case(name, name, own), request.seeds[0])["epochs"]
         case = Case(f"{name}@every epoch", name, {**own, "stopping_step": epochs})

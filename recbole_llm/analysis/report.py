@@ -93,7 +93,7 @@ class Report:
 
     def page(self) -> str:
         """A page in the leaderboards' style that fetches nothing and follows light and dark."""
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        names = _filled(self.rows)
         plots = [figure | {"id": f"plot-{i}"} for i, figure in enumerate(self.figures)]
         cells = [[_shown(row.get(name)) for name in names] for row in self.rows]
         return report_page(self.title, self.head, names, cells, plots)
@@ -101,7 +101,7 @@ class Report:
 
 def markdown(title: str, head: list[str], rows: list[dict]) -> str:
     """A report's heading, sentences and table."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = _filled(rows)
     lines = [[_shown(row.get(name)) for name in names] for row in rows]
     return "\n\n".join([title, *head, tabulate(lines, headers=names, tablefmt="github", disable_numparse=True)]) + "\n"
 
@@ -113,6 +113,11 @@ def comma_separated(rows: list[dict]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
+
+
+def _filled(rows: list[dict]) -> list[str]:
+    """The columns in which a row has a value: one seed has no deviation, what is no curve no place on an axis."""
+    return list(dict.fromkeys(name for row in rows for name, value in row.items() if value is not None))
 
 
 def _shown(value) -> str:

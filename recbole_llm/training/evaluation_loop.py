@@ -35,6 +35,9 @@ class EvaluatingTrainer(Trainer):
         registry.protocol(config["protocol"]).judge(self, config, model.by_hand.dataset)
         self.steps = OptimizerSteps(config, model, self.optimizer, self.device)
         self.generation = None
+        if model.constrained and "generat" in f"{config['llm_eval']} {config['selection']}":
+            self.logger.warning("likelihood_over: candidates teaches which candidate to choose and not its words, so that few generated answers are "
+                                "titles; set likelihood_over: vocabulary to judge them")  # fmt: skip
 
     def _build_optimizer(self, **kwargs):
         """RecBole's hook, called when the trainer is made."""

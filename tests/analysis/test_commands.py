@@ -103,6 +103,20 @@ def test_epochs_follows_every_validation(settings):
     assert [row["epoch"] for row in clicks.rows] == [1, 2] and all(0 <= row["auc"] <= 1 for row in clicks.rows)
 
 
+def test_what_is_generated_after_epochs_is_trained_over_the_vocabulary(settings, monkeypatch):
+    asked = []
+
+    def result(self, case, seed):
+        asked.append(case.settings)
+        raise InterruptedError
+
+    monkeypatch.setattr(Request, "result", result)
+    for given in (settings(), settings(likelihood_over="candidates"), settings(**CLICK)):
+        with pytest.raises(InterruptedError):
+            analyse("epochs", Request("tiny", ["RecLoRA" if "crm_history_len" in given else "iLoRA"], settings=given))
+    assert [case.get("likelihood_over") for case in asked] == ["vocabulary", None, None]
+
+
 def test_history_changes_what_the_prompt_shows(settings):
     given = {key: value for key, value in settings(**CLICK).items() if key != "text_history_len"}
     report = analyse("history", Request("tiny", settings=given), values=(1, 3))

@@ -1,6 +1,6 @@
 """What a user sees of a run."""
 
-
+import pytest
 
 from tests import workers
 from tests.training.making import trainer_of
@@ -33,3 +33,14 @@ def test_the_bar_shows_speed_loss_rate_and_memory(fresh, capsys):
     trainer_of(config, data, model).fit(data[1], data[2], saved=False, show_progress=True)
     shown = capsys.readouterr().err
     assert "loss " in shown and "lr " in shown and "tok/s" in shown and " GB" in shown and "1/1" in shown
+
+
+@pytest.mark.parametrize("key, value", [("llm_eval", "generate"), ("selection", "generation")])
+def test_answers_generated_after_training_among_candidates_are_warned_of(fresh, caplog, key, value):
+    config, data, model = fresh
+    config[key] = value
+    trainer_of(config, data, model)
+    assert "few generated answers are titles" not in caplog.text
+    model.constrained = True
+    trainer_of(config, data, model)
+    assert "few generated answers are titles; set likelihood_over: vocabulary" in caplog.text
