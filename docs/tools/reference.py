@@ -190,10 +190,11 @@ def published() -> str:
 
 
 def analyses() -> str:
-    """Markdown: reports of `recbole_llm.analysis` that docs/analyses/ keeps, in the order of their names there."""
+    """Markdown: reports of `recbole_llm.analysis` that docs/analyses/ keeps, by name and seed."""
     from recbole_llm.analysis.report import markdown
 
     reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((ROOT / "docs/analyses").glob("*.json"))]
+    reports.sort(key=lambda report: (report["analysis"], report["origin"]["seeds"]))
     if not reports:
         return "No report of this version is kept yet."
     titles = [f"### {report['analysis']}: {', '.join(report['models'])}" for report in reports]

@@ -65,8 +65,8 @@ class Report:
         found = {name: sorted(set(values)) for name, values in found.items()}
         told = {name: ", ".join(map(str, values)) for name, values in found.items()}
         self.data["origin"] = found
-        self.head.append(f"Measured on {told['test_rows']} after {told['training_rows']} training rows, seed {told['seeds']}: "
-                         f"{told['llms']}, {told['devices']}, commit {told['commits']}.")  # fmt: skip
+        self.head.append(f"Runs: {told['training_rows']} training rows, {told['test_rows']}, seed {told['seeds']}, {told['llms']}, "
+                         f"{told['devices']}, commit {told['commits']}.")  # fmt: skip
 
     def text(self) -> str:
         """Title, sentences and table as Markdown."""

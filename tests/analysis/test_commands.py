@@ -47,7 +47,7 @@ def test_shots_gives_a_table_a_plot_and_the_recommenders_line(settings, monkeypa
     assert len({record["crm"]["sha256"] for record in found}) == 1
     assert "Plotly" in page and 'src="http' not in page
     assert report["origin"]["training_rows"] == [16, 32, 64] and report["origin"]["seeds"] == [2020]
-    assert f"Measured on {found[0]['n_rows']} test rows after 16, 32, 64 training rows, seed 2020: " in page
+    assert f"Runs: 16, 32, 64 training rows, {found[0]['n_rows']} test rows, seed 2020, " in page
     monkeypatch.setattr(common, "run_recbole_llm", lambda *_, **__: pytest.fail("trained again"))
     assert main(arguments) == 0 and len(trained) == 4
 
