@@ -63,6 +63,7 @@ def alone(request: Request, outcome: Outcome) -> dict[str, float]:
     for model in request.models:
         config = request.config(Case(model, model), request.seeds[0])
         own = crm_config(config)
+        own["test_sample_size"] = config["test_sample_size"]
         trainer, data = fit.build(own)
         trainer.model.load_state_dict(load_or_train(config, data[0]).model.state_dict())
         if registry.protocol(own["protocol"]).labelled:

@@ -52,13 +52,16 @@ def test_shots_gives_a_table_a_plot_and_the_recommenders_line(settings, monkeypa
     assert main(arguments) == 0 and len(trained) == 4
 
 
-def test_the_recommenders_line_is_what_it_gives_as_a_row_of_its_own(settings):
+@pytest.mark.parametrize("size", [None, 10])
+def test_the_recommenders_line_is_what_it_gives_as_a_row_of_its_own(settings, size):
     """SASRec behind LLaRA, on LLaRA's test rows, against SASRec trained and tested by itself."""
-    given = settings(train_sample_size=32)
+    given = settings(train_sample_size=32, test_sample_size=size)
     report = analyse("shots", Request("tiny", ["LLaRA"], settings=given), values=[16, 32])
     own = crm_config(LLMConfig("LLaRA", "tiny", command_line=given))
+    own["test_sample_size"] = size
     fitted = fit.fit(own)
     expected = fitted.trainer.evaluate(fitted.data[3], load_best_model=True)
+    assert [record["n_rows"] for record in records(settings.folder, {"runs": report.runs})] == [len(fitted.trainer.eval_collector.rows().rank)] * 2
     assert report.data["lines"]["SASRec"] == pytest.approx(expected["hit@1"], abs=1e-4)
     assert report.protocol == "candidates" and [row["x"] for row in report.rows] == [16, 32]
 
