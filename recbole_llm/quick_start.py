@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from logging import getLogger
+from logging import INFO, getLogger
 from pathlib import Path
 
 from recbole.utils import get_environment, init_logger, set_color
@@ -94,7 +94,8 @@ def _train_and_test(config, saved) -> tuple:
 def _report(config, fitted, test_result, seconds) -> dict:
     """Write the result file, print the table; what `run_recbole_llm` returns."""
     logger = getLogger()
-    logger.info("The running environment of this training is as follows:\n" + get_environment(config).draw())
+    if logger.isEnabledFor(INFO):  # RecBole's table takes a second: it watches the CPU
+        logger.info("The running environment of this training is as follows:\n" + get_environment(config).draw())
     record, columns, rows = _record(config, fitted.trainer, fitted.data[1], test_result, seconds)
     record["valid"] = {name.lower(): float(value) for name, value in (fitted.best_valid_result or {}).items()}
     record["validations"] = getattr(getattr(fitted.trainer, "position", None), "history", None)  # of LLM recommenders

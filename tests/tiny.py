@@ -92,6 +92,7 @@ def settings(data: Path, llm: Path, out: Path, **more) -> dict:
         "accumulation_steps": 1,
         "valid_sample_size": 200,
         "eval_batch_size": 16,
+        "latency_rows": 2,
         "show_progress": False,
         "state": "WARNING",
     }

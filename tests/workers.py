@@ -114,7 +114,9 @@ def build(model, settings):
     from recbole.utils import get_model, init_seed
 
     from recbole_llm.evaluation.preparation import prepare_data
+    from recbole_llm.results.provenance import code_hash
 
+    code_hash(True)  # read once here, and known to every fork
     config = LLMConfig(model, "tiny", config_dict=settings)
     init_seed(config["seed"], True)
     data = prepare_data(config)

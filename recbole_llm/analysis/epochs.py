@@ -3,8 +3,9 @@
     python -m recbole_llm.analysis epochs --dataset=lastfm-llara --recipe=paper [--model=LLaRA,iLoRA] [--epochs=5]
 
 One training of each model and seed, validated by generation after every epoch and not stopped early; RecLoRA, which does not
-generate, by AUC. What is generated is trained with `likelihood_over: vocabulary`, as in the papers, unless you set it. These are the epochs of one schedule, whose rate falls to the last. Cost: models x seeds trainings, and an answer to
-every validation row after each epoch.
+generate, by AUC. What is generated is trained with `likelihood_over: vocabulary`, as in the papers, unless you set it. These
+are the epochs of one schedule, whose rate falls to the last. Cost: models x seeds trainings, and an answer to every
+validation row after each epoch.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ import sys
 from functools import cache, lru_cache
 from pathlib import Path
 
-import yaml
 from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, get_model, training_arguments
 
 from recbole_llm import registry
 from recbole_llm.config import properties
+from recbole_llm.config.values import read_yaml
 
 # Set by RecBole itself from other keys or from the machine: (key, what to set instead)
 DERIVED = {
@@ -71,7 +71,7 @@ def without_others(model, dataset, shared):
 
 def _keys_of(file):
     """The keys of a YAML file."""
-    return frozenset(yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})
+    return frozenset(read_yaml(file))
 
 
 def _sources_of(model_class):
@@ -121,7 +121,7 @@ def recbole_keys():
     shared += [root / "properties/dataset" / name for name in ("sample.yaml", "ml-100k.yaml")]
     for file in [*shared, *root.glob("properties/model/*.yaml")]:
         owner = file.stem if file.parent.name == "model" else None
-        keys |= {(key, owner) for key in yaml.safe_load(file.read_text(encoding="utf-8")) or {}}
+        keys |= {(key, owner) for key in read_yaml(file)}
     return frozenset(keys)
 
 

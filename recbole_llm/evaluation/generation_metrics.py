@@ -23,6 +23,11 @@ _WORD = rf"[^\W{_UNSPACED}]"
 _TAKEN = "\n"  # a normalised text holds no newline, so nothing matches across a span that was taken away
 
 
+def is_generated(config) -> bool:
+    """Whether a run writes answers: for its test rows, or to select an epoch by."""
+    return config["llm_eval"] == "generate" or config["selection"] == "generation"
+
+
 def first_line(text):
     """The first line that is not blank, without white space around it; "" where there is none."""
     return text.strip().partition("\n")[0].strip()

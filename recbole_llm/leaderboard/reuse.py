@@ -7,12 +7,10 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 
-import yaml
-
 from recbole_llm import registry
 from recbole_llm.config.known_keys import recbole_keys
 from recbole_llm.config.properties import properties_dir
-from recbole_llm.config.values import NON_RESULT_KEYS, REPORTING_KEYS, plain_values
+from recbole_llm.config.values import NON_RESULT_KEYS, REPORTING_KEYS, plain_values, read_yaml
 from recbole_llm.crm import store as crm_store
 from recbole_llm.data.fingerprint import ROWS
 from recbole_llm.results import provenance, result_file
@@ -85,8 +83,8 @@ def llm_keys() -> frozenset:
     root = properties_dir()
     keys: set[str] = set()
     for file in [root / "llm.yaml", *root.glob("model/*.yaml")]:
-        keys |= (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).keys()
-    overall = yaml.safe_load((root / "overall.yaml").read_text(encoding="utf-8")) or {}
+        keys |= read_yaml(file).keys()
+    overall = read_yaml(root / "overall.yaml")
     return frozenset(keys - {key for key, _ in recbole_keys()} - overall.keys() - {"history_max_len"})
 
 

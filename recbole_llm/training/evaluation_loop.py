@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from recbole_llm import registry
 from recbole_llm.data.rows import ROW_FIELD
-from recbole_llm.evaluation.generation_metrics import generation_report
+from recbole_llm.evaluation.generation_metrics import generation_report, is_generated
 from recbole_llm.evaluation.rerank import attach_retriever
 from recbole_llm.runtime import distributed, memory
 from recbole_llm.training.checkpoint import load_checkpoint_into
@@ -35,9 +35,9 @@ class EvaluatingTrainer(Trainer):
         registry.protocol(config["protocol"]).judge(self, config, model.by_hand.dataset)
         self.steps = OptimizerSteps(config, model, self.optimizer, self.device)
         self.generation = None
-        if model.constrained and "generat" in f"{config['llm_eval']} {config['selection']}":
-            self.logger.warning("likelihood_over: candidates teaches which candidate to choose and not its words, so that few generated answers are "
-                                "titles; set likelihood_over: vocabulary to judge them")  # fmt: skip
+        if model.constrained and is_generated(config):
+            self.logger.warning("likelihood_over: candidates teaches which candidate to choose and not its words, so that few "
+                                "generated answers are titles; set likelihood_over: vocabulary to judge them")  # fmt: skip
 
     def _build_optimizer(self, **kwargs):
         """RecBole's hook, called when the trainer is made."""

@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
 
 from recbole_llm.config.stages import stage_at
+from recbole_llm.evaluation.generation_metrics import is_generated
 from recbole_llm.runtime import distributed, memory
 from recbole_llm.training.position import step_seed
 from recbole_llm.training.step_batches import WEIGHT_FIELD, to_device
@@ -90,7 +91,7 @@ class OptimizerSteps:
         """Under FSDP every process must run every forward pass, and scoring must gather weights as forward does."""
         from torch.distributed.fsdp import register_fsdp_forward_method
 
-        if self.config["llm_eval"] == "generate" or self.config["selection"] == "generation":
+        if is_generated(self.config):
             raise ValueError(
                 "llm_eval: generate and selection: generation need the whole model in each process; set likelihood and "
                 "valid_metric, or test the run's checkpoint on one GPU"

@@ -46,7 +46,7 @@ SINCE = {"pandas_fillna": ("pandas", 3), "pandas_agg_len": ("pandas", 3), "numpy
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """{probe: {"with": None or error, "without": None or error}} from one fresh process."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.shim_probes", str(tmp_path_factory.mktemp("probes"))]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.compat.probes", str(tmp_path_factory.mktemp("probes"))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

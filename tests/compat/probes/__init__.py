@@ -1,0 +1,1 @@
+"""Probes of the shims, one process: see `__main__.py`."""

@@ -1,0 +1,71 @@
+"""The YAML that comes with the package: every file keeps the rules, and the defaults are the papers'."""
+
+import recbole_llm  # noqa: F401, I001  isort: skip  (RecBole imports only after it)
+
+import pytest
+
+from recbole_llm.config.loader import LLMConfig
+from recbole_llm.config.properties import properties_dir
+from tests.config.make import make
+
+
+@pytest.mark.parametrize("dataset", ["ml-100k", "lastfm", "lastfm-llara"])
+@pytest.mark.parametrize("model", ["iLoRA", "LLaRA", "SASRec", "BPR"])
+def test_shipped_properties_keep_every_rule(monkeypatch, model, dataset):
+    monkeypatch.setattr("sys.argv", ["test"])
+    config = make(model, dataset)
+    assert config["protocol"] == "candidates" and config["n_candidates"] == 20 and config["item_text_field"]
+    assert (properties_dir() / "overall.yaml").is_file()
+
+
+def test_the_released_recipe_leaves_what_the_user_sets():
+    config = make("LLaRA", config_dict={"recipe": "released", "train_negatives": "unseen"}, command_line={"answer_bos": False})
+    assert config["answer_bos"] is False and config["train_negatives"] == "unseen"
+    assert make("LLaRA", config_dict={"recipe": "released"})["answer_bos"] is True
+
+
+@pytest.mark.parametrize("model", ["LLaRA", "iLoRA", "RecLoRA"])
+def test_the_defaults_are_the_papers(model):
+    """design.md, section 10; a short name whose YAML sets nothing leaves them alone."""
+    config = LLMConfig(model, "ml-100k", config_dict={"llm_path": "llama-2-7b"})
+    assert config.llm_config_dict == {}
+    batch = config["train_batch_size"] * config["accumulation_steps"]
+    found = [config[key] for key in ("lora_r", "lora_alpha", "lora_dropout", "learning_rate", "epochs", "train_sample_size")]
+    assert config["likelihood_over"] == "vocabulary" and config["valid_sample_size"] is None
+    if model == "RecLoRA":
+        assert found == [8, 16, 0.0, 1e-3, 5, 70000] and batch == 256 and config["lora_target_modules"] == ["q_proj", "v_proj"]
+        assert config["num_experts"] == 16 and config["gate_temperature"] == 5
+        return
+    assert found == [8, 32, 0.1, 8e-4, 5, None] and batch == 128 and config["lora_target_modules"] == "all-linear"
+    assert config["train_batch_size"] == 8 and config["curriculum"] == "linear" and config["projector_lr_scale"] == 1
+    assert config["warmup_ratio"] == 0.05 and config["min_lr_ratio"] == 0.01
+    if model == "iLoRA":
+        assert config["num_experts"] == 4 and config["router_lr_scale"] == 0.3
+
+
+@pytest.mark.parametrize(
+    "model, expected, batch, targets, decay, schedule, history",
+    [
+        ("TALLRec", [8, 16, 0.05, 1e-4, 200, 64], 128, ["q_proj", "v_proj"], 0, ("linear", 0.1, 0), ("text_history_len", 10)),
+        ("CoLLM", [8, 16, 0.05, 1e-3, 10, None], 16, ["q_proj", "v_proj"], 1e-3, ("cosine", 0.01, 0.08), ("text_history_len", 10)),
+        ("E4SRec", [16, 16, 0.05, 3e-4, 3, None], 16, ["gate_proj", "up_proj", "down_proj"], 0.1, ("cosine", 0.004, 0), ("history_max_len", 50)),
+        ("LlamaRec", [8, 32, 0.05, 1e-4, 1, None], 16, ["q_proj", "v_proj"], 0, ("linear", 0.02, 0), ("history_max_len", 20)),
+    ],
+)
+def test_the_defaults_of_the_four_are_their_papers(model, expected, batch, targets, decay, schedule, history):
+    """docs/models/ names the table, section or script of each value."""
+    config = LLMConfig(model, "ml-100k", config_dict={"llm_path": "llama-2-7b"})
+    keys = ("lora_r", "lora_alpha", "lora_dropout", "learning_rate", "epochs", "train_sample_size")
+    assert [config[key] for key in keys] == expected and config["lora_target_modules"] == targets
+    assert config["train_batch_size"] * config["accumulation_steps"] == batch and config["weight_decay"] == decay
+    assert tuple(config[key] for key in ("lr_schedule", "warmup_ratio", "min_lr_ratio")) == schedule
+    assert config[history[0]] == history[1] and config["likelihood_over"] == "vocabulary"
+    small = LLMConfig(model, "ml-100k")  # the default LLM, on a CPU
+    assert small["epochs"] == 1 and small["train_sample_size"] <= 8000
+
+
+def test_a_small_llm_on_a_cpu_needs_less_of_each():
+    for model in ("LLaRA", "iLoRA", "RecLoRA"):
+        config = LLMConfig(model, "ml-100k")
+        assert config["llm_path"] == "smollm2-135m" and config["accumulation_steps"] <= 2 and config["epochs"] == 1
+        assert config["train_sample_size"] <= 8000 and config["valid_sample_size"] and config["likelihood_over"] == "candidates"
