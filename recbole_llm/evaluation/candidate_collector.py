@@ -10,12 +10,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from recbole.evaluator import Collector
 from recbole.utils import EvaluatorType
 
 from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.data.candidates import CandidateSet
 from recbole_llm.data.rows import ITEMS_FIELD, PHASE_FIELD, PHASES, ROW_FIELD
+from recbole_llm.evaluation.row_collector import RowCollector
 
 
 @dataclass(frozen=True)
@@ -46,41 +46,21 @@ def target_ranks(scores: torch.Tensor, position: torch.Tensor) -> tuple[torch.Te
     return strict, 1 + above.sum(1) + (equal.sum(1) - 1) / 2
 
 
-class CandidateCollector(Collector):
+class CandidateCollector(RowCollector):
     """RecBole's collector for candidate scores: ranks with neutral ties, non-finite scores refused, every row kept.
 
     Baselines reach it through `eval_batch_collect`, models that score [B, C] directly call
     `collect_candidate_scores`. Rows may come in any order and several times (padded distributed batches); the last
-    one counts. `rows()` gives the rows of the last finished evaluation.
+    one counts. `rows()` gives the :class:`RankedRows` of the last finished evaluation.
     """
 
     def __init__(self, config):
         super().__init__(config)
         self.ranking = config["eval_type"] == EvaluatorType.RANKING
-        self._finished: RankedRows | None = None
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget the rows of an evaluation that was not finished."""
-        self._phase: str | None = None
-        self._batches: list[tuple[torch.Tensor, ...]] = []
-        for key in ("rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label"):
-            if key in self.data_struct:
-                del self.data_struct[key]
 
     @cached_property
     def _candidate_sets(self):
         return candidate_sets(self.config)
-
-    def rows(self) -> RankedRows:
-        """Return the rows of the last finished evaluation, in row order.
-
-        Raises:
-            RuntimeError: there was none.
-        """
-        if self._finished is None:
-            raise RuntimeError("no evaluation has finished: call trainer.evaluate first")
-        return self._finished
 
     def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
         """Collect a candidate loader's batch: scores [B, item_num], or [B*C] for value metrics."""
@@ -115,9 +95,7 @@ class CandidateCollector(Collector):
             raise ValueError(
                 f"scores must be [{len(row)}, {chosen.n_candidates}] (rows, candidates), not {list(scores.shape)}"
             )
-        if phase != self._phase:
-            self.reset()
-            self._phase = phase
+        self._begin(phase)
         self._refuse_non_finite(scores, row, chosen)
         position = torch.from_numpy(chosen.target_position[row.numpy()].astype(np.int64))
         strict, average = target_ranks(scores, position)

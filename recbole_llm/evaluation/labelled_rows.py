@@ -8,13 +8,13 @@ import torch
 from recbole.data import create_dataset
 from recbole.data import utils as recbole_data
 from recbole.data.dataloader import NegSampleEvalDataLoader
-from recbole.evaluator import Collector
 from recbole.utils import ModelType
 
 from recbole_llm.data.click.rows import labelled_rows
 from recbole_llm.data.click.splits import labelled_splits
 from recbole_llm.data.rows import ROW_FIELD
 from recbole_llm.evaluation.click_metrics import Platt, user_ranks
+from recbole_llm.evaluation.row_collector import RowCollector
 from recbole_llm.registry import is_plugin_model
 
 
@@ -67,8 +67,8 @@ def prepare_labelled(config, evaluation_loader):
     return dataset, train, valid, test
 
 
-class LabelledCollector(Collector):
-    """Keeps the score of every labelled row and hands RecBole's value metrics scores and labels in row order.
+class LabelledCollector(RowCollector):
+    """Keeps the score of every labelled row (`rows()`: :class:`ScoredRows`) and hands RecBole's value metrics scores and labels in row order.
 
     Attributes:
         calibration: a function from scores to probabilities, or None; see `click_metrics.Platt`.
@@ -77,25 +77,6 @@ class LabelledCollector(Collector):
     def __init__(self, config):
         super().__init__(config)
         self.calibration: Platt | None = None
-        self._finished: ScoredRows | None = None
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget an evaluation that was not finished."""
-        self._phase, self._batches = None, []
-        for key in ("rec.score", "data.label", "rec.meanrank"):
-            if key in self.data_struct:
-                del self.data_struct[key]
-
-    def rows(self) -> ScoredRows:
-        """The rows of the last finished evaluation.
-
-        Raises:
-            RuntimeError: there was none.
-        """
-        if self._finished is None:
-            raise RuntimeError("no evaluation has finished: call trainer.evaluate first")
-        return self._finished
 
     def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
         """Collect a batch of `LabelledLoader`: scores [B]."""
@@ -112,9 +93,7 @@ class LabelledCollector(Collector):
         Raises:
             ValueError: a score is not finite; names the rows.
         """
-        if phase != self._phase:
-            self.reset()
-            self._phase = phase
+        self._begin(phase)
         scores, row = scores.detach().double().cpu(), row.cpu()
         scores, row = scores[row >= 0], row[row >= 0]
         bad = torch.nonzero(~torch.isfinite(scores)).flatten()
