@@ -46,8 +46,8 @@ SCALES = {
 }
 
 
-def reproduce(paper: str, dataset: str, scale: str = "paper", seeds=None, config_files=None, settings: dict | None = None) -> Report:
-    """Run a paper's table, or reuse what is there; ours beside the published numbers.
+def reproduce(paper: str, dataset: str, scale: str = "paper", seeds=None, config_files=None, settings: dict | None = None) -> tuple[Report, str]:
+    """Run a paper's table, or reuse what is there; (ours beside the published numbers, the folder of its result files).
 
     Args:
         paper: ``llara``, ``ilora`` or ``reclora``.
@@ -80,8 +80,8 @@ def reproduce(paper: str, dataset: str, scale: str = "paper", seeds=None, config
     frame = run_leaderboard(rows, [dataset], [protocol], seeds, config_files, given, spec, metric=METRICS[plan["table"]])
     (board,) = frame.attrs["boards"]
     report = beside(paper, scale, board, plan, tables[plan["table"]], *found)
-    report.data["folder"] = given["result_dir"]
-    return report
+    report.tell_origin(given["result_dir"])
+    return report, given["result_dir"]
 
 
 def _result_dir(config_files, settings: dict) -> str:
@@ -109,9 +109,9 @@ def beside(paper: str, scale: str, board: dict, plan: dict, table: dict, key: st
         other = known.get(entry["published"], {})
         lines.append({"row": entry["name"], **_compared(ours.get(entry["name"]), metric, other.get(key), about["rows"], click),
                       "source": f"{entry['published']}: {other['source']}" if key in other else None})  # fmt: skip
-    counts = {word: sum(line["verdict"] == word for line in lines) for word in ("agrees", "differs")}
-    head = [f"{table['metric']} on {about['title']}, {board['n_rows']:,} test rows of {board['dataset']}: {counts['agrees']} rows agree with what is "
-            f"published, {counts['differs']} differ; no figure is known here for the others."]  # fmt: skip
+    head = [f"{table['metric']} on {about['title']}, {board['n_rows']:,} test rows of {board['dataset']}. Of {len(lines)} rows "
+            f"{sum(line['published'] is not None for line in lines)} have a published figure; ours agrees with it in "
+            f"{sum(line['verdict'] == 'agrees' for line in lines)}."]  # fmt: skip
     if about["rows"] is not None:
         head.append(f"Published numbers have the 95% Wilson interval of their {about['rows']:,} test rows; ours agrees where it lies inside. "
                     "Candidates are frozen here, and drawn anew at every evaluation there.")  # fmt: skip
@@ -158,8 +158,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError(["reproduce: write PAPER --dataset=NAME; the paper says which models there are"])
         scale = line.options.pop("scale", "paper")
         seeds = seed_list(line.seeds, line.options.get("seed", DEFAULT_SEED)) if line.seeds is not None else None
-        report = reproduce(arguments[0].lower(), line.dataset, scale, seeds, line.config_files, line.options)
-        files = report.write(report.data["folder"])
+        report, folder = reproduce(arguments[0].lower(), line.dataset, scale, seeds, line.config_files, line.options)
+        files = report.write(folder)
     except (ConfigError, ValueError, FileNotFoundError, FloatingPointError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

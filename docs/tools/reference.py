@@ -197,7 +197,7 @@ def analyses() -> str:
     reports.sort(key=lambda report: (report["analysis"], report["origin"]["seeds"]))
     if not reports:
         return "No report of this version is kept yet."
-    titles = [f"### {report['analysis']}: {', '.join(report['models'])}" for report in reports]
+    titles = [f"### {report['analysis']}: {', '.join(report['models'])}, {report['dataset']}" for report in reports]
     return "\n".join(markdown(title, report["head"], report["rows"]) for title, report in zip(titles, reports, strict=True))
 
 
