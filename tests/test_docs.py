@@ -186,7 +186,7 @@ def test_the_reference_holds_every_key_with_its_default_and_meaning(tools):
     assert "| [ml-100k.candidates](../leaderboards/ml-100k.candidates.md) | LLaRA | " in reference.fill("<!-- generated: measured LLaRA -->")
     assert "| LLaRA (SASRec), paper | 0.4421 | 0.4949 | 0.4508 |" in reference.published()
     assert reference.measured("Nobody").startswith("No leaderboard")
-    assert "### gate: iLoRA\n" in reference.analyses() and "| iLoRA@uniform " in reference.analyses()
+    assert "### gate: iLoRA, ml-100k\n" in reference.analyses() and "| iLoRA@uniform " in reference.analyses()
     assert "`ml-1m`" in reference.datasets() and "`smollm2-135m`" in reference.llms()
 
 
