@@ -23,7 +23,7 @@ from collections import ChainMap
 from recbole_llm.analysis import figures
 from recbole_llm.analysis.common import digest
 from recbole_llm.analysis.report import Report
-from recbole_llm.cli.arguments import parse_command_line
+from recbole_llm.cli.arguments import parse_command_line, refuse_unread
 from recbole_llm.config.properties import properties_dir
 from recbole_llm.config.values import ConfigError, read_yaml
 from recbole_llm.leaderboard.plan import DEFAULT_SEED, seed_list
@@ -154,6 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if arguments else 2
     try:
         line = parse_command_line(arguments[1:])
+        refuse_unread(line, "reproduce", ["seeds"])
         if not line.dataset or line.model:
             raise ConfigError(["reproduce: write PAPER --dataset=NAME; the paper says which models there are"])
         scale = line.options.pop("scale", "paper")

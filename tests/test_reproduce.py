@@ -7,6 +7,7 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from recbole_llm import reproduce
+from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.values import ConfigError, read_yaml
 from recbole_llm.leaderboard import published
 from recbole_llm.leaderboard.entries import parse_entries
@@ -123,3 +124,13 @@ def test_what_is_wrong_is_named(capsys):
     assert reproduce.main(["ilora"]) == 2 and "write PAPER --dataset=NAME" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="scale 'big'"):
         reproduce.reproduce("ilora", "lastfm", "big")
+
+
+@pytest.mark.parametrize("paper", ["llara", "ilora"])
+def test_rows_of_text_alone_are_so_with_every_llm(paper):
+    rows = [row for row in published.contents()["reproduce"][paper]["models"] if row.get("behaviour_tokens") == "none"]
+    assert len(rows) == 2
+    for row in rows:
+        entry = parse_entries([{key: value for key, value in row.items() if key != "published"}])[0]
+        config = LLMConfig(entry.model, "ml-100k", command_line={**entry.settings, "llm_path": "smollm2-135m"})
+        assert not config["user_token"] and config["history_from"] == 0.0 and config["behaviour_tokens"] == "none"

@@ -21,7 +21,7 @@ from importlib import import_module
 from recbole.utils import get_model
 
 from recbole_llm.analysis.common import Request
-from recbole_llm.cli.arguments import parse_command_line
+from recbole_llm.cli.arguments import parse_command_line, refuse_unread
 from recbole_llm.config.values import ConfigError
 from recbole_llm.leaderboard.entries import as_list
 from recbole_llm.leaderboard.plan import DEFAULT_SEED, seed_list
@@ -90,9 +90,10 @@ def parse_request(arguments: list[str], own: dict) -> tuple[Request, dict]:
     """(what every analysis reads, the options of this one) of a command line.
 
     Raises:
-        ConfigError: no dataset, several of them, or what is no --key=value.
+        ConfigError: no dataset, several of them, flags that no analysis reads, or what is no --key=value.
     """
     line = parse_command_line(arguments)
+    refuse_unread(line, "an analysis", ["seeds"])
     if not line.dataset or "," in line.dataset:
         raise ConfigError(["dataset: give one, --dataset=NAME"])
     options = {key: line.options.pop(key) for key in list(line.options) if key in own}

@@ -34,8 +34,15 @@ def run(request: Request) -> Report:
     (model,) = request.models
     whole = Case(model, model)
     config = request.config(whole, request.seeds[0])
-    cases = [whole]
+    cases, absent = [whole], []
     for part, settings in PARTS[model].items():
         own = {key: config[value] if isinstance(value, str) and value.endswith("_len") else value for key, value in settings.items()}
-        cases.append(Case(f"{model}@without {part}", model, own))
-    return beside("components", request, cases)
+        if all(config[key] == value for key, value in own.items()):
+            absent.append(f"{model} has no {part} with these settings ({', '.join(f'{key}: {value}' for key, value in own.items())}).")
+        else:
+            cases.append(Case(f"{model}@without {part}", model, own))
+    if len(cases) == 1:
+        raise ConfigError([f"components: {' '.join(absent)} There is nothing to take away"])
+    report = beside("components", request, cases)
+    report.head += absent
+    return report

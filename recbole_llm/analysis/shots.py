@@ -9,13 +9,15 @@ long as their samples.
 
 from __future__ import annotations
 
+from recbole.utils import get_model
+
 from recbole_llm import fit, registry
 from recbole_llm.analysis.common import Case, Outcome, Request, as_values
 from recbole_llm.analysis.report import Report
 from recbole_llm.analysis.sweep import swept
 from recbole_llm.config.values import ConfigError
 from recbole_llm.crm.settings import crm_config
-from recbole_llm.crm.training import load_or_train
+from recbole_llm.crm.training import load_or_train, with_vectors
 from recbole_llm.data.click.rows import labelled_rows
 from recbole_llm.evaluation.labelled_rows import calibrate
 from recbole_llm.evaluation.preparation import prepare_data
@@ -62,10 +64,13 @@ def alone(request: Request, outcome: Outcome) -> dict[str, float]:
     found = {}
     for model in request.models:
         config = request.config(Case(model, model), request.seeds[0])
-        own = crm_config(config)
+        if not get_model(model).needs_crm(config):
+            continue
+        dataset = prepare_data(config)[1]._dataset
+        own = with_vectors(crm_config(config), config, dataset)
         own["test_sample_size"] = config["test_sample_size"]
         trainer, data = fit.build(own)
-        trainer.model.load_state_dict(load_or_train(config, data[0]).model.state_dict())
+        trainer.model.load_state_dict(load_or_train(config, dataset).model.state_dict())
         if registry.protocol(own["protocol"]).labelled:
             calibrate(trainer, data[2], own, False)
         result = trainer.evaluate(data[3], load_best_model=False)

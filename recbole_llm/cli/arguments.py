@@ -52,6 +52,23 @@ def parse_command_line(argv):
     return CommandLine(**values, options=options)
 
 
+def refuse_unread(line, command: str, read=()):
+    """Refuse flags that a command does not read, so that none is given in vain.
+
+    Args:
+        line: a parsed command line.
+        command: what reads it, for the message.
+        read: the flags that it does read, besides --model, --dataset, --config_files and settings.
+
+    Raises:
+        ConfigError: lists them all.
+    """
+    flags = vars(_parser().parse_args([]))
+    read = {"model", "dataset", "config_files", *read}
+    if wrong := [name for name, default in flags.items() if name not in read and getattr(line, name) != default]:
+        raise ConfigError([f"--{name}: {command} does not read it; remove it" for name in wrong])
+
+
 def parse_settings(arguments):
     """{key: value} of arguments --key=value.
 

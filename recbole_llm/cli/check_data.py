@@ -20,7 +20,7 @@ from recbole.data import create_dataset
 from recbole.data import utils as recbole_data
 
 from recbole_llm import registry
-from recbole_llm.cli.arguments import parse_command_line
+from recbole_llm.cli.arguments import parse_command_line, refuse_unread
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.data.field_text import field_texts, shown_names
 from recbole_llm.data.filters import rows_dropped
@@ -186,6 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if set(arguments) & {"-h", "--help"} else 2
     try:
         options = parse_command_line([f"--dataset={arguments[0]}", *arguments[1:]])
+        refuse_unread(options, "data check")
         config = LLMConfig(options.model or "LLaRA", options.dataset, options.config_files, None, options.options)
         lines, errors = check_dataset(config)
     except FAULTS as error:

@@ -8,11 +8,13 @@ import sys
 import traceback
 from logging import getLogger
 
-from recbole_llm.cli.arguments import parse_command_line
+from recbole_llm.cli.arguments import parse_command_line, refuse_unread
 from recbole_llm.cli.leaderboard import is_leaderboard, run_command_line
 from recbole_llm.config.values import ConfigError
 from recbole_llm.quick_start import run_recbole_llm
 from recbole_llm.runtime import distributed
+
+PROCESSES = ("nproc", "ip", "port", "world_size", "group_offset")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
                 raise ValueError("several models are compared in one process: train each by several processes first, "
                                  "then compare, which reads their result files")  # fmt: skip
             return run_command_line(options)
+        refuse_unread(options, "a run of one model", PROCESSES)
         run_recbole_llm(options.model, options.dataset, options.config_files, None, options.options)
         distributed.stop()  # gloo's threads must have ended when the interpreter does, or it may abort
     except (ConfigError, ValueError, FileNotFoundError, FloatingPointError, ImportError, OSError) as error:

@@ -36,7 +36,6 @@ def load_or_train(config, dataset) -> CRM:
     """
     own = crm_config(config)
     _check_same_rows(own, config)
-    logger = getLogger()
     if config["crm_path"]:
         path = Path(config["crm_path"])
         if not path.is_file():
@@ -51,12 +50,17 @@ def load_or_train(config, dataset) -> CRM:
             raise ValueError(f"crm_path={error}; give a file that was written for these settings, or leave crm_path out "
                              "to train the CRM") from error  # fmt: skip
     with distributed.main_first():  # the others then read what it wrote
-        if learns_relevant(config):
-            own[splits.VECTORS] = retriever.keep_vectors(config, dataset)
-        crm = _cached_or_trained(own, dataset, logger)
+        crm = _cached_or_trained(with_vectors(own, config, dataset), dataset, getLogger())
     if len(set(distributed.gather(crm.sha256))) > 1:
         raise ValueError("the processes hold different CRMs: checkpoint_dir must be one folder that all machines see")
     return crm
+
+
+def with_vectors(own, config, dataset) -> LLMConfig:
+    """The CRM's configuration ``own``, which where ``crm_history: relevant`` says where the vectors of the dataset's titles are."""
+    if learns_relevant(config):
+        own[splits.VECTORS] = retriever.keep_vectors(config, dataset)
+    return own
 
 
 def _check_same_rows(own, config) -> None:

@@ -43,9 +43,10 @@ class Stored:
 
     @property
     def other_rules(self) -> str:
-        """What to add where the file's rows were made by other rules than today's; "" where they were not."""
+        """What to add where the file's rows are a sample, or were made by other rules than today's; "" where neither."""
         if (self.record.get("candidates") or {}).get("rows") == ROWS:
-            return ""
+            size = (self.record.get("config") or {}).get("test_sample_size")
+            return "" if size is None else f" (test_sample_size: {size}, which files of one table share)"
         return " (made by an earlier version, which put interactions in order by times of 32 bits: run it again)"
 
     @property

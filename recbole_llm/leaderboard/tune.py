@@ -169,6 +169,7 @@ def _hyperopt_search(space: dict, budget: int, trials: Trials, algorithm: str, s
                 steps[key] = int
 
     def objective(settings: dict) -> dict:
+        settings = {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}  # hyperopt makes tuples of lists
         plain = {key: steps.get(key, lambda v: v)(getattr(v, "item", lambda v=v: v)()) for key, v in settings.items()}
         trial = trials.score(plain)
         if trial["score"] is None:

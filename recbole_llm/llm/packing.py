@@ -3,7 +3,7 @@
 Rows of a *group* rank one candidate list (`users_per_list`), so that their prompts are the same up to the history or the
 user token. A group becomes one sequence: the shared tokens, then each row's own tokens (the rest of its prompt and its
 answer) as a branch that sees the shared ones and itself, at the positions that it would have alone. Per row this gives the
-logits of separate sequences, to rounding.
+logits of separate sequences, to rounding, where no gate differs between a group's rows (:meth:`Packing.gate`).
 """
 
 from __future__ import annotations

@@ -73,7 +73,13 @@ class E4SRec(LLMRecommender):
 
     @torch.no_grad()
     def score_candidates(self, interaction):
-        """Log-probabilities of the candidates ``[B, C]``."""
+        """Log-probabilities of the candidates ``[B, C]``.
+
+        Raises:
+            ValueError: a candidate has no interactions, and so no place in the layer.
+        """
+        if (interaction["candidates"] >= self.n_items).any():
+            raise ValueError("E4SRec scores items that have interactions, by a layer over these; leave the others out of candidates")
         return self.log_probs(interaction).gather(1, interaction["candidates"])
 
     @torch.no_grad()

@@ -59,6 +59,8 @@ def gate_text(model, batch) -> str:
     """The mixing weights of a batch's first row."""
     if getattr(model, "gate_input", None) == "target":
         return "gate: depends on the item asked about (gate_input: target)"
+    if batch[model.ITEM_SEQ].dim() > 2:  # [B, C, L]
+        return "gate: depends on the item asked about (a history for each)"
     gate = model.gate(batch.to(model.device))
     if gate is None:
         return "gate: none, the adapter is the same for every row"

@@ -37,7 +37,13 @@ class LlamaRec(LLMRecommender):
 
     @classmethod
     def answer(cls, tokens, example, position):
-        """The option letter, as it follows the prompt's end, without an end token: the last position predicts it."""
+        """The option letter, as it follows the prompt's end, without an end token: the last position predicts it.
+
+        Raises:
+            ValueError: there are more candidates than letters.
+        """
+        if position >= len(ascii_uppercase):
+            raise ValueError(f"LlamaRec has {len(ascii_uppercase)} option letters and got {len(example.candidates)} candidates; name fewer")
         return tokens.encode(f" {ascii_uppercase[position]}")[-1:]
 
     @classmethod

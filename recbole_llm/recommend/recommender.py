@@ -25,7 +25,7 @@ def find_checkpoint(run: str | os.PathLike) -> Path:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is one of RecBole's own models.
+        ValueError: it is one of RecBole's own models, or one that is not registered here.
     """
     path = Path(run)
     if path.suffix not in (".json", ".pth"):
@@ -35,6 +35,8 @@ def find_checkpoint(run: str | os.PathLike) -> Path:
         raise ValueError(f"{path} is no result file: it names no model; give one, or the run's folder under checkpoint_dir")
     weights = record.get("checkpoint") and path.parent / record["checkpoint"]
     if not is_plugin_model(record["model"]):
+        if record.get("llm"):
+            raise ValueError(f"{path}: {record['model']} is not registered here; first import the module that calls recbole_llm.register with it")
         how = f"load_data_and_model({str(weights)!r}) and" if weights else "a model trained with saved=True, load_data_and_model and"
         raise ValueError(f"{path}: {record['model']} is RecBole's own, no LLM ranks what it finds. Its lists are those of {how} "
                          "recbole.utils.case_study.full_sort_topk; recommend needs a run of an LLM recommender")  # fmt: skip

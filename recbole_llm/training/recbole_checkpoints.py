@@ -123,6 +123,8 @@ def _moved(values, settings):
     Raises:
         ConfigError: the checkpoint fixes one of them, or a value breaks its rule.
     """
+    from recbole.utils import get_model
+
     from recbole_llm.config.rules import RULES
     from recbole_llm.config.values import NON_RESULT_KEYS, ConfigError
 
@@ -131,6 +133,9 @@ def _moved(values, settings):
         raise ConfigError([f"{key}: the checkpoint fixes it; what can be set is {', '.join(sorted(allowed))}" for key in wrong])
     rules = {key: RULES[key] for key in settings if key in RULES}
     if wrong := [f"{key}: {text}, got {settings[key]!r}" for key, (holds, text) in rules.items() if not holds(settings[key])]:
+        raise ConfigError(wrong)
+    check = getattr(get_model(values["model"]), "check_config", lambda final: [])
+    if wrong := [line for line in check(values | settings) if line.partition(":")[0] in settings]:
         raise ConfigError(wrong)
     if "data_path" in settings:  # RecBole's, the folder of datasets
         settings = {**settings, "data_path": os.path.join(settings["data_path"], values["dataset"])}

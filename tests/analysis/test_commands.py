@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from recbole_llm import fit
 from recbole_llm.analysis import common
 from recbole_llm.analysis.__main__ import NAMES, analyse, main
 from recbole_llm.analysis.common import Request
+from recbole_llm.analysis.shots import alone
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.values import ConfigError
 from recbole_llm.crm.settings import crm_config, crm_hash
+from recbole_llm.crm.training import load_or_train, with_vectors
 from recbole_llm.evaluation.preparation import prepare_data
 from tests.analysis.conftest import CLICK
 
@@ -172,3 +175,30 @@ def test_models_without_a_gate_are_refused_before_anything_trains(name, monkeypa
     monkeypatch.setattr("recbole_llm.analysis.common.Request.result", lambda *_, **__: pytest.fail("it trained"))
     assert main([name, "--dataset=ml-100k", "--model=E4SRec"]) == 2
     assert f"{name}: E4SRec has no gate" in capsys.readouterr().err
+
+
+def test_a_part_that_a_model_does_not_have_is_said_and_not_compared(settings, monkeypatch):
+    asked = []
+    monkeypatch.setattr("recbole_llm.analysis.components.beside", lambda name, request, cases: asked.extend(cases) or SimpleNamespace(head=[]))
+    report = analyse("components", Request("tiny", ["LLaRA"], settings=settings(curriculum="none")))
+    assert [case.label for case in asked] == ["LLaRA", "LLaRA@without behaviour tokens", "LLaRA@without tuning"]
+    assert report.head == ["LLaRA has no curriculum with these settings (curriculum: none)."]
+    with pytest.raises(ConfigError, match="nothing to take away"):
+        analyse("components", Request("tiny", ["LLaRA"], settings=settings(curriculum="none", behaviour_tokens="none", epochs=0)))
+
+
+def test_the_line_of_a_recommender_that_reads_retrieved_histories_is_that_of_the_runs(settings):
+    """The DIN behind RecLoRA with `crm_history: relevant`, found again and tested on what it learnt to read."""
+    given = settings(**CLICK, crm_history="relevant")
+    line = alone(Request("tiny", ["RecLoRA"], settings=given), SimpleNamespace(metric="auc"))
+    config = LLMConfig("RecLoRA", "tiny", command_line=given)
+    dataset = prepare_data(config)[1]._dataset
+    own = with_vectors(crm_config(config), config, dataset)
+    trainer, data = fit.build(own)
+    trainer.model.load_state_dict(load_or_train(config, dataset).model.state_dict())
+    expected = trainer.evaluate(data[3], load_best_model=False)["auc"]  # calibration moves no rank
+    assert line == {"DIN": pytest.approx(expected, abs=1e-4)}
+
+
+def test_a_model_that_reads_no_recommender_has_no_line(settings):
+    assert alone(Request("tiny", ["TALLRec"], settings=settings(protocol="ctr")), SimpleNamespace(metric="auc")) == {}

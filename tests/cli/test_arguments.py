@@ -2,8 +2,12 @@
 
 import pytest
 
-from recbole_llm.cli.arguments import parse_command_line
+from recbole_llm.analysis.__main__ import main as analyse
+from recbole_llm.cli.arguments import parse_command_line, refuse_unread
+from recbole_llm.cli.check_data import main as check
+from recbole_llm.cli.main import main as run
 from recbole_llm.config.values import ConfigError, parse_value
+from recbole_llm.reproduce import main as reproduce
 
 
 @pytest.mark.parametrize(
@@ -81,3 +85,19 @@ def test_everything_wrong_is_listed_at_once():
 
 def test_repeating_a_setting_with_the_same_value_is_fine():
     assert parse_command_line(["--seed=1", "--seed=1"]).options == {"seed": 1}
+
+
+def test_flags_that_a_command_does_not_read_are_refused():
+    line = parse_command_line(["--dataset=tiny", "--nproc=2", "--rerun", "--metric=hit@1", "--seeds=2", "--epochs=1"])
+    with pytest.raises(ConfigError) as error:
+        refuse_unread(line, "reproduce", ["seeds"])
+    assert error.value.problems == [f"--{name}: reproduce does not read it; remove it" for name in ("rerun", "metric", "nproc")]
+    refuse_unread(parse_command_line(["--dataset=tiny", "--config_files=a.yaml", "--seeds=2"]), "reproduce", ["seeds"])
+
+
+@pytest.mark.parametrize("main, arguments", [
+    (run, ["--model=Pop", "--dataset=tiny", "--rerun"]), (check, ["tiny", "--rerun"]), (analyse, ["gate", "--dataset=tiny", "--rerun"]),
+    (reproduce, ["ilora", "--dataset=lastfm", "--rerun"]),
+])  # fmt: skip
+def test_every_command_says_so_before_it_starts(main, arguments, capsys):
+    assert main(arguments) == 2 and "--rerun: " in capsys.readouterr().err

@@ -69,3 +69,8 @@ def test_a_small_llm_on_a_cpu_needs_less_of_each():
         config = LLMConfig(model, "ml-100k")
         assert config["llm_path"] == "smollm2-135m" and config["accumulation_steps"] <= 2 and config["epochs"] == 1
         assert config["train_sample_size"] <= 8000 and config["valid_sample_size"] and config["likelihood_over"] == "candidates"
+
+
+def test_models_that_answer_yes_or_no_read_no_user_vector_in_the_prompt_unless_they_say_so():
+    found = {model: make(model, "ml-100k", command_line={"llm_path": "smollm2-135m"})["user_token"] for model in ("LLaRA", "RecLoRA", "TALLRec", "CoLLM")}
+    assert found == {"LLaRA": True, "RecLoRA": False, "TALLRec": False, "CoLLM": True}

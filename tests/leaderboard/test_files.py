@@ -116,3 +116,14 @@ def test_seeds_that_were_resumed_or_ran_elsewhere_stay_in_their_row(tmp_path):
         fake.write_run(tmp_path, "LLaRA", fake.ranks(rng, 50, 1.0), seed, config={"model": "LLaRA", "seed": seed, **more})
     board = build_board(tmp_path, "made-up", "candidates", Options(resamples=50))
     assert board["rows"][0]["seeds"] == [1, 2] and board["left_out"] == []
+
+
+def test_a_sample_of_the_test_rows_beside_all_of_them_is_named(tmp_path):
+    rng = np.random.default_rng(0)
+    whole = fake.write_run(tmp_path, "BPR", fake.ranks(rng, 50, 1.0))
+    part = fake.write_run(tmp_path, "SASRec", fake.ranks(rng, 50, 1.0), sha256="f" * 64, config={"test_sample_size": 50})
+    reason = r"\(test_sample_size: 50, which files of one table share\)"
+    with pytest.raises(ValueError, match=rf"different candidates.*SASRec.seed2020.json {reason}"):
+        build_board(tmp_path, "made-up", "candidates", QUICK)
+    with pytest.raises(ValueError, match=rf"SASRec.*{reason} ranked different candidates"):
+        compare_files(whole, part)

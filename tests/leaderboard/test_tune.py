@@ -128,3 +128,17 @@ def test_hyperopt_searches_with_the_same_budget_and_proposes_the_same_again(runs
     first = list(trained)
     trained.clear()
     assert tune.tune_rows(runs, space).settings == found.settings and trained == [] and len(first) == 3
+
+
+def test_choices_that_are_lists_are_found_again(tiny_data, tiny_llm, tmp_path, monkeypatch):
+    pytest.importorskip("hyperopt")
+    file = tmp_path / "space.yaml"
+    file.write_text("algorithm: random\nbudget: 2\nspaces:\n  Pop: {}\n  NeuMF: {choice: {mlp_hidden_size: [[64, 32], [32, 16]]}}\n")
+    runs = make_plan("Pop,NeuMF", "tiny", None, 1, tiny.settings(tiny_data, tiny_llm, tmp_path))
+    seen = []
+    monkeypatch.setattr(tune.fit, "fit", lambda config, saved=True: seen.append(config["mlp_hidden_size"]) or SimpleNamespace(best_valid_score=0.5))
+    tune.tune_rows(runs, file)
+    first = len(seen)
+    assert first and all(type(value) is list for value in seen)
+    tune.tune_rows(runs, file)
+    assert len(seen) == first

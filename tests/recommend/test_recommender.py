@@ -5,15 +5,18 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 import recbole_llm
 from recbole_llm import run_recbole_llm
 from recbole_llm.__main__ import main
+from recbole_llm.model.explain import gate_text
 from recbole_llm.training.checkpoint_files import _record_hash
 from tests import tiny
 
@@ -267,3 +270,16 @@ def test_benchmark_files_of_ctr_give_users_their_labels_and_ratings(tiny_llm, tm
     assert [(recommender.names.tokens[i], r) for i, r in zip(request.history, request.ratings, strict=True)] == done
     assert request.labels.tolist() == [rating >= 4 for _, rating in done] and len(set(request.labels.tolist())) == 2
     assert np.isfinite(recommender.recommend(users="u3", candidates=["i1"], until="test", show_progress=False)["score"]).all()
+
+
+def test_a_model_that_is_not_registered_here_is_called_so(made, tmp_path):
+    record = json.loads(made().file.read_text())
+    (tmp_path / "other.json").write_text(json.dumps({**record, "model": "TitlesOnly"}))
+    with pytest.raises(ValueError, match="TitlesOnly is not registered here; first import the module"):
+        recbole_llm.load(tmp_path / "other.json")
+
+
+def test_a_gate_that_reads_a_history_for_each_item_is_told_so():
+    model = SimpleNamespace(gate_input="sequence", ITEM_SEQ="item_id_list")
+    batch = {"item_id_list": torch.zeros(1, 8, 5)}
+    assert gate_text(model, batch) == "gate: depends on the item asked about (a history for each)"

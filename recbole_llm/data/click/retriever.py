@@ -144,12 +144,14 @@ def vectors_hash(config, titles: list[str]) -> str:
         from recbole_llm.llm.folder import resolve_path
 
         encoder = resolve_path(config)
-    files = sorted(file for file in Path(encoder).glob("*") if file.suffix in (".safetensors", ".json"))
+    files = sorted(file for file in Path(encoder).rglob("*") if file.suffix in (".safetensors", ".json"))
     digests = []
     for file in files:
         with open(file, "rb") as content:
-            digests.append((file.name, hashlib.file_digest(content, "sha256").hexdigest()))
+            digests.append((file.relative_to(encoder).as_posix(), hashlib.file_digest(content, "sha256").hexdigest()))
     described = [digests or encoder, config["retrieval_encoder"] == "llm", config["title_max_tokens"], titles]
+    if config["retrieval_encoder"] == "llm" and config["llm_random_weights"]:
+        described.append(config["seed"])  # which draws the weights
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 

@@ -172,3 +172,9 @@ def test_missing_item_text_is_named(make):
 def test_vectors_without_direction_are_refused():
     with pytest.raises(ValueError, match="no direction for 1 items, first internal id 2"):
         unit(np.array([[0.0, 0.0], [1.0, 0.0], [np.nan, 1.0]]))
+
+
+def test_vectors_of_random_weights_are_other_vectors(make):
+    hashes = [retriever.vectors_hash(make(**more), ["", "Amber birch"]) for more in (
+        {}, {"llm_random_weights": True}, {"llm_random_weights": True, "seed": 7}, {"seed": 7})]  # fmt: skip
+    assert len(set(hashes)) == 3 and hashes[0] == hashes[3]
