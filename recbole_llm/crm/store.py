@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from recbole_llm.config.loader import LLMConfig
 from recbole_llm.crm.frozen import CRM, general_tables
 from recbole_llm.crm.settings import split_differences
 from recbole_llm.data.fingerprint import split_hash
+from recbole_llm.data.model_kinds import reads_users
 from recbole_llm.runtime.files import whole_file
 
 _TABLES = "tables."  # of a general model in a file of weights
@@ -53,7 +53,7 @@ def _shown(fields: str) -> str:
 def bound_to(model, dataset) -> dict[str, str]:
     """What the rows of a CRM's tables stand for: items, fields, and where its forward takes users or it propagates their vectors, users."""
     found = {"item_tokens": item_tokens_hash(dataset), "fields": fields_of(dataset)}
-    if model.type == ModelType.GENERAL or "user" in inspect.signature(model.forward).parameters:
+    if reads_users(model):
         found["user_tokens"] = _tokens_hash(dataset, dataset.uid_field)
     return found
 
@@ -150,7 +150,7 @@ def read(path: Path, own: LLMConfig, dataset, checked: bool = False) -> CRM:
     except RuntimeError as error:
         raise Damaged(f"{path} does not hold the weights of a {own['model']} with this crm_config "
                       f"({' '.join(str(error).split())[:300]})") from error  # fmt: skip
-    crm = CRM(model, whole, tables=tables)
+    crm = CRM(model.to(own["device"]), whole, tables=tables).to(own["device"])
     crm.seconds = _training_seconds(path.with_suffix(".json"))
     return crm
 
@@ -196,4 +196,4 @@ def from_recbole_checkpoint(path: Path, own: LLMConfig, dataset) -> CRM:
     if differ := split_differences(config, own):
         raise ValueError(f"crm_path={str(path)!r} learned from another split, perhaps from rows that are tested here "
                          f"({'; '.join(differ)}); train it with these settings, or leave crm_path out")  # fmt: skip
-    return CRM(model.cpu(), sha256_of(path))
+    return CRM(model.to(own["device"]), sha256_of(path))

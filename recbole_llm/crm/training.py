@@ -81,7 +81,7 @@ def _cached_or_trained(own: LLMConfig, dataset, logger) -> CRM:
         except store.Damaged as error:
             logger.warning(f"{error}; the CRM is trained again")
     logger.info(set_color("CRM", "pink") + f": training {own['model']} on the full training split")
-    CRM(get_model(own["model"])(own, dataset), "")  # refuses a model that cannot serve, before it is trained
+    CRM(get_model(own["model"])(own, dataset).to(own["device"]), "")  # refuses a model that cannot serve, before it is trained
     start = time.perf_counter()
     fitted = fit.fit(own)
     fitted.trainer.evaluate(fitted.data[2], load_best_model=True)  # puts the best epoch's weights into the model

@@ -59,6 +59,13 @@ class TrainBatches(Sampler[list[Key]]):
         """The share of all training steps done before this batch, in [0, 1)."""
         return (self.epoch * len(self) + batch) / self.total_batches
 
+    def step_share(self, batch: int) -> float:
+        """The share of all optimizer steps that lie before the one that ``batch`` of this epoch belongs to."""
+        width = self.config["accumulation_steps"]
+        steps = -(-len(self) // width)
+        total = self.epochs * steps if self.config["max_steps"] is None else min(self.config["max_steps"], self.epochs * steps)
+        return (self.epoch * steps + batch // width) / total
+
     @property
     def total_batches(self) -> int:
         """Batches of the whole training; ``max_steps`` may end it within an epoch."""
@@ -85,8 +92,9 @@ class TrainBatches(Sampler[list[Key]]):
             if number < self.start_batch:
                 continue
             rows, progress = batches[which], self.progress(number)
+            share = self.step_share(number) if self.config["stages"] else progress  # weights change stages with the step
             drawn = {
-                "hybrid": bool(draws[number] < self.rows.model_class.hybrid_probability(self.config, progress)),
+                "hybrid": bool(draws[number] < self.rows.model_class.hybrid_probability(self.config, share)),
                 "history": progress >= self.config["history_from"],
             }
             if shared:

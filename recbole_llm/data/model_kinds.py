@@ -24,6 +24,11 @@ def reads_ratings(model_class) -> bool:
     return bool(getattr(model_class, "reads_ratings", False))
 
 
+def reads_users(model_class) -> bool:
+    """Whether what the model says of a user comes from an id, and so of known users alone: general models, and forward(user, ...)."""
+    return model_class.type == ModelType.GENERAL or "user" in inspect.signature(model_class.forward).parameters
+
+
 def gives_probabilities(model_class) -> bool:
     """Whether `predict` gives probabilities of label 1: trained on labels, and squashed by a sigmoid."""
     if not reads_labels(model_class):

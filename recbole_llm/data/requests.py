@@ -14,7 +14,7 @@ from recbole.utils import get_model
 from recbole_llm import registry
 from recbole_llm.data.click.wording import note_kind
 from recbole_llm.data.item_names import SHOWN, ItemNames
-from recbole_llm.data.model_kinds import reads_ratings
+from recbole_llm.data.model_kinds import reads_ratings, reads_users
 
 TEST = 2  # place of the test split among train, valid, test
 
@@ -58,6 +58,11 @@ def unsaid(config) -> list[tuple[str, str]]:
     return found
 
 
+def knows_users_by_id(config) -> bool:
+    """Whether a run's CRM says nothing of a user that it has not learnt."""
+    return get_model(config["model"]).needs_crm(config) and reads_users(get_model(config["crm_model"]))
+
+
 class _Rows:
     """A split's rows by user, in order of time. sequences [n, L], lengths [n], targets [n]"""
 
@@ -82,7 +87,7 @@ class Requests:
 
     def __init__(self, config, splits):
         self.config, self.dataset, self._splits = config, splits[0], splits
-        self.unsaid = unsaid(config)
+        self.unsaid, self.by_id = unsaid(config), knows_users_by_id(config)
         self._rows = [_Rows(split) for split in splits]
         interacted = np.zeros(self.dataset.item_num, dtype=bool)
         for rows in self._rows:
@@ -177,6 +182,9 @@ class Requests:
             read, other = zip(*self.unsaid, strict=True)
             raise ValueError(f"{'; '.join(read)}, which a typed history does not say; name users of the dataset, or take a run with "
                              f"{' and '.join(other)}")  # fmt: skip
+        if self.by_id:
+            raise ValueError(f"crm_model: {self.config['crm_model']} knows users by their ids, and none of a typed history; name users of the "
+                             "dataset, or take a run whose crm_model reads histories, such as SASRec")  # fmt: skip
         items = np.array(self.names.find_known(names), dtype=np.int64)
         if not len(items):
             raise ValueError(f"{user!r} has an empty history: name one item at least, by id or by title")

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from recbole_llm import registry
 from recbole_llm.leaderboard import statistics as st
 from recbole_llm.leaderboard.files import Stored
 from recbole_llm.leaderboard.table import ALPHA, Column
@@ -23,6 +24,8 @@ def caveats(column: Column, order: list[int], n_rows: int, groups) -> list[str]:
         found.append(f"rows have different seeds: {listed}. Two rows are compared on the seeds that both have, if any")
     if mixed := _mixed_crms(groups):
         found.append(mixed)
+    if lengths := _history_lengths(groups):
+        found.append(lengths)
     devices = {entry.record.get("device") for group in groups for entry in group}
     if len(devices) > 1:
         found.append("rows ran on different devices, so their seconds do not compare: " + "; ".join(sorted(map(str, devices))))
@@ -40,6 +43,20 @@ def _too_few(column: Column, order: list[int], n_rows: int) -> str:
         f"only {n_rows} test rows: a true difference in {column.name} below about {smallest:.3f} between two neighbouring rows "
         f"would be missed more often than in one of five tables (paired test, p < {ALPHA}, power 0.8, before Holm)"
     )
+
+
+def _history_lengths(groups: list[list[Stored]]) -> str | None:
+    """Which rows, of those that rank what comes next, read longer histories than others."""
+    names: dict[int, list[str]] = {}
+    for group in groups:
+        first = group[0].record
+        length = (first.get("config") or {}).get("MAX_ITEM_LIST_LENGTH")
+        if length is not None and not registry.protocol(first["protocol"]).labelled:
+            names.setdefault(length, []).append(group[0].name)
+    if len(names) < 2:
+        return None
+    texts = [f"{length} by {', '.join(those)}" for length, those in sorted(names.items())]
+    return f"rows may read histories of different lengths ({'; '.join(texts)}); MAX_ITEM_LIST_LENGTH and history_max_len set one for all"
 
 
 def _mixed_crms(groups: list[list[Stored]]) -> str | None:

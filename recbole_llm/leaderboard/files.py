@@ -17,7 +17,6 @@ from recbole_llm.leaderboard.statistics import ranking_values
 from recbole_llm.results.result_file import check_rows, read_result
 
 NOT_RESULTS = (".leaderboard.json", ".failed.json", ".tuning.json")
-ROUNDING = 1.01e-4  # RecBole rounds metrics to four places
 
 
 @dataclass(frozen=True)
@@ -107,6 +106,8 @@ def read_stored(path: str | Path) -> Stored:
 def _check_metrics(path: Path, record: dict, rows: pd.DataFrame) -> None:
     """A file whose metrics do not follow from its rows was edited, or mixed from two runs."""
     ranks = not registry.protocol(record["protocol"]).labelled
+    places = (record.get("config") or {}).get("metric_decimal_place")  # to which RecBole rounds
+    tolerance = 1.01 * 10.0 ** -min(4 if places is None else places, 4)
     if ranks and len(rows) and rows["rank"].min() < 1:
         raise ValueError(f"{path}: ranks count from 1; run the model again")
     for name, value in record["metrics"].items() if len(rows) else ():
@@ -116,7 +117,7 @@ def _check_metrics(path: Path, record: dict, rows: pd.DataFrame) -> None:
             own = labelled_value(name, *(rows[column].to_numpy() for column in ("label", "score", "user_id")))
         else:
             continue
-        if abs(own - value) > ROUNDING:
+        if abs(own - value) > tolerance:
             raise ValueError(f"{path}: {name} is {value} but its rows give {own:.4f}; run the model again")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from recbole_llm import registry
 from recbole_llm.config.known_keys import known_keys, unknown_problems
 from recbole_llm.config.loader import LLMConfig
+from recbole_llm.config.properties import recipe_settings
 from recbole_llm.config.values import ConfigError, parse_value, read_yaml
 from recbole_llm.crm.settings import check_crm
 from recbole_llm.leaderboard.entries import Entry, as_list, parse_entries
@@ -19,6 +20,7 @@ from recbole_llm.leaderboard.reuse import llm_keys
 from recbole_llm.results import result_file
 
 DEFAULT_SEED = 2020
+RECIPES_ROWS = ("load_col", "threshold", "test_sample_size", "n_candidates")  # what a recipe says of rows and columns: for baselines too
 SPEC_KEYS = set("models datasets protocols seeds settings llm baselines reference metric resamples tune".split())
 
 
@@ -98,9 +100,14 @@ def make_plan(
         entries, names[:1], {"settings": settings, "llm": llm or {}, "baselines": baselines or {}}
     )
     for dataset in names:
-        for protocol in as_list(protocols) or ["candidates"]:
+        try:
+            recipe = _of_recipes(entries, dataset, {**settings, **(llm or {})}.get("recipe"))
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        for protocol in as_list(protocols) or recipe.pop("protocol", None) or ["candidates"]:
             for entry in entries:
-                shared = {**settings, **((llm if registry.is_plugin_model(entry.model) else baselines) or {})}
+                shared = {**recipe, **settings, **((llm if registry.is_plugin_model(entry.model) else baselines) or {})}
                 own = {**entry.settings, **((extra or {}).get(entry.name) or {})}
                 try:
                     runs += _runs(entry, dataset, protocol, numbers, shared, own)
@@ -110,6 +117,24 @@ def make_plan(
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return runs
+
+
+def _of_recipes(entries: list[Entry], dataset: str, recipe) -> dict:
+    """What the recipes of a table's LLM rows say of its rows, for all of them, and "protocol": those that they are for.
+
+    Raises:
+        ConfigError: two recipes say different things, or there is none of a model.
+    """
+    found: dict = {}
+    for model in dict.fromkeys(entry.model for entry in entries if registry.is_plugin_model(entry.model)):
+        own = recipe_settings(recipe, model, dataset)
+        for key in RECIPES_ROWS:
+            if key in own and found.setdefault(key, own[key]) != own[key]:
+                raise ConfigError([f"{key}: recipes of {dataset} have {found[key]!r} and {own[key]!r} ({model}); set it for all rows"])
+        if "protocol" in own:
+            found.setdefault("protocol", [])
+            found["protocol"] += [own["protocol"]] if own["protocol"] not in found["protocol"] else []
+    return found
 
 
 def _runs(entry: Entry, dataset: str, protocol: str, seeds: list[int], shared: dict, own: dict) -> list[Run]:

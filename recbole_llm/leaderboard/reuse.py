@@ -32,6 +32,7 @@ def expected(config) -> dict:
         "candidates": rows_sha256(config),
         "llm": provenance.weights_hash(config["llm_path"]) if plugin else None,
         "crm": crm_store.sha256_of(config["crm_path"]) if plugin and config["crm_path"] else None,
+        "latency_rows": config["latency_rows"] or 0,
         "permutations": config["permutations"] or 0 if plugin and registry.protocol(config["protocol"]).among_candidates else 0,
     }
 
@@ -61,6 +62,8 @@ def differences(record: dict, wanted: dict) -> list[str]:
         found.append("the file at crm_path is another")
     elif plugin and not wanted["crm"] and (given := (record.get("config") or {}).get("crm_path")):
         found.append(f"crm_path was {given!r}, is None")
+    if (measured := (record.get("config") or {}).get("latency_rows") or 0) < wanted["latency_rows"]:
+        found.append(f"latency_rows was {measured}, is {wanted['latency_rows']}")
     done = ((record.get("checks") or {}).get("permutations") or {}).get("k", 0)
     if done < wanted["permutations"]:
         found.append(f"permutations: {done} done, {wanted['permutations']} wanted")

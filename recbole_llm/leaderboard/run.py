@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_llm import registry
-from recbole_llm.config.values import ConfigError
+from recbole_llm.config.values import ConfigError, read_yaml
 from recbole_llm.leaderboard import statistics as st
 from recbole_llm.leaderboard.board import Options
 from recbole_llm.leaderboard.contents import load_board
@@ -56,18 +56,22 @@ def run_leaderboard(
         ConfigError: anything wrong in names, variants or settings; nothing has been trained.
     """
     began = time.perf_counter()
-    given = {"models": models, "datasets": datasets, "protocols": protocols, "seeds": seeds}
+    settings = _given(config_file_list, settings)
+    named = {"models": settings.pop("model", None), "datasets": settings.pop("dataset", None), "protocols": settings.pop("protocol", None)}
+    given = {"models": models, "datasets": datasets, "protocols": protocols}
+    given = {key: named[key] if value is None else value for key, value in given.items()} | {"seeds": seeds}
     chosen = _merge(spec, **given, reference=reference, metric=metric, resamples=resamples, tune=tune)
     arguments = (chosen.get("models"), chosen.get("datasets"), chosen.get("protocols"), chosen.get("seeds") or 1)
-    plan = partial(make_plan, *arguments, *_settings(chosen, config_file_list, settings))
+    plan = partial(make_plan, *arguments, *_settings(chosen, settings))
     runs = plan()
     _check_reference(chosen, runs, needed=reference is not None or models is None)
     _check_metric(chosen.get("metric"), {run.protocol for run in runs})
     wanted, found, start = expectations(runs), None, time.perf_counter()
+    _check_rows(runs, wanted)
     if chosen.get("tune"):
         from recbole_llm.leaderboard.tune import tune_rows
 
-        found = tune_rows(runs, chosen["tune"])
+        found = tune_rows(runs, chosen["tune"], rerun)
         runs = plan(extra=found.settings)
         wanted = expectations(runs)
     tuned_seconds = time.perf_counter() - start
@@ -96,17 +100,19 @@ def _merge(spec, **over) -> dict:
     return chosen | given
 
 
-def _settings(chosen: dict, config_file_list, settings: dict | None) -> list[dict]:
-    """Settings for every row, for LLM rows and for baselines: what is given here goes over all of the YAML's.
+def _given(config_file_list, settings: dict | None) -> dict:
+    """What files and arguments set, for every row."""
+    found: dict = {}
+    for file in config_file_list or []:
+        found |= read_yaml(file)
+    return found | (settings or {})
+
+
+def _settings(chosen: dict, given: dict) -> list[dict]:
+    """Settings for every row, for LLM rows and for baselines: what is ``given`` goes over all of the YAML's.
 
     A row's own settings stay above it: they are what the row is named for.
     """
-    from recbole_llm.config.values import read_yaml
-
-    given: dict = {}
-    for file in config_file_list or []:
-        given |= read_yaml(file)
-    given |= settings or {}
     yaml = [dict(chosen.get(group) or {}) for group in ("settings", "llm", "baselines")]
     return [yaml[0] | given, *({k: v for k, v in group.items() if k not in given} for group in yaml[1:])]
 
@@ -116,6 +122,22 @@ def _check_reference(chosen: dict, runs: list[Run], needed: bool) -> None:
     names = list(dict.fromkeys(run.entry.name for run in runs))
     if needed and chosen.get("reference") and chosen["reference"] not in names:
         raise ConfigError([f"reference: {chosen['reference']!r} is not among the rows {', '.join(names)}"])
+
+
+def _check_rows(runs: list[Run], wanted: dict) -> None:
+    """Rows of one table are tested on the same rows and candidates, which is known before anything trains."""
+    problems = []
+    for dataset, protocol in dict.fromkeys((run.dataset, run.protocol) for run in runs):
+        found: dict = {}
+        for run in runs:
+            if (run.dataset, run.protocol) == (dataset, protocol):
+                found.setdefault(wanted[run.path]["candidates"], {})[run.entry.name] = None
+        if len(found) > 1:
+            groups = "; ".join(f"{str(sha256)[:12]}: {', '.join(names)}" for sha256, names in found.items())
+            problems.append(f"{dataset}, {protocol}: rows would be tested on different rows or candidates ({groups}); give what makes them, "
+                            "such as n_candidates, test_sample_size or threshold, for all rows, or make a table of each")  # fmt: skip
+    if problems:
+        raise ConfigError(problems)
 
 
 def _check_metric(metric: str | None, protocols: set[str]) -> None:

@@ -40,8 +40,13 @@ class Tuned:
     failed: dict[str, ValueError] = field(default_factory=dict)
 
 
-def tune_rows(runs: list[Run], file: str | Path) -> Tuned:
+def tune_rows(runs: list[Run], file: str | Path, rerun: bool = False) -> Tuned:
     """Search for every row of a plan, on its first dataset, protocol and seed.
+
+    Args:
+        runs: the plan.
+        file: the search space.
+        rerun: do not reuse trials of an earlier search.
 
     Raises:
         ConfigError: before any trial: bad spaces, rows without one, keys that a model does not know, hyperopt missing.
@@ -70,7 +75,7 @@ def tune_rows(runs: list[Run], file: str | Path) -> Tuned:
     found = Tuned()
     for name, run in first.items():
         try:
-            settings, record = _search(run, spaces[name], space["algorithm"], space["budget"])
+            settings, record = _search(run, spaces[name], space["algorithm"], space["budget"], rerun)
         except AllTrialsFailed as error:  # this row is shown as failed; the others go on
             getLogger().error(str(error))
             found.failed[name] = error
@@ -80,18 +85,19 @@ def tune_rows(runs: list[Run], file: str | Path) -> Tuned:
     return found
 
 
-def _search(run: Run, space: dict, algorithm: str, budget: int) -> tuple[dict, dict]:
+def _search(run: Run, space: dict, algorithm: str, budget: int, rerun: bool) -> tuple[dict, dict]:
     """(best settings, record for the table) of one row."""
     base = {"algorithm": algorithm, "budget": budget}
     if not any(space.values()):
         return {}, base | {"trials": 0, "settings": {}, "valid_score": None}
-    trials = Trials(run)
+    trials = Trials(run, rerun)
     suggest = {"exhaustive": _grid}.get(algorithm, _hyperopt_search)
     suggest(space, budget, trials, algorithm, run.seed)
     scored = [trial for trial in trials.done if trial["score"] is not None]
     if not scored:
         raise AllTrialsFailed(
-            f"tune: every trial of {run.entry.name} failed, the last with: {trials.done[-1]['error']}"
+            f"tune: every trial of {run.entry.name} failed, the last with: {trials.done[-1]['error']} ({trials.path} has them all; "
+            "failed trials are tried again at the next call)"
         )
     best = max(scored, key=lambda trial: trial["score"] if trial["bigger"] else -trial["score"])
     getLogger().info(
@@ -105,17 +111,18 @@ def _search(run: Run, space: dict, algorithm: str, budget: int) -> tuple[dict, d
 
 
 class Trials:
-    """Trials of one row, each kept on disk as soon as it is done; one that was done is not done again."""
+    """Trials of one row, each kept on disk as soon as it is done; one that gave a score is not done again, unless ``rerun``."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, rerun: bool = False):
         self.run = run
         self.path = run.path.with_name(run.path.name.removesuffix(".json") + ".tuning.json")
         identity = json.dumps(reuse.expected(run.config), sort_keys=True, default=str)
         self.identity = hashlib.sha256(identity.encode()).hexdigest()
         self.kept: list[dict] = []
-        if self.path.is_file():
+        if self.path.is_file() and not rerun:
             stored = json.loads(self.path.read_text(encoding="utf-8"))
-            self.kept = stored["trials"] if stored.get("identity") == self.identity else []
+            if stored.get("identity") == self.identity:
+                self.kept = [trial for trial in stored["trials"] if trial["score"] is not None]
         self.done: list[dict] = []
 
     def score(self, settings: dict) -> dict:

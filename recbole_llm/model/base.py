@@ -64,7 +64,7 @@ class LLMRecommender(CandidateScoring, SequentialRecommender):
         out_std = embeddings(some).detach().float().std().item()  # as the LLM sees them: Gemma scales its embeddings
         hidden = embeddings.embedding_dim
         centred = config["projector_form"] == "mlp"  # a linear map starts as the CRM's own inner products
-        self.projector = self._projector(self.crm.item_vectors, hidden, out_std, centred)
+        self.projector = self._projector(self.crm.item_vectors.cpu(), hidden, out_std, centred)
         if config["user_token"]:
             self.user_projector = self._projector(self._user_sample(dataset), hidden, out_std, centred=False)
 
@@ -200,7 +200,7 @@ class LLMRecommender(CandidateScoring, SequentialRecommender):
     @torch.no_grad()
     def _user_sample(self, dataset) -> torch.Tensor:
         """User vectors of up to 1,024 training rows, for the user projector's fixed scale."""
-        return self.crm.user_vectors(dataset.inter_feat[:1024]).cpu()
+        return self.crm.user_vectors(dataset.inter_feat[:1024].to(self.crm.item_vectors.device)).cpu()
 
     def trainable_state(self) -> dict[str, torch.Tensor]:
         """Weights that training changes, by name: what a checkpoint holds."""

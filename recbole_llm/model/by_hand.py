@@ -13,7 +13,7 @@ from recbole.data.interaction import Interaction
 from torch.nn import functional
 
 from recbole_llm.data.click.timelines import timelines_of_lists
-from recbole_llm.data.requests import unsaid
+from recbole_llm.data.requests import knows_users_by_id, unsaid
 from recbole_llm.evaluation.full_ranking import BLOCK
 from recbole_llm.evaluation.full_rows import shown_order
 from recbole_llm.evaluation.rerank import catalogue_scores, top_items
@@ -45,6 +45,8 @@ class HandMade:
         if missing := [name for name in (self.list, self.length) if name not in interaction]:
             raise ValueError(f"the Interaction has no {', '.join(missing)}: a sequential row needs the history as internal item "
                              f"ids [B, L], {self.list}, and its length [B], {self.length}")  # fmt: skip
+        if self.user not in interaction and knows_users_by_id(self.config):
+            raise ValueError(f"the Interaction has no {self.user}, by which crm_model: {self.config['crm_model']} knows users")
         given, lengths = interaction[self.list].cpu().long(), interaction[self.length].cpu().long()
         if len(bad := torch.nonzero((lengths < 1) | (lengths > given.shape[1])).flatten()):
             raise ValueError(f"{self.length}: rows {bad[:5].tolist()} have lengths {lengths[bad[:5]].tolist()}; a history has "

@@ -43,6 +43,8 @@ class Contract:
         """Token ids of the answer that names the candidate at ``position``: its title and the end token."""
         return tokens.answer(example.candidates[position])
 
+    selects_on_test = False  # whether `recipe: released` validates on the test rows, as the authors' code does
+
     @classmethod
     def needs_crm(cls, config) -> bool:
         """Whether a run trains or reads a CRM: for slots and gates, or where the protocol's prompts rank what it retrieves."""

@@ -51,6 +51,8 @@ class E4SRec(LLMRecommender):
         problems, fields = super().check_config(final), final.get("prompt_fields")
         if isinstance(fields, dict) and fields.get("item"):
             problems.append("prompt_fields: E4SRec's prompts hold no titles, so that no item field can stand behind one; name user fields only")
+        if any(isinstance(stage, dict) and stage.get("prompts") == "text" for stage in final.get("stages") or ()):
+            problems.append("stages: E4SRec's prompts hold item vectors and no titles, so that no stage can show text alone; leave prompts out")
         return problems
 
     def log_probs(self, interaction) -> torch.Tensor:

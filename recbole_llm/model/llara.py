@@ -35,7 +35,7 @@ class LLaRA(LLMRecommender):
 
     @classmethod
     def hybrid_probability(cls, config, progress: float) -> float:
-        if config["recipe"] == "released" and config["curriculum"] == "linear":
+        if config["recipe"] == "released" and config["curriculum"] == "linear" and not config["stages"]:
             # The released counter restarts each epoch while its total counts all of them: never above 1 / epochs.
             return (progress * config["epochs"] % 1.0) / config["epochs"]
         return super().hybrid_probability(config, progress)

@@ -43,6 +43,8 @@ class PointwiseLLM(LLMRecommender):
         known = registry.is_protocol(final.get("protocol"))
         if final.get("crm_rows") == "sample" and known and not registry.protocol(final["protocol"]).labelled:
             problems.append(f"crm_rows: sample is for protocol 'ctr', got protocol={final.get('protocol')!r}; use all")
+        if final.get("history_notes") == "ratings" and {"liked", "disliked"} & set(cls.template_fields):
+            problems.append(f"history_notes: {cls.__name__} lists liked and disliked items apart and writes no ratings; remove it, or use likes")
         return problems
 
     @classmethod

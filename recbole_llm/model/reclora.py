@@ -25,6 +25,8 @@ TARGET_AWARE = ("DIN", "DIEN", "RatedDIN")  # sequential models whose representa
 class RecLoRA(PointwiseLLM):
     """Answers whether a user will like an item; its P(Yes) is a click probability and ranks candidates."""
 
+    selects_on_test = True
+
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.gate_input = gate_input(config)
@@ -64,7 +66,7 @@ class RecLoRA(PointwiseLLM):
 
     @classmethod
     def hybrid_probability(cls, config, progress):
-        return 1.0
+        return super().hybrid_probability(config, progress) if config["stages"] else 1.0
 
     # ---- adapter and gate ------------------------------------------------------------------------------------------
 

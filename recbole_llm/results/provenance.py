@@ -33,7 +33,7 @@ _NOT_RUN = ("analysis/", "cli/", "leaderboard/", "results/", "data/convert/", "c
             "recommend/", "reproduce.py", "version.py", "__main__.py")  # fmt: skip
 _WEIGHTS = (".safetensors", ".json", ".model")  # of an LLM's folder: weights, configuration, tokenizer
 _WHOLE = 2**26  # files up to this size are hashed whole
-_PART = 2**20
+_PART, _PARTS = 2**20, 64
 
 
 @lru_cache(maxsize=2)
@@ -86,8 +86,8 @@ def data_files(config) -> dict[str, str]:
 def weights_hash(llm_path: str) -> str | None:
     """sha256 of a local LLM's configuration, tokenizer and weights, or of its GGUF file; None for a hub name, which must do.
 
-    Of a file over 64 MiB only the first and last MiB and the size count: hashing 13 GB would take longer than
-    reading it.
+    Of a file over 64 MiB the size and 64 MiB of it count, spread evenly from the first to the last: hashing 13 GB would take longer
+    than reading it.
     """
     gguf = llm_source.gguf_sha256(llm_path)
     if gguf or short_name_file(llm_path):
@@ -109,7 +109,8 @@ def _file_hash(path: str, size: int, modified: int) -> str:
     with open(path, "rb") as file:
         if size <= _WHOLE:
             return hashlib.file_digest(file, "sha256").hexdigest()
-        digest = hashlib.sha256(str(size).encode() + file.read(_PART))
-        file.seek(-_PART, 2)
-        digest.update(file.read(_PART))
+        digest = hashlib.sha256(str(size).encode())
+        for part in range(_PARTS):
+            file.seek(part * (size - _PART) // (_PARTS - 1))
+            digest.update(file.read(_PART))
         return digest.hexdigest()

@@ -251,3 +251,11 @@ def test_calibration_and_validation_are_said_in_every_format(tmp_path):
     assert frame.loc["SASRec", "calibrated"] == "platt" and frame.loc["SASRec", "valid_hit@1"] == 0.375
     validation = tex.split(r"\end{table}")[1]
     assert "SASRec & 0.3750" in validation and "Pop & --" in validation and tex.count(r"\begin{table}") == 2
+
+
+def test_histories_of_different_lengths_are_warned_about(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, length in (("SASRec", 10), ("E4SRec", 50)):
+        fake.write_run(tmp_path, name, fake.ranks(rng, 50, 1.0), config={"MAX_ITEM_LIST_LENGTH": length})
+    board = build_board(tmp_path, "made-up", "candidates", QUICK)
+    assert any("different lengths (10 by SASRec; 50 by E4SRec)" in warning for warning in board["warnings"])

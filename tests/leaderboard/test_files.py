@@ -127,3 +127,15 @@ def test_a_sample_of_the_test_rows_beside_all_of_them_is_named(tmp_path):
         build_board(tmp_path, "made-up", "candidates", QUICK)
     with pytest.raises(ValueError, match=rf"SASRec.*{reason} ranked different candidates"):
         compare_files(whole, part)
+
+
+def test_metrics_are_compared_with_their_rows_to_the_places_that_recbole_rounds_to(tmp_path):
+    ranks = np.array([1] * 512 + [2] * 488 + [3] * 7)
+    path = fake.write_run(tmp_path, "BPR", ranks, config={"metric_decimal_place": 2})
+    record = json.loads(path.read_text())
+    record["metrics"] = {name: round(value, 2) for name, value in record["metrics"].items()}
+    path.write_text(json.dumps(record))
+    assert read_stored(path).record["metrics"]["hit@1"] == 0.51
+    path.write_text(json.dumps({**record, "config": {}}))
+    with pytest.raises(ValueError, match="but its rows give"):
+        read_stored(path)

@@ -5,6 +5,7 @@ import pytest
 from recbole_llm.cli import leaderboard
 from recbole_llm.cli.arguments import parse_command_line
 from recbole_llm.config.values import ConfigError
+from recbole_llm.leaderboard import plan
 from recbole_llm.leaderboard.entries import parse_entries
 from recbole_llm.leaderboard.plan import make_plan, read_spec, seed_list
 from tests import tiny
@@ -106,3 +107,23 @@ def test_the_shipped_specs_are_plans(tmp_path):
         spec = read_spec(file)
         entries = parse_entries(spec["models"])
         assert entries and spec["datasets"]
+
+
+def test_what_a_recipe_says_of_rows_holds_for_baselines_and_its_protocol_for_the_table(monkeypatch):
+    own = {"protocol": "ctr", "threshold": {"rating": 4}, "test_sample_size": 20, "load_col": {"inter": ["user_id"]}, "epochs": 9}
+    monkeypatch.setattr(plan, "recipe_settings", lambda recipe, model, dataset: own if recipe == "paper" and model == "RecLoRA" else {})
+    asked = []
+    monkeypatch.setattr(plan, "_runs", lambda entry, dataset, protocol, seeds, shared, own: asked.append((entry.name, protocol, shared)) or [])
+    make_plan("DIN,RecLoRA", "tiny", settings={"recipe": "paper", "test_sample_size": 30})
+    rows = {key: own[key] for key in ("threshold", "load_col")} | {"recipe": "paper", "test_sample_size": 30}  # the user's goes over the recipe's
+    assert asked == [("DIN", "ctr", rows), ("RecLoRA", "ctr", rows)]
+    monkeypatch.setattr(plan, "recipe_settings", lambda recipe, model, dataset: {"n_candidates": 20 if model == "LLaRA" else 10})
+    with pytest.raises(ConfigError, match=r"n_candidates: recipes of tiny have 20 and 10 \(iLoRA\); set it for all rows"):
+        make_plan("LLaRA,iLoRA", "tiny", settings={"recipe": "paper"})
+
+
+def test_the_recipe_of_ml_1m_gives_every_row_its_fields_and_labels():
+    settings = {"recipe": "paper", "crm_epochs": 1}
+    din, reclora = make_plan("DIN,RecLoRA", "ml-1m", settings=settings)
+    assert din.protocol == reclora.protocol == "ctr" and din.config["load_col"] == reclora.config["load_col"]
+    assert "user" in din.config["load_col"] and din.config["threshold"] == reclora.config["threshold"] == {"rating": 4}

@@ -10,7 +10,10 @@ import pytest
 import recbole_llm
 from recbole_llm.cli.main import main
 from recbole_llm.config.values import ConfigError
+from recbole_llm.data.fingerprint import ROWS
 from recbole_llm.leaderboard import reuse, run, runner
+from recbole_llm.leaderboard.reuse import differences
+from recbole_llm.leaderboard.run import run_leaderboard
 from recbole_llm.results import result_file
 from tests import tiny
 from tests.leaderboard import fake
@@ -170,7 +173,7 @@ def test_what_is_given_goes_over_a_yamls_groups_but_not_over_a_rows_own_settings
     chosen = run._merge(spec, datasets="tiny")
     shared.pop("epochs")
     for given, wanted in ({}, [8, 30, 3]), ({"epochs": 1}, [1, 30, 1]):
-        groups = run._settings(chosen, None, shared | given)
+        groups = run._settings(chosen, shared | given)
         runs = run.make_plan(chosen["models"], "tiny", None, 1, *groups)
         assert [one.config["epochs"] for one in runs] == wanted
         assert {one.seed for one in runs} == {5 if "seed" not in shared else shared["seed"]}
@@ -231,6 +234,7 @@ WANTED = {
     "llm": "w",
     "crm": "f",
     "permutations": 2,
+    "latency_rows": 0,
 }
 RECORD = {
     "config": CONFIG | {"result_dir": "/elsewhere", "show_progress": True, "gpu_id": "3", "save_steps": 5},
@@ -317,3 +321,31 @@ def test_a_real_board_of_a_baseline_and_an_llm_and_its_reuse(tiny_data, tiny_llm
     assert main(command) == 0
     assert stamps == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "results").glob("*seed*")}
     assert "Bias checks" in capsys.readouterr().out
+
+
+def test_config_files_name_protocol_and_dataset_over_a_spec(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(run, "make_plan", lambda *given, **_: asked.append(given[:3]) or 1 / 0)
+    file = tmp_path / "mine.yaml"
+    file.write_text("protocol: full\ndataset: tiny\n")
+    spec = {"models": ["Pop", "BPR"], "datasets": ["ml-100k"], "protocols": ["candidates"]}
+    for given in ({"config_file_list": [file]}, {"settings": {"protocol": "full", "dataset": "tiny"}}):
+        with pytest.raises(ZeroDivisionError):
+            run_leaderboard(spec=spec, **given)
+    with pytest.raises(ZeroDivisionError):
+        run_leaderboard(spec=spec, protocols="ctr", config_file_list=[file])
+    assert asked == [(["Pop", "BPR"], "tiny", "full")] * 2 + [(["Pop", "BPR"], "tiny", "ctr")]
+
+
+def test_rows_that_would_be_tested_on_other_rows_are_refused_before_anything_trains(tiny_data, tiny_llm, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "run_all", lambda *_: pytest.fail("trained"))
+    rows = ["Pop", {"name": "BPR@few", "model": "BPR", "test_sample_size": 10}]
+    with pytest.raises(ConfigError, match=r"tiny, candidates: rows would be tested on different rows or candidates \(.*: Pop; .*: BPR@few\)"):
+        run_leaderboard(rows, "tiny", settings=tiny.settings(tiny_data, tiny_llm, tmp_path))
+
+
+def test_more_latency_rows_than_were_measured_are_measured():
+    wanted = {"config": {}, "versions": {}, "code": 1, "data": 1, "candidates": "a", "llm": None, "crm": None, "permutations": 0, "latency_rows": 32}
+    record = {"code": 1, "data": 1, "candidates": {"sha256": "a", "rows": ROWS}, "config": {"latency_rows": 0}}
+    assert differences(record, wanted) == ["latency_rows was 0, is 32"]
+    assert not differences({**record, "config": {"latency_rows": 64}}, wanted)

@@ -142,3 +142,23 @@ def test_choices_that_are_lists_are_found_again(tiny_data, tiny_llm, tmp_path, m
     assert first and all(type(value) is list for value in seen)
     tune.tune_rows(runs, file)
     assert len(seen) == first
+
+
+def test_failed_trials_are_tried_again_and_rerun_tries_all(runs, space, trained, monkeypatch):
+    good = tune.fit.fit
+
+    def fit(config, saved=True):
+        if config["embedding_size"] == 32:
+            raise RuntimeError("out of memory")
+        return good(config)
+
+    monkeypatch.setattr(tune.fit, "fit", fit)
+    tune.tune_rows(runs, space)
+    monkeypatch.setattr(tune.fit, "fit", good)
+    trained.clear()
+    assert tune.tune_rows(runs, space).records["BPR", "tiny", "candidates"]["trials"] == 3
+    assert [size for _, size, _ in trained] == [32]
+    tune.tune_rows(runs, space)
+    assert len(trained) == 1
+    tune.tune_rows(runs, space, rerun=True)
+    assert [size for _, size, _ in trained] == [32, 8, 16, 32]

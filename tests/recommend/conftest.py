@@ -10,7 +10,7 @@ import recbole_llm
 from recbole_llm import run_recbole_llm
 from tests import tiny
 
-CRM = {"RecLoRA": {"embedding_size": 8, "mlp_hidden_size": [8]}}
+CRM = {"CoLLM": {"embedding_size": 8}, "RecLoRA": {"embedding_size": 8, "mlp_hidden_size": [8]}}
 
 
 class Made:

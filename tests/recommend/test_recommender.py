@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from recbole.data.interaction import Interaction
 
 import recbole_llm
 from recbole_llm import run_recbole_llm
@@ -283,3 +284,14 @@ def test_a_gate_that_reads_a_history_for_each_item_is_told_so():
     model = SimpleNamespace(gate_input="sequence", ITEM_SEQ="item_id_list")
     batch = {"item_id_list": torch.zeros(1, 8, 5)}
     assert gate_text(model, batch) == "gate: depends on the item asked about (a history for each)"
+
+
+def test_a_typed_history_for_a_recommender_that_knows_users_by_id_is_refused(made):
+    run = made("CoLLM")
+    assert len(run.recommend(users="u3", k=3)) == 3
+    with pytest.raises(ValueError, match="crm_model: BPR knows users by their ids, and none of a typed history"):
+        run.recommend(history=["i1", "i2"], k=3)
+    hand = run.recommender.ranker.hand
+    rows = Interaction({"item_id_list": torch.tensor([[1, 2]]), "item_length": torch.tensor([2])})
+    with pytest.raises(ValueError, match="the Interaction has no user_id, by which crm_model: BPR knows users"):
+        hand.lines(rows)

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from recbole.utils import get_model
 
-from recbole_llm import LLMConfig
+from recbole_llm import ConfigError, LLMConfig
 from recbole_llm.config.stages import stage_at
 from recbole_llm.evaluation.preparation import prepare_data
 from recbole_llm.training.trainer import LLMTrainer
@@ -60,3 +61,24 @@ def test_a_stage_trains_its_own_parts_alone(tiny_data, tiny_llm, tmp_path):
     trainer = Watching(config, get_model("CoLLM")(config, train._dataset))
     trainer.fit(train, valid, show_progress=False)
     assert trainer.moved == {"text": {"adapter"}, "map": {"projector"}}
+
+
+def test_prompts_change_stages_with_the_weights(tiny_data, tiny_llm, tmp_path):
+    """20 batches, 16 to a step: the first step trains the adapter on text alone, the second, of four batches, the map."""
+    own = {"text_history_len": 4, "stages": STAGES, "crm_config": {"train_batch_size": 64, "embedding_size": 8}, "crm_epochs": 1}
+    steps = {"train_sample_size": 20, "train_batch_size": 1, "accumulation_steps": 16}
+    config = LLMConfig("CoLLM", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path, **own, **steps))
+    batches = prepare_data(config)[1].batches
+    assert [key.hybrid for batch in batches for key in batch] == [False] * 16 + [True] * 4
+    assert batches.step_share(15) == 0.0 and batches.step_share(16) == 0.5
+    config["max_steps"] = 1
+    assert batches.step_share(0) == 0.0
+
+
+def test_stages_decide_over_what_a_model_does_without_them():
+    given = {"stages": STAGES, "recipe": "released", "curriculum": "linear", "epochs": 2}
+    for name in ("RecLoRA", "LLaRA", "iLoRA", "CoLLM"):
+        assert [get_model(name).hybrid_probability(given, progress) for progress in (0.2, 0.7)] == [0.0, 1.0]
+    assert get_model("RecLoRA").hybrid_probability({"stages": None}, 0.2) == 1.0
+    with pytest.raises(ConfigError, match="stages: E4SRec's prompts hold item vectors and no titles"):
+        LLMConfig("E4SRec", "ml-100k", config_dict={"stages": STAGES})

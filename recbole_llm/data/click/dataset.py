@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+from recbole.utils import get_model
 
 from recbole_llm import registry
 from recbole_llm.data.click.interactions import interaction_numbers, load_numbered
@@ -41,7 +42,7 @@ class ClickDataset(PromptDataset):
         timelines = build_timelines(data, self)
         for split, places in zip(splits, numbers, strict=True):
             split.timelines, split.numbers = timelines, places
-        if self.config["recipe"] == "released":  # RecLoRA's script selects on the test set
+        if self.config["recipe"] == "released" and get_model(self.config["model"]).selects_on_test:
             splits[1], splits[1].phase = copy.copy(splits[2]), "test"
         return splits
 

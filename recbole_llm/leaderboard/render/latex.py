@@ -72,5 +72,5 @@ def _validation(board: dict) -> list[str]:
         found = [row["valid"].get(name) for name in metrics]
         cells = ["--" if value is None else f"{value:.4f}" for value in found]
         lines.append(" & ".join([_tex(row["name"]), *cells]) + r" \\")
-    caption = f"{_tex(board['dataset'])}: best validation, mean over seeds; LLM rows validate on a sample."
+    caption = f"{_tex(board['dataset'])}: best validation, mean over seeds, each row on its own validation rows."
     return [*lines, r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]
