@@ -1,6 +1,3 @@
-import copy
-
-import pytest
 import torch
 
 from tests.model.contract import ModelContract
@@ -14,9 +11,3 @@ class TestE4SRec(ModelContract):
         found = model.log_probs(batch).exp()
         torch.testing.assert_close(found.sum(1), torch.ones(len(batch)))
         assert not found[:, 0].any()
-
-    def test_an_item_without_interactions_is_refused(self, model, batch):
-        other = copy.deepcopy(batch)
-        other.interaction["candidates"][0, 0] = model.n_items
-        with pytest.raises(ValueError, match="E4SRec scores items that have interactions"):
-            model.score_candidates(other)
