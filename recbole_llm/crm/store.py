@@ -17,7 +17,7 @@ from recbole_llm.config.loader import LLMConfig
 from recbole_llm.crm.frozen import CRM, general_tables
 from recbole_llm.crm.settings import split_differences
 from recbole_llm.data.fingerprint import split_hash
-from recbole_llm.data.model_kinds import reads_users
+from recbole_llm.data.model_kinds import takes_users
 from recbole_llm.runtime.files import whole_file
 
 _TABLES = "tables."  # of a general model in a file of weights
@@ -53,7 +53,7 @@ def _shown(fields: str) -> str:
 def bound_to(model, dataset) -> dict[str, str]:
     """What the rows of a CRM's tables stand for: items, fields, and where its forward takes users or it propagates their vectors, users."""
     found = {"item_tokens": item_tokens_hash(dataset), "fields": fields_of(dataset)}
-    if reads_users(model):
+    if takes_users(model):
         found["user_tokens"] = _tokens_hash(dataset, dataset.uid_field)
     return found
 

@@ -5,6 +5,7 @@ import inspect
 from recbole.utils import InputType, ModelType
 
 WHOLE_CATALOGUE = ("RepeatNet",)  # pointwise by RecBole's input_type, yet its loss reads no labels
+USERS_UNREAD = ("DIN",)  # RecBole's looks up the user's features and leaves them out, as the paper's code does
 UNIFORM = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
 
 
@@ -25,7 +26,12 @@ def reads_ratings(model_class) -> bool:
 
 
 def reads_users(model_class) -> bool:
-    """Whether what the model says of a user comes from an id, and so of known users alone: general models, and forward(user, ...)."""
+    """Whether what the model says of a user comes from an id, and so of known users alone."""
+    return takes_users(model_class) and model_class.__name__ not in USERS_UNREAD
+
+
+def takes_users(model_class) -> bool:
+    """Whether the model is given users: general models, and forward(user, ...)."""
     return model_class.type == ModelType.GENERAL or "user" in inspect.signature(model_class.forward).parameters
 
 
