@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from recbole_llm.leaderboard.board import Options, build_board
+from recbole_llm.leaderboard.published import published
 from recbole_llm.leaderboard.render.html import _lead, render_page
 from tests.leaderboard import fake
 
@@ -137,6 +138,19 @@ def test_it_is_readable_on_a_phone_and_follows_the_dark_scheme(chromium, board, 
     )
     assert dark["overflow"] <= 0  # the table scrolls in its own box, the page does not
     assert dark["paper"] == "rgb(13, 17, 23)" and dark["errors"] == []
+
+
+def test_at_a_real_width_of_390_the_page_does_not_scroll_sideways(chromium, board, tmp_path):
+    """In a frame, since Chromium makes no window below 500; with published numbers, whose table is wide."""
+    (tmp_path / "inner.html").write_text(render_page([{**board, "published": published("ml-100k", "candidates")}]), encoding="utf-8")
+    frame = '<html><head></head><body><iframe id="frame" src="inner.html" style="width:390px;height:900px;border:0"></iframe>'
+    script = "<script>setTimeout(() => { const root = document.getElementById('frame').contentDocument.documentElement;" \
+             " document.body.append('width ' + (root.scrollWidth - root.clientWidth) + ' of ' + root.clientWidth + ' px') }, 4000)</script>"
+    (tmp_path / "outer.html").write_text(frame + script + "</body></html>", encoding="utf-8")
+    flags = [*FLAGS, "--allow-file-access-from-files", "--window-size=600,1000", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run([chromium, *flags, "--dump-dom", (tmp_path / "outer.html").as_uri()], capture_output=True, text=True, timeout=240)
+    over, inner = re.search(r"width (-?\d+) of (\d+) px", done.stdout.rpartition("</script>")[2]).groups()
+    assert int(over) <= 0 and 300 < int(inner) <= 390
 
 
 def test_the_page_asks_nothing_of_the_network_and_escapes_what_it_shows(board):
