@@ -246,6 +246,7 @@ def test_nproc_on_the_command_line_starts_processes(tiny_data, tiny_llm, tmp_pat
 
 
 def command_line(settings):
+    workers.server()  # its processes import the package once, for both
     file = Path("settings.yaml")
     file.write_text(json.dumps({**settings, "epochs": 1, "load_col": settings["load_col"]}))
     arguments = ["--model=LLaRA", "--dataset=tiny", f"--config_files={file}", "--nproc=2"]

@@ -55,7 +55,7 @@ def test_gradient_checkpointing_changes_no_gradient(fresh):
 def test_torch_compile_trains_to_the_same_loss(fresh):
     config, data, model = fresh
     losses = []
-    for backend in (False, "aot_eager"):
+    for backend in (False, "eager"):
         config["torch_compile"] = backend
         each = copy.deepcopy(model).train()
         trainer = trainer_of(config, data, each)

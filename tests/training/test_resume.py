@@ -78,7 +78,7 @@ def outcome(tiny_data, tiny_llm, tmp_path_factory):
     out = tmp_path_factory.mktemp("kills")
     settings = tiny.settings(
         tiny_data, tiny_llm, out, epochs=2, train_sample_size=12, train_batch_size=2, accumulation_steps=2,
-        save_steps=1, valid_sample_size=8, eval_batch_size=40, lora_target_modules=["q_proj", "v_proj"],
+        save_steps=1, valid_sample_size=8, test_sample_size=8, eval_batch_size=40, lora_target_modules=["q_proj", "v_proj"],
         gate_form="noisy", user_token=True, learning_rate=0.01,
     )  # fmt: skip
     workers.run(interrupt, settings, out, folder=out / "work", seconds=1500)
