@@ -74,7 +74,7 @@ def table(board: dict) -> str:
     head = ["rank", "model", "seeds", f"{main} [95%]", f"vs {escaped(board['reference'])} (Holm)", "trained", "s a seed"]
     left = len(board["rows"]) + len(board["failed"]) - len(rows)
     page = f"[docs/leaderboards/](docs/leaderboards/{board['dataset']}.{board['protocol']}.md)"
-    note = f"Mean over seeds [interval over users] ± deviation over seeds; a rank is 1 + the number of rows that are significantly better.\n{page} has every metric"
+    note = f"Mean over seeds [interval over users] ± deviation over seeds; a rank is 1 + the number of rows that are significantly better.\n{page} has more metrics"
     return "\n".join([
         *_wrapped(facts(board)), "", f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(line(row, main) for row in rows), "",
         note + (f" and {left} more rows." if left else "."),

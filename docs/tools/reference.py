@@ -20,6 +20,7 @@ FILES = {  # what each holds, in the order of the layers
     "model/RecLoRA.yaml": "RecLoRA, over those of Yes or No",
     "model/TALLRec.yaml": "TALLRec, over those of Yes or No",
     "model/CoLLM.yaml": "CoLLM, over those of Yes or No",
+    "model/RatedDIN.yaml": "RatedDIN, a recommender",
     "llm/smollm2-135m.yaml": "SmolLM2-135M (`llm_path: smollm2-135m`), over llm.yaml",
 }
 
@@ -96,8 +97,10 @@ def _anchor(file: str, key: str) -> str:
 
 
 def commands() -> str:
-    """Markdown: the usage text of each command."""
-    from recbole_llm.cli import recommend
+    """Markdown: each command's arguments, or its help where it reads settings alone."""
+    from recbole_llm import reproduce
+    from recbole_llm.analysis.__main__ import __doc__ as analysis
+    from recbole_llm.cli import check_data, completion, recommend
     from recbole_llm.cli.arguments import _parser as run_parser
     from recbole_llm.data.convert.__main__ import _parser as convert_parser
     from recbole_llm.leaderboard.__main__ import _parser as leaderboard_parser
@@ -108,7 +111,13 @@ def commands() -> str:
         "leaderboards": ("`recbole-llm report` and `recbole-llm compare`", leaderboard_parser()),
         "convert": ("`python -m recbole_llm.data.convert`", convert_parser()),
     }
-    return "\n\n".join(f"## {title}\n\n{_options(parser)}" for title, parser in found.values())
+    texts = {
+        "recbole-llm data check": check_data.__doc__, "recbole-llm analysis": analysis, "recbole-llm reproduce": reproduce.__doc__,
+        "recbole-llm completion": completion.__doc__,
+    }  # fmt: skip
+    parts = [f"## {title}\n\n{_options(parser)}" for title, parser in found.values()]
+    parts += [f"## `{command}`\n\n```text\n{text.strip()}\n```" for command, text in texts.items()]
+    return "\n\n".join(parts)
 
 
 def _options(parser: argparse.ArgumentParser) -> str:

@@ -64,10 +64,6 @@ class RecLoRA(PointwiseLLM):
             problems.append(f"gate_input: {cls.__name__} takes auto, target or sequence, got {gate!r}")
         return problems
 
-    @classmethod
-    def hybrid_probability(cls, config, progress):
-        return super().hybrid_probability(config, progress) if config["stages"] else 1.0
-
     # ---- adapter and gate ------------------------------------------------------------------------------------------
 
     def adapter_config(self) -> LoraConfig:

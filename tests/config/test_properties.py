@@ -37,7 +37,7 @@ def test_the_defaults_are_the_papers(model):
         assert config["num_experts"] == 16 and config["gate_temperature"] == 5
         return
     assert found == [8, 32, 0.1, 8e-4, 5, None] and batch == 128 and config["lora_target_modules"] == "all-linear"
-    assert config["train_batch_size"] == 8 and config["curriculum"] == "linear" and config["projector_lr_scale"] == 1
+    assert config["train_batch_size"] == 8 and config["curriculum"] == ("none" if model == "iLoRA" else "linear") and config["projector_lr_scale"] == 1
     assert config["warmup_ratio"] == 0.05 and config["min_lr_ratio"] == 0.01
     if model == "iLoRA":
         assert config["num_experts"] == 4 and config["router_lr_scale"] == 0.3

@@ -79,6 +79,7 @@ def test_stages_decide_over_what_a_model_does_without_them():
     given = {"stages": STAGES, "recipe": "released", "curriculum": "linear", "epochs": 2}
     for name in ("RecLoRA", "LLaRA", "iLoRA", "CoLLM"):
         assert [get_model(name).hybrid_probability(given, progress) for progress in (0.2, 0.7)] == [0.0, 1.0]
-    assert get_model("RecLoRA").hybrid_probability({"stages": None}, 0.2) == 1.0
+    for curriculum, expected in (("none", 1.0), ("linear", 0.2)):
+        assert get_model("RecLoRA").hybrid_probability({"stages": None, "curriculum": curriculum}, 0.2) == expected
     with pytest.raises(ConfigError, match="stages: E4SRec's prompts hold item vectors and no titles"):
         LLMConfig("E4SRec", "ml-100k", config_dict={"stages": STAGES})
