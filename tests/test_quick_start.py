@@ -106,6 +106,24 @@ def test_two_runs_with_one_seed_are_equal(results, tiny_data, tiny_llm, tmp_path
     assert rows(again) == rows(results["iLoRA"]) and again["test_result"] == results["iLoRA"]["test_result"]
 
 
+@pytest.mark.parametrize("model, protocol", [("LLaRA", "candidates"), ("RecLoRA", "ctr")])
+def test_columns_of_other_names_give_the_same_rows(model, protocol, tiny_llm, tmp_path):
+    found = []
+    for names in ({}, {"user_id": "uid", "item_id": "movie", "rating": "stars", "timestamp": "when"}):
+        data = tiny.write_dataset(tmp_path / f"data{len(names)}")
+        for file in data.glob("tiny/*"):
+            head, _, lines = file.read_text().partition("\n")
+            for name, other in names.items():
+                head = head.replace(f"{name}:", f"{other}:")
+            file.write_text(f"{head}\n{lines}")
+        keys = {"USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "RATING_FIELD": "rating", "TIME_FIELD": "timestamp"}
+        more = {key: names.get(name, name) for key, name in keys.items()} | {"eval_args": {"split": {"RS": [0.6, 0.2, 0.2]}}, "protocol": protocol}
+        settings = tiny.settings(data, tiny_llm, tmp_path / f"out{len(names)}", train_sample_size=16, **more)
+        settings |= {"load_col": {"inter": [more[key] for key in keys]}, "crm_config": {} if protocol == "ctr" else settings["crm_config"]}
+        found.append(rows(run_recbole_llm(model, "tiny", config_dict=settings)))
+    assert found[0] == found[1] and len(found[0]) >= 40
+
+
 def test_plain_recbole_runs_and_reloads_a_plugin_model(tiny_data, tiny_llm, tmp_path, monkeypatch):
     from recbole.quick_start import load_data_and_model, run_recbole
 

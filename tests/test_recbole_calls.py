@@ -85,6 +85,30 @@ def test_users_without_a_row_and_a_k_above_the_catalogue_are_named(trained):
         full_sort_topk(torch.tensor([1]), model, test, 62)
 
 
+@pytest.mark.parametrize(
+    "users, k, complaint",
+    [([], 5, "uid_series is empty"), (["u3"], 5, "holds 'u3', and internal user ids are wanted: dataset.token2id"), ([1], 3.0, "k=3.0"),
+     (1, 55, "k=55: a user's history leaves 5[0-4] of the 60 items")],
+)  # fmt: skip
+def test_users_and_counts_of_another_kind_are_named(trained, users, k, complaint):
+    _, model, _, test, _ = trained("LLaRA", "candidates")
+    with pytest.raises(ValueError, match=complaint):
+        full_sort_topk(users, model, test, k)
+
+
+def test_case_studies_hide_what_the_cut_history_does_not_hold(tiny_data, tiny_llm, tmp_path):
+    """Histories of up to eight items, of which models read three."""
+    given = settings(tiny_data, tiny_llm, tmp_path, protocol="full", rerank_n=12, MAX_ITEM_LIST_LENGTH=3, history_max_len=3)
+    fitted = fit.fit(LLMConfig("LLaRA", "tiny", config_dict=given))
+    fitted.trainer.evaluate(fitted.data[3])
+    ranks, test, model = fitted.trainer.eval_collector.rows().rank, fitted.data[3], fitted.trainer.model
+    users = torch.from_numpy(fitted.data[0].token2id("user_id", test.full_rows.users.tolist()))
+    scores = full_sort_scores(users, model, test)
+    targets = torch.from_numpy(fitted.data[0].token2id("item_id", test.full_rows.items.tolist()))
+    assert (1 + (scores > scores.gather(1, targets[:, None])).sum(1)).tolist() == ranks.tolist()
+    assert scores.isinf().sum(1).max() > 1 + 3 + 1
+
+
 @pytest.mark.parametrize("text, found", [("", None), ("a: [1", "bad.yaml: not readable as plain YAML"), ("- a", "bad.yaml: must hold 'key: value'")])
 def test_config_files_of_plain_recbole_are_named(text, found, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["script.py"])

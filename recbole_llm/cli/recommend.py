@@ -39,24 +39,38 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options, asked: dict, settings: dict) -> None:
+    from recbole_llm.data.item_names import UnknownNameError
     from recbole_llm.recommend.recommender import load
 
     recommender = load(options.run, options.trust_remote_code, **settings)
+    try:
+        found = recommender.explain(**asked) if options.explain else recommender.recommend(**asked)
+    except UnknownNameError as error:
+        raise UnknownNameError("; ".join([str(error), *_separated(options)])) from None
     if options.explain:
-        text = recommender.explain(**asked)
         if options.out:
-            write_text(options.out, text + "\n")
-        print(f"written to {options.out}" if options.out else text)
+            write_text(options.out, found + "\n")
+        print(f"written to {options.out}" if options.out else found)
         return
-    frame = recommender.recommend(**asked)
     if options.out:
         with whole_file(options.out) as aside:
-            frame.to_csv(aside, index=False)
-        print(f"{len(frame)} rows in {options.out}")
+            found.to_csv(aside, index=False)
+        print(f"{len(found)} rows in {options.out}")
         return
-    for user, rows in frame.groupby("user", sort=False):
+    for user, rows in found.groupby("user", sort=False):
         shown = rows.drop(columns="user").astype(object).where(rows.drop(columns="user").notna(), "")
         print(f"\n{user}\n{tabulate(shown, headers='keys', showindex=False, disable_numparse=False)}")
+
+
+def _separated(options) -> list[str]:
+    """Which options were taken apart at their separators, and how a name that holds one is written."""
+    told = ["--user is separated by commas: write an id that holds one to a file, --users=FILE"] if any("," in text for text in options.user) else []
+    told += [
+        f"--{name} is separated by |: name an item whose title holds one by its id"
+        for name in ("history", "candidates", "exclude")
+        if any("|" in text for text in getattr(options, name))
+    ]
+    return told
 
 
 def _items(given: list[str]) -> list[str] | None:

@@ -3,11 +3,15 @@
 All problems are found at once, before anything runs.
 """
 
+from math import inf
+from numbers import Real
+
 from recbole.evaluator import metric_types
 
 from recbole_llm.config.known_keys import hint
 from recbole_llm.config.rules import RULES
 
+LEFT_OUT = ("valid_and_test", "valid_only", "test_only")  # what RecBole's LS knows
 PICKLES = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")
 
 
@@ -49,6 +53,33 @@ def metric_problems(final):
     return problems
 
 
+def split_problems(eval_args):
+    """Lines for a split, an order or a grouping that RecBole does not know, and for shares that cannot be; what is left open is no problem."""
+    order, problems = eval_args.get("order", "TO"), []
+    if order not in ("RO", "TO"):
+        problems.append(f"eval_args: order is {order!r} and must be 'TO', by time, or 'RO', at random")
+    if "split" not in eval_args:
+        return problems
+    split, group = eval_args["split"], eval_args.get("group_by")
+    if not isinstance(split, dict) or len(split) != 1 or not set(split) <= {"LS", "RS", "TS"}:
+        one = "{LS: valid_and_test}, {RS: [0.8, 0.1, 0.1]} or {TS: [0.8, 0.1, 0.1]}"
+        return [*problems, f"eval_args: split is {split!r} and must say one way to split: {one}"]
+    ((kind, value),) = split.items()
+    if kind == "LS" and value not in LEFT_OUT:
+        problems.append(f"eval_args: split LS is {value!r} and must be one of {', '.join(map(repr, LEFT_OUT))}")
+    if kind == "RS" and not (are_shares(value) and sum(value) > 0):
+        problems.append(f"eval_args: split RS is {value!r} and must be the shares of training, validation and test rows, none below 0 and not all 0, "
+                        "e.g. [0.8, 0.1, 0.1]")  # fmt: skip
+    if kind == "RS" and group != "user" and str(group).lower() != "none":
+        problems.append(f"eval_args: group_by is {group!r} and must be 'user', or null to split all rows at once")
+    return problems + time_split_problems(eval_args)
+
+
+def are_shares(value):
+    """Whether it lists three numbers that rows can be divided by; RecBole divides them by their sum."""
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(share, Real) and 0 <= share < inf for share in value)
+
+
 def time_split_problems(eval_args):
     """Lines for a split by a boundary in time (`TS`) whose rows are in no order of time, or whose shares are not three."""
     split, order = eval_args.get("split"), eval_args.get("order")
@@ -57,8 +88,7 @@ def time_split_problems(eval_args):
     problems, shares = [], split["TS"]
     if order != "TO":
         problems.append(f"eval_args: split TS with order {order!r}: RecBole would hand out shuffled rows by the times of others; set order: TO")
-    numbers = isinstance(shares, list) and all(isinstance(share, (int, float)) and share >= 0 for share in shares)
-    if not numbers or len(shares) != 3 or not shares[0] + shares[1] > 0:
+    if not are_shares(shares) or not shares[0] + shares[1] > 0:
         problems.append(f"eval_args: split TS is {shares!r} and must be the shares of training, validation and test rows, e.g. [0.8, 0.1, 0.1]")
     return problems
 

@@ -16,6 +16,7 @@ from recbole.utils import InputType, get_model
 
 from recbole_llm import registry
 from recbole_llm.config import checks
+from recbole_llm.config.columns import column_problems
 from recbole_llm.config.known_keys import known_keys, unknown_problems
 from recbole_llm.config.values import ConfigError, SafeLoader, parse_value, read_yaml
 
@@ -150,7 +151,8 @@ def check_and_complete(config, final):
         _complete(protocol, final, given, config.model_class, set_by_user)
         problems += checks.metric_problems(final)
         if final.get("benchmark_filename") is None:  # files as they are split have no boundary
-            problems += checks.time_split_problems(final["eval_args"])
+            problems += checks.split_problems(final["eval_args"])
+        problems += column_problems(final, config.dataset)
     except Exception:  # a bad value may end it; that value is among the problems
         if not problems:
             raise

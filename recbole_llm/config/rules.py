@@ -4,6 +4,7 @@ Pairs, no pydantic model: they judge what several layers were merged to, RecBole
 """
 
 import re
+from numbers import Real
 
 from recbole_llm import registry
 from recbole_llm.config.stages import stages_hold
@@ -53,6 +54,16 @@ def is_interval(value):
     return True
 
 
+def is_threshold(value):
+    """Whether it names one column and a number."""
+    return isinstance(value, dict) and len(value) == 1 and all(isinstance(least, Real) for least in value.values())
+
+
+def is_names(value):
+    """Whether it is a list of names: RecBole adds it to a list of its own."""
+    return isinstance(value, list) and all(isinstance(name, str) and name for name in value)
+
+
 def is_templates(value):
     """Whether it is a list of strings."""
     return isinstance(value, list) and all(isinstance(template, str) for template in value)
@@ -76,6 +87,7 @@ def is_field_words(value):
 
 
 INTERVAL = (is_interval, "must be an interval such as '[5,inf)', or several, '(0,1];[3,4)'")
+ALIASES = optional((is_names, "must be a list of columns, e.g. [item_id_list]"))
 POSITIVE, COUNT, FLAG = integer(1), integer(0), choice(True, False)
 TEXT, SETTINGS, RATIO = of_type("a string", str), of_type("a mapping", dict), number(0, 1)
 SAMPLE = optional(
@@ -102,6 +114,12 @@ RULES = {
             "must be a mapping of number columns to intervals and of token columns to lists, e.g. {rating: '[3,inf)', genre: [war]}",
         )
     ),
+    "rm_dup_inter": optional(choice("first", "last")),
+    "alias_of_user_id": ALIASES,
+    "alias_of_item_id": ALIASES,
+    "alias_of_entity_id": ALIASES,
+    "alias_of_relation_id": ALIASES,
+    "threshold": optional((is_threshold, "must name one column and its least liked value, a number, e.g. {rating: 4}")),
     "use_gpu": FLAG,
     "variant": optional(TEXT),
     "latency_rows": COUNT,

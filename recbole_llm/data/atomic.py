@@ -17,6 +17,7 @@ from recbole_llm.data.records import lines_of, values_of
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 _SEPARATORS = ("\t", ",", ";", "|", "::", " ")
+_DATES = pd.Timestamp("1677-09-22", tz="UTC"), pd.Timestamp("2262-04-11", tz="UTC")  # as far as 64 bits of nanoseconds reach
 _NO_NUMBER = frozenset({"", "nan", "na", "n/a", "null", "none"})  # ways to write an empty cell of a number column
 
 
@@ -54,8 +55,10 @@ class Table:
             )
         return values
 
-    def times(self, field: str) -> np.ndarray:
+    def times(self, field: str) -> np.ndarray | pd.arrays.IntegerArray:
         """As `floats`, for the column of times, which may also hold ISO 8601 dates: they become seconds since 1970.
+
+        Integers beyond 2^53, of which float64 holds not all, stay integers (pandas' Int64, in which a cell can be empty).
 
         Raises:
             ValueError: a cell holds neither, or numbers and dates are mixed; names file, line and value.
@@ -63,15 +66,18 @@ class Table:
         text = self.columns[field]
         values, bad = _parse(text)
         if bad is None:
-            return values
-        dates = pd.to_datetime(pd.Series(text, dtype=object), format="ISO8601", utc=True, errors="coerce")
-        wrong = np.flatnonzero(dates.isna() & ~pd.Series(text, dtype=object).str.strip().str.lower().isin(_NO_NUMBER))
+            integers = _integers(text) if (np.abs(values) > 2**53).any() else None
+            return values if integers is None else integers
+        cells = pd.Series(text, dtype=object)
+        dates = pd.to_datetime(cells, format="ISO8601", utc=True, errors="coerce")
+        dates = dates.where(cells.str.match(r"\s*\d") & dates.between(*_DATES))  # to pandas "now" is a date, and so is one of 9999
+        wrong = np.flatnonzero(dates.isna() & ~cells.str.strip().str.lower().isin(_NO_NUMBER))
         if len(wrong):
             bad = bad if bad in wrong or 2 * len(wrong) > len(text) else int(wrong[0])  # of two kinds, the rarer
             raise ValueError(
                 f"{self.where(bad)}: {field} is {text[bad]!r}; interactions are put in order by numbers (seconds since "
-                f"1970), or all by ISO dates (2018-09-01, 2018-09-01T12:30:00): rewrite the column, or name another "
-                f"one with TIME_FIELD"
+                f"1970), or all by ISO dates (2018-09-01, 2018-09-01T12:30:00) from 1677-09-22 to 2262-04-11: rewrite the "
+                f"column, or name another one with TIME_FIELD"
             )
         logging.getLogger().info(f"{self.path}: the dates in {field} are read as seconds since 1970")
         return ((dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(dtype=np.float64)
@@ -91,6 +97,15 @@ def _parse(text: list[str]) -> tuple[np.ndarray | None, int | None]:
     return (None, int(infinite[0])) if len(infinite) else (values, None)
 
 
+def _integers(text: list[str]) -> pd.arrays.IntegerArray | None:
+    """Integers as they are written, NA where a cell is empty; None where one is no integer or too large to subtract in int64."""
+    try:
+        values = [None if value.strip().lower() in _NO_NUMBER else int(value) for value in text]
+    except ValueError:
+        return None
+    return pd.array(values, dtype="Int64") if all(value is None or abs(value) < 2**62 for value in values) else None
+
+
 def _is_number(value: str) -> bool:
     try:
         return not np.isinf(float(value))
@@ -102,18 +117,21 @@ def read_header(path, separator: str = "\t", encoding: str | None = None) -> dic
     """Return the columns of an atomic file, field -> type (None where the header gives none).
 
     Raises:
-        ValueError: the file has no header, its columns are separated by something else, or two have one name.
+        ValueError: the file has no header, its columns are separated by something else, two have one name, or there is no
+            such encoding.
     """
     path, encoding = Path(path), encoding or "utf-8"
     try:
         with open(path, encoding=encoding) as lines:
             header = lines.readline().removesuffix("\n")
-    except UnicodeError:
-        header = lines_of(path, encoding)[0]  # names the byte
+    except (UnicodeError, LookupError):
+        header = lines_of(path, encoding)[0]  # names the byte, or the encoding
     return _fields(header.removeprefix("\ufeff"), path, separator)
 
 
 def _fields(header: str, path: Path, separator: str) -> dict[str, str | None]:
+    if not separator:
+        raise ValueError(f"{path}: field_separator is {separator!r}; set it to what stands between the columns, e.g. \"\\t\" or \",\"")
     if not header.strip():
         raise ValueError(f"{path} is empty; its first line must be a header such as user_id:token<TAB>item_id:token")
     names = _split_quoted(header, separator)
@@ -155,7 +173,8 @@ def read_table(path, separator: str = "\t", encoding: str | None = None, wanted=
         wanted: a function that is given the header (field -> type) and returns the fields to keep; None for all.
 
     Raises:
-        ValueError: the file is not text in `encoding`, or a line does not fit the header; names file and line.
+        ValueError: the file is not text in `encoding`, `separator` is empty, or a line does not fit the header; names file
+            and line.
     """
     path = Path(path)
     lines = lines_of(path, encoding or "utf-8")

@@ -7,9 +7,10 @@ import pandas as pd
 import torch
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_llm.data.atomic import read_header
+from recbole_llm.data.atomic import read_header, read_table
 
 _LIST_SEPARATORS = (",", ";", "|", "/", "::", "\t", " ")
+_AROUND = " []()\"'"  # what stands around ids in lists that a program printed
 _PLACE = "place_in_files"  # a column of their own for the time that benchmark files are built from
 
 
@@ -55,30 +56,53 @@ def histories_loaded(dataset) -> bool:
 
 
 def check_history_lists(dataset) -> None:
-    """Refuse history lists that are not loaded, or written with another separator than `seq_separator`.
+    """Refuse history lists that are not loaded, or written otherwise than as ids with `seq_separator` between them.
 
     Raises:
-        ValueError: a list is not; names it, and the separator that splits it into known items.
+        ValueError: a list is not; names file, line and list, and what makes known items of it.
     """
     field = dataset.iid_field + dataset.config["LIST_SUFFIX"] if dataset.iid_field else None
     frame = dataset.inter_feat
     if dataset.benchmark_filename_list is not None and field in (dataset.config["alias_of_item_id"] or ()):
         if not histories_loaded(dataset):
             raise ValueError(f"{dataset.dataset_name}: alias_of_item_id names {field}, which the files lack; leave it out")
-    if field not in frame or dataset.iid_field not in frame or dataset.field2type[field] != FeatureType.TOKEN_SEQ:
+    if frame is None or field not in frame or dataset.iid_field not in frame or dataset.field2type[field] != FeatureType.TOKEN_SEQ:
         return
-    known = set(frame[dataset.iid_field])
-    for token in pd.unique(np.concatenate([frame[field].iloc[0][:0].astype(object), *frame[field]]).astype(object)):
-        if token in known:
-            continue
-        for mark in _LIST_SEPARATORS:
-            if mark in token and not known.isdisjoint(part.strip() for part in token.split(mark)):
-                row = next(row for row, value in enumerate(frame[field]) if token in value)
-                raise ValueError(
-                    f"{dataset.dataset_name}: {field} of interaction {row + 1} holds {token[:80]!r} as one item; the list "
-                    f"seems to be separated by {mark!r} and seq_separator is {dataset.config['seq_separator']!r}: set "
-                    f"seq_separator: {mark!r}"
-                )
+    own, targets = dataset.config["seq_separator"], set(frame[dataset.iid_field])
+    listed = pd.unique(np.concatenate([frame[field].iloc[0][:0].astype(object), *frame[field]]).astype(object))
+    seen = targets.union(listed)
+    for token in listed:
+        remedy = None if token in targets else _remedy(token, targets, seen, own)
+        if remedy:
+            where, value = _first_list(dataset, field, token)
+            raise ValueError(
+                f"{where}: {field} is {value[:80]!r}, of which {token[:80]!r} would be one item; its ids are split at "
+                f"seq_separator {own!r}: {remedy}"
+            )
+
+
+def _remedy(token: str, targets: set[str], seen: set[str], own: str) -> str | None:
+    """What to do about a part of a list that is several known ids, or one with marks around it; None where it is neither."""
+    plain = f"write each list as ids with {own!r} between them, without brackets, quotes or spaces around them"
+    for mark in _LIST_SEPARATORS:
+        parts = [part.strip(_AROUND) for part in token.strip().split(mark)]
+        if len(parts) > 1 and (not targets.isdisjoint(parts) or sum(part in seen for part in parts) > 1):
+            return plain if token.strip().strip(_AROUND) != token.strip() else f"set seq_separator: {mark!r}"
+    bare = token.strip(_AROUND + ",;")
+    return plain if bare != token and bare in seen else None
+
+
+def _first_list(dataset, field: str, token: str) -> tuple[str, str]:
+    """(file and line, list as it is written) of the first list that has this part."""
+    config = dataset.config
+    names = [f".{name}" for name in dataset.benchmark_filename_list or ()] or [""]
+    for name in names:
+        file = Path(config["data_path"]) / f"{dataset.dataset_name}{name}.inter"
+        table = read_table(file, config["field_separator"], config["encoding"], lambda types: [field])
+        for row, value in enumerate(table.columns[field]):
+            if token in value.split(config["seq_separator"]):
+                return table.where(row), value
+    return dataset.dataset_name, token  # the files have changed since
 
 
 def histories_from_files(dataset) -> None:

@@ -122,6 +122,8 @@ def reduced_config(config):
         if extra := _filter_columns(config, suffix):
             load[suffix] = [config[key], *extra]
     reduced["load_col"] = load
+    for alias in ("alias_of_user_id", "alias_of_item_id"):
+        reduced[alias] = [name for name in config[alias] or () if name in load["inter"]] or None
     reduced["normalize_field"] = [
         name for name in config["normalize_field"] or () if name == config["TIME_FIELD"]
     ] or None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,15 @@ from recbole_llm.data.field_text import field_texts
 from recbole_llm.data.item_text import clean_title, load_titles, read_titles
 
 SHOWN = 5  # names in a message
+
+
+class UnknownNameError(ValueError):
+    """Users or items are named whom nobody knows."""
+
+
+def alike(text: str) -> str:
+    """What a title is found by: upper and lower case, and composed and decomposed accents, are one."""
+    return unicodedata.normalize("NFC", text.casefold())
 
 
 class ItemNames:
@@ -42,33 +52,32 @@ class ItemNames:
         self._by_token = {token: i for i, token in enumerate(self.tokens) if i}
         self._by_title: dict[str, list[int]] = {}
         for i, title in enumerate(self.titles[1:], start=1):
-            self._by_title.setdefault(title.casefold(), []).append(i)
+            self._by_title.setdefault(alike(title), []).append(i)
 
     def find(self, name) -> int:
         """Internal id of an item named by its id or its title, upper and lower case alike.
 
         Raises:
-            ValueError: nothing is called so (the nearest names are given), or several items share the title.
+            UnknownNameError: nothing is called so; the nearest names are given.
+            ValueError: several items share the title.
         """
         name = str(name).strip()
         if name in self._by_token:
             return self._by_token[name]
-        same = self._by_title.get(name.casefold(), [])
+        same = self._by_title.get(alike(name), [])
         if len(same) > 1:
             raise ValueError(f"{len(same)} items are called {name!r}: name one by its id, {', '.join(self.tokens[i] for i in same)}")
         if not same:
             near = ", ".join(self._near(name))
-            raise ValueError(f"no item is called {name!r}, by id or by title{f'; did you mean {near}?' if near else ''}")
+            raise UnknownNameError(f"no item is called {name!r}, by id or by title{f'; did you mean {near}?' if near else ''}")
         return same[0]
 
     def find_all(self, names) -> list[int]:
         """`find` of several.
 
         Raises:
-            ValueError: some are not found; tells of the first five.
+            UnknownNameError: some are not found; tells of the first five.
         """
-        if isinstance(names, str):
-            raise ValueError(f"items are given as a list, got {names!r}")
         found, problems = [], []
         for name in names:
             try:
@@ -77,7 +86,7 @@ class ItemNames:
                 problems.append(str(error))
         if problems:
             more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-            raise ValueError("; ".join(problems[:SHOWN]) + more)
+            raise UnknownNameError("; ".join(problems[:SHOWN]) + more)
         return found
 
     def find_known(self, names) -> list[int]:
@@ -94,6 +103,6 @@ class ItemNames:
         return found
 
     def _near(self, name: str) -> list[str]:
-        titles = difflib.get_close_matches(name.casefold(), self._by_title, n=3)
+        titles = difflib.get_close_matches(alike(name), self._by_title, n=3)
         near = [f"{self.titles[i]!r} ({self.tokens[i]})" for title in titles for i in self._by_title[title][:1]]
         return near or [repr(token) for token in difflib.get_close_matches(name, self._by_token, n=3)]

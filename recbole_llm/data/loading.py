@@ -5,13 +5,14 @@ file nor line, and it fills empty numbers with the column's mean.
 """
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_llm.data.atomic import TYPES, Table, read_table
-from recbole_llm.data.time_order import check_time, in_order_of_time
+from recbole_llm.data.time_order import check_time, in_order_of_time, not_there
 
 _NAMED = 5  # lines or ids shown in a message
 
@@ -26,7 +27,7 @@ def load_feat(dataset, filepath, source) -> pd.DataFrame | None:
         ValueError: the file does not fit its header or its types; file, line, column and value are named.
     """
     load, unload = dataset._get_load_and_unload_col(source)
-    if load == set():
+    if load == set() and source is not FeatureSource.INTERACTION:
         return None
 
     def loaded(types):
@@ -35,7 +36,7 @@ def load_feat(dataset, filepath, source) -> pd.DataFrame | None:
     hidden = []  # rows without a time are left out whether or not a model loads it, or models would differ in rows
 
     def wanted(types):
-        _check_types(filepath, types)
+        _check_header(dataset, Path(filepath), source, types, loaded(types))
         if source is FeatureSource.INTERACTION and dataset.time_field in types and in_order_of_time(dataset, types):
             check_time(filepath, dataset.time_field, types)
             hidden.extend({dataset.time_field} - set(loaded(types)))
@@ -68,6 +69,37 @@ def _check_types(path, types) -> None:
             )
 
 
+def _keys(dataset, source) -> list[str]:
+    """The columns of users and items that a file needs."""
+    keys = {
+        FeatureSource.INTERACTION: (dataset.uid_field, dataset.iid_field),
+        FeatureSource.USER: (dataset.uid_field,),
+        FeatureSource.ITEM: (dataset.iid_field,),
+    }.get(source, ())
+    return [name for name in keys if name]
+
+
+def _check_header(dataset, path: Path, source, types, loaded) -> None:
+    """Refuse columns without a type, users and items that are no single ids, and interactions without them."""
+    _check_types(path, types)
+    keys = _keys(dataset, source)
+    for name in keys:
+        if types.get(name, "token") != "token":
+            raise ValueError(
+                f"{path}: {name} is declared {name}:{types[name]}, and each row needs one id; write {name}:token in the header"
+            )
+    if source is not FeatureSource.INTERACTION:
+        return
+    if missing := [name for name in keys if name not in types]:
+        raise ValueError(not_there(path, dataset.config, missing, types))
+    if missing := [name for name in keys if name not in loaded]:
+        raise ValueError(
+            f"{path}: {', '.join(map(repr, missing))} of its columns {', '.join(types)} would not be loaded (load_col is "
+            f"{dataset.config['load_col']}, unload_col {dataset.config['unload_col']}); set load_col: {{inter: [{', '.join(types)}]}}, "
+            f"or both to null, which loads every column"
+        )
+
+
 def _set_properties(dataset, columns, types, source) -> None:
     if source == "link":
         return
@@ -83,9 +115,7 @@ def _column(dataset, table: Table, name: str):
     text, kind = table.columns[name], table.types[name]
     if kind == "token":
         values = np.array(text, dtype=object)
-        if (values == "[PAD]").any():
-            row = int(np.flatnonzero(values == "[PAD]")[0])
-            raise ValueError(f"{table.where(row)}: {name} is '[PAD]', RecBole's name for no value; rename it")
+        _check_padding(table, name, np.flatnonzero(values == "[PAD]"), "is")
         values[values == ""] = np.nan
         return pd.Series(values, dtype=object)
     if kind == "float":
@@ -93,11 +123,17 @@ def _column(dataset, table: Table, name: str):
     separator = dataset.config["seq_separator"]
     parts = [[part for part in value.split(separator) if part] for value in text]
     if kind == "token_seq":
+        _check_padding(table, name, [row for row, part in enumerate(parts) if "[PAD]" in part], "holds")
         return pd.Series([np.array(part, dtype=str) for part in parts], dtype=object)
     return pd.Series(_float_lists(table, name, parts), dtype=object)
 
 
-def _numbers(dataset, table: Table, name: str) -> np.ndarray:
+def _check_padding(table: Table, name: str, rows, verb: str) -> None:
+    if len(rows):
+        raise ValueError(f"{table.where(int(rows[0]))}: {name} {verb} '[PAD]', RecBole's name for no value; rename it")
+
+
+def _numbers(dataset, table: Table, name: str) -> np.ndarray | pd.arrays.IntegerArray:
     if name == dataset.time_field:
         return table.times(name)
     values = table.floats(name)
@@ -127,12 +163,8 @@ def _float_lists(table: Table, name: str, parts: list[list[str]]) -> list[np.nda
 
 
 def _without_keys(dataset, frame: pd.DataFrame, table: Table, source) -> pd.DataFrame:
-    """Drop rows without user, item or time, in one warning for each."""
-    keys = {
-        FeatureSource.INTERACTION: (dataset.uid_field, dataset.iid_field, dataset.time_field),
-        FeatureSource.USER: (dataset.uid_field,),
-        FeatureSource.ITEM: (dataset.iid_field,),
-    }.get(source, ())
+    """Drop rows without user, item or time, in one warning for each; what is left of pandas' integers becomes NumPy's."""
+    keys = _keys(dataset, source) + [dataset.time_field] * (source is FeatureSource.INTERACTION)
     kept = np.ones(len(frame), dtype=bool)
     for name in keys:
         if name in frame and len(missing := np.flatnonzero(frame[name].isna())):
@@ -143,7 +175,9 @@ def _without_keys(dataset, frame: pd.DataFrame, table: Table, source) -> pd.Data
             kept[missing] = False
     if not kept.any():
         raise ValueError(f"{table.path}: none of its {len(frame)} rows has all of {', '.join(k for k in keys if k)}")
-    return frame if kept.all() else frame[kept].reset_index(drop=True)
+    frame = frame if kept.all() else frame[kept].reset_index(drop=True)
+    integers = [name for name in frame if isinstance(frame[name].dtype, pd.Int64Dtype)]
+    return frame.astype({name: np.float64 if frame[name].hasnans else np.int64 for name in integers}) if integers else frame
 
 
 def _cut(dataset, name: str, values: pd.Series) -> pd.Series:

@@ -19,11 +19,16 @@ def lines_of(path: Path, encoding: str) -> list[str]:
     """The lines of a file without their ends.
 
     Raises:
-        ValueError: a byte is no text in this encoding; names the first.
+        ValueError: there is no such encoding, or a byte is no text in it; names the first.
     """
     content = path.read_bytes()
     try:
         text = content.decode(encoding)
+    except LookupError as error:
+        raise ValueError(
+            f"{path}: `encoding` is {encoding!r}, which Python does not know as an encoding of text; set it to the file's own, "
+            f"e.g. utf-8, utf-16 or latin-1"
+        ) from error
     except UnicodeError as error:
         start = getattr(error, "start", 0)
         line = content.count(b"\n", 0, start) + 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -13,8 +13,9 @@ from recbole.utils import get_model
 
 from recbole_llm import registry
 from recbole_llm.data.click.wording import note_kind
-from recbole_llm.data.item_names import SHOWN, ItemNames
+from recbole_llm.data.item_names import SHOWN, ItemNames, UnknownNameError
 from recbole_llm.data.model_kinds import reads_ratings, reads_users
+from recbole_llm.data.rows import history_field
 
 TEST = 2  # place of the test split among train, valid, test
 
@@ -63,12 +64,26 @@ def knows_users_by_id(config) -> bool:
     return get_model(config["model"]).needs_crm(config) and reads_users(get_model(config["crm_model"]))
 
 
+def _items(given, argument: str, order: str | None = None) -> list:
+    """Items that an argument of `Recommender.recommend` lists; ``order`` says what their order means, None where it means nothing.
+
+    Raises:
+        ValueError: it is no list of items, or a set where the order counts.
+    """
+    wanted = f"{argument}: a list of items{f', {order}' if order else ''}"
+    if isinstance(given, set | frozenset) and order:
+        raise ValueError(f"{wanted}; got a {type(given).__name__}, which has no order: give a list")
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"{wanted}; got {given!r}")
+    return list(given)
+
+
 class _Rows:
     """A split's rows by user, in order of time. sequences [n, L], lengths [n], targets [n]"""
 
     def __init__(self, split):
         feat = split.inter_feat
-        names = (split.uid_field, split.item_id_list_field, split.item_list_length_field, split.iid_field)
+        names = (split.uid_field, history_field(split), split.item_list_length_field, split.iid_field)
         users, self.sequences, self.lengths, self.targets = (feat[name].numpy() for name in names)
         self._order = np.argsort(users, kind="stable")
         self._users = users[self._order]
@@ -95,21 +110,21 @@ class Requests:
             interacted[np.unique(rows.sequences)] = True
         interacted[0] = False  # padding
         self.names = ItemNames(config, self.dataset, interacted)
+        head = get_model(config["model"]).head
+        self._lists_candidates = not (head.pointwise or head.whole_catalogue)  # prompts show them in the order given
 
     def make(self, users=None, history=None, candidates=None, exclude=(), until=None) -> list[Request]:
         """One request for each user and typed history; arguments and errors as of `Recommender.recommend`."""
         if until not in (None, "test"):
             raise ValueError(f"until={until!r}: None for whole histories, or 'test' for what came before the test row")
         histories = history if isinstance(history, Mapping) else {} if history is None else {"new user": history}
-        if any(isinstance(items, str) for items in histories.values()):
-            raise ValueError("history: a list of items, oldest first, or a mapping of names to such lists")
-        histories = {str(user): items for user, items in histories.items()}
+        histories = {str(user): _items(items, "history", "oldest first, or a mapping of names to such lists") for user, items in histories.items()}
         users = [] if users is None else [users] if isinstance(users, str | Number) else users
         users = list(dict.fromkeys(map(str, users)))  # a user who is named twice gets one list
         self._check_names(users, histories, candidates)
         found = [self.of_user(user, until) for user in users]
         found += [self.of_history(user, items) for user, items in histories.items()]
-        left_out = np.array(self.names.find_all(exclude), dtype=np.int64)
+        left_out = np.array(self.names.find_all(_items(() if exclude is None else exclude, "exclude")), dtype=np.int64)
         chosen = self._chosen([request.user for request in found], candidates)
         for request in found:
             if request.user in chosen:
@@ -127,7 +142,7 @@ class Requests:
         if unknown := [user for user in users if user not in known or user == "[PAD]"]:
             shown = ", ".join(map(repr, unknown[:SHOWN])) + (f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else "")
             near = ", ".join(repr(str(other)) for other in get_close_matches(unknown[0], known, n=3))
-            raise ValueError(f"no user {shown} in {self.config['dataset']} as its filters leave it{f' (near: {near})' if near else ''}; a new "
+            raise UnknownNameError(f"no user {shown} in {self.config['dataset']} as its filters leave it{f' (near: {near})' if near else ''}; a new "
                              "user is recommended to by history=[...]")  # fmt: skip
         if isinstance(candidates, Mapping) and (other := {*map(str, candidates)} ^ {*users, *histories}):
             raise ValueError(f"candidates: a mapping names each user and history once and nobody else; it differs in "
@@ -194,9 +209,10 @@ class Requests:
         """The items that each user's candidates name; none of a user whom the catalogue is ranked for."""
         if candidates is None:
             return {}
+        order = "in the order in which prompts show them" if self._lists_candidates else None
         if isinstance(candidates, Mapping):
-            return {str(user): self.names.find_all(items) for user, items in candidates.items() if items is not None}
-        return dict.fromkeys(users, self.names.find_all(candidates))
+            return {str(user): self.names.find_all(_items(items, "candidates", order)) for user, items in candidates.items() if items is not None}
+        return dict.fromkeys(users, self.names.find_all(_items(candidates, "candidates", order)))
 
     def _candidates(self, user: str, chosen: list[int], left_out: np.ndarray) -> np.ndarray:
         items = np.array(chosen, dtype=np.int64)

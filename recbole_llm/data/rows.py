@@ -21,6 +21,11 @@ ITEMS_FIELD = "candidate_items"  # [B, C] internal ids, where an interaction hol
 PHASES = ("valid", "test")
 
 
+def history_field(dataset) -> str:
+    """The column of histories [B, L] of a dataset of rows: RecBole names its attribute after `ITEM_ID_FIELD`."""
+    return dataset.iid_field + dataset.config["LIST_SUFFIX"]
+
+
 class Histories(Mapping):
     """External user -> sorted catalogue indices of everything the user ever interacted with (compressed sparse rows).
 
@@ -99,6 +104,11 @@ def _row_pairs(split) -> tuple[np.ndarray, np.ndarray]:
     )
     order = np.argsort(users, kind="stable")
     return users[order], items[order]
+
+
+def whole_histories(config) -> tuple[np.ndarray, Histories]:
+    """The catalogue and everything that each user ever did, read anew: no list is cut at `MAX_ITEM_LIST_LENGTH`."""
+    return _histories(load_interactions(config))
 
 
 def evaluation_rows(config) -> Rows:

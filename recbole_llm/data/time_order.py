@@ -13,6 +13,8 @@ import torch
 from recbole_llm.config.checks import time_split_problems
 from recbole_llm.data.atomic import read_header
 
+_FIRST_PLACE = 2**24  # so large that the rounding of a share, as in (1 - 0.2) * 95, does not move a boundary off a place
+
 
 def in_order_of_time(dataset, types) -> bool:
     config = dataset.config
@@ -57,17 +59,29 @@ def check_split(config) -> None:
 
 
 def keep_exact(dataset, frame, feat) -> None:
-    """Give interactions (`feat`) the times of their table (`frame`) in 64 bits."""
+    """Give interactions (`feat`) the times of their table (`frame`) in 64 bits.
+
+    RecBole's boundary is a float64, which does not tell integers beyond 2^53 apart: the places of these in order stand for
+    them, since which of two times is later is all that a boundary between two of them asks.
+    """
     field = dataset.time_field
     if field in feat and feat[field].dim() == 1:
-        feat.interaction[field] = torch.from_numpy(frame[field].to_numpy(dtype=np.float64, copy=True))
+        times = frame[field].to_numpy()
+        if times.dtype == np.int64:
+            dataset._instants, places = np.unique(times, return_inverse=True)
+            times = places + _FIRST_PLACE
+        feat.interaction[field] = torch.from_numpy(times.astype(np.float64))
 
 
 def cast_times(dataset) -> None:
     """Give a dataset's interactions their times, and the lists of them, in 32 bits, as models read them."""
     for field in (dataset.time_field, f"{dataset.time_field}{dataset.config['LIST_SUFFIX']}"):
         if field in dataset.inter_feat:
-            dataset.inter_feat.interaction[field] = dataset.inter_feat[field].float()
+            values = dataset.inter_feat[field]
+            if (instants := getattr(dataset, "_instants", None)) is not None:
+                held = torch.from_numpy(instants)[(values.long() - _FIRST_PLACE).clamp(min=0)]
+                values = torch.where(values > 0, held, 0)  # 0 fills lists up
+            dataset.inter_feat.interaction[field] = values.float()
 
 
 def not_there(file: Path, config, missing: list[str], types: dict[str, str | None]) -> str:

@@ -7,6 +7,8 @@ make evaluation's, so that equal histories and candidates give equal scores.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
@@ -14,6 +16,7 @@ from torch.nn import functional
 
 from recbole_llm.data.click.timelines import timelines_of_lists
 from recbole_llm.data.requests import knows_users_by_id, unsaid
+from recbole_llm.data.rows import history_field, whole_histories
 from recbole_llm.evaluation.full_ranking import BLOCK
 from recbole_llm.evaluation.full_rows import shown_order
 from recbole_llm.evaluation.rerank import catalogue_scores, top_items
@@ -31,7 +34,7 @@ class HandMade:
         self.config, self.dataset = model.config, dataset
         self.head = model.head
         self.user, self.item = dataset.uid_field, dataset.iid_field
-        self.list, self.length = dataset.item_id_list_field, dataset.item_list_length_field
+        self.list, self.length = history_field(dataset), dataset.item_list_length_field
         self.tie_order = np.random.default_rng([int(self.config["candidate_seed"]), 3]).permutation(dataset.item_num)
 
     def lines(self, interaction: Interaction) -> Interaction:
@@ -67,6 +70,20 @@ class HandMade:
         """Each row's whole history as it was given: what it is not recommended."""
         pairs = zip(interaction[self.list].cpu().numpy(), interaction[self.length].tolist(), strict=True)
         return [items[:length] for items, length in pairs]
+
+    @cached_property
+    def _done(self) -> dict[int, np.ndarray]:
+        """Internal items of everything that a user of the dataset did, by internal user id."""
+        catalogue, histories = whole_histories(self.config)
+        known = self.dataset.field2token_id[self.item]
+        internal = np.array([known.get(name, 0) for name in catalogue.tolist()], dtype=np.int64)
+        users = self.dataset.field2token_id[self.user]
+        return {users[user]: internal[histories[user]] for user in histories if user in users}
+
+    def history_in_data(self, interaction: Interaction) -> list[np.ndarray]:
+        """What evaluation under `full` hides from rows of a split: all that the user did, however long, less the row's own item."""
+        pairs = zip(interaction[self.user].tolist(), interaction[self.item].tolist(), strict=True)
+        return [self._done[user][self._done[user] != item] for user, item in pairs]
 
     @torch.no_grad()
     def crm_scores(self, crm, lines: Interaction, hidden: list[np.ndarray]) -> np.ndarray:
@@ -161,11 +178,15 @@ class HandMade:
             raise ValueError(f"{'; '.join(reader for reader, _ in read)}, which an Interaction of ids does not say; use recbole_llm.load(RUN)"
                              ".recommend(users=...), which reads them from the data")  # fmt: skip
 
-    def rank_catalogue(self, model, interaction: Interaction) -> torch.Tensor:
-        """Scores ``[B, item_num]``: the CRM's top `rerank_n` as the model ranks them, the rest below in the CRM's order."""
+    def rank_catalogue(self, model, interaction: Interaction, hidden: list[np.ndarray] | None = None) -> torch.Tensor:
+        """Scores ``[B, item_num]``: the CRM's top `rerank_n` as the model ranks them, the rest below in the CRM's order.
+
+        Args:
+            hidden: what each row is not recommended; None: the history that it brings.
+        """
         self._check_said()
         lines = self.lines(interaction)
-        scores = self.crm_scores(model.crm, lines, self.history(interaction))
+        scores = self.crm_scores(model.crm, lines, self.history(interaction) if hidden is None else hidden)
         ranked = np.empty_like(scores)
         for rows, candidates in self.candidates(lines, scores):
             ranked[rows] = ranked_scores(scores[rows], candidates, self.score_rows(model, lines[rows], candidates))

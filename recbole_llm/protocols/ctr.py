@@ -12,6 +12,7 @@ from recbole.utils import EvaluatorType, ModelType, get_model
 
 from recbole_llm.data.click.rows import labelled_rows
 from recbole_llm.data.fingerprint import ROWS
+from recbole_llm.data.interactions import columns_of, interaction_files
 from recbole_llm.data.model_kinds import gives_probabilities, reads_labels, training_negatives
 from recbole_llm.evaluation.click_metrics import NEED_PROBABILITIES, ClickEvaluator
 from recbole_llm.evaluation.labelled_rows import LabelledCollector, LabelledLoader, calibrate, prepare_labelled
@@ -68,11 +69,6 @@ class Clicks(Protocol):
                 f"valid_metric: {given['valid_metric']} needs probabilities, which {model_class.__name__} gives only after "
                 "training, by calibration; use AUC"
             )
-        threshold = final.get("threshold")
-        if threshold and not (isinstance(threshold, dict) and len(threshold) == 1):
-            problems.append(
-                f"threshold: must name one column and its least liked value, e.g. {{rating: 4}}, got {threshold!r}"
-            )
         head = getattr(model_class, "head", None)  # RecBole's models have none
         if head and not head.pointwise:
             problems.append(
@@ -81,6 +77,7 @@ class Clicks(Protocol):
         return problems
 
     def prepare(self, config):
+        _check_threshold(config)
         return prepare_labelled(config, self.evaluation_loader(config))
 
     def evaluation_loader(self, config):
@@ -110,6 +107,19 @@ class Clicks(Protocol):
 
     def ranks(self, count):
         return "labelled rows"
+
+
+def _check_threshold(config):
+    """Refuse to make labels of ratings that the file lacks, where it holds labels.
+
+    Raises:
+        ValueError: names the file, both columns and the remedy.
+    """
+    source, label, file = next(iter(config["threshold"] or ()), None), config["LABEL_FIELD"], interaction_files(config)[0]
+    present = columns_of(file, config)
+    if source is not None and source not in present and label in present:
+        raise ValueError(f"threshold: {config['threshold']} makes labels of {source!r}, which {file} lacks; it holds labels, {label!r}: name it in "
+                         f"load_col: {{inter: [..., {label}]}}, or set threshold: null")  # fmt: skip
 
 
 def _load_what_is_needed(final):

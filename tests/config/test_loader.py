@@ -284,6 +284,32 @@ def test_a_recommender_that_cannot_serve_is_named_before_anything_runs(given, te
     assert text in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "eval_args, text",
+    [
+        ({"split": {"RS": [0.8, -0.1, 0.3]}}, "split RS is [0.8, -0.1, 0.3] and must be the shares of training, validation and test rows"),
+        ({"split": {"RS": [0.8, 0.2]}}, "split RS is [0.8, 0.2] and must be"),
+        ({"split": {"RS": [0.8, "x", 0.3]}}, "split RS is [0.8, 'x', 0.3] and must be"),
+        ({"split": {"RS": [0, 0, 0]}}, "split RS is [0, 0, 0] and must be"),
+        ({"split": {"RS": [8, 1, 1]}, "group_by": "item"}, "group_by is 'item' and must be 'user', or null"),
+        ({"split": {"LS": "last"}}, "split LS is 'last' and must be one of 'valid_and_test', 'valid_only', 'test_only'"),
+        ({"split": {"XX": [8, 1, 1]}}, "split is {'XX': [8, 1, 1]} and must say one way to split"),
+        ({"split": None}, "split is None and must say one way to split"),
+        ({"order": "time"}, "order is 'time' and must be 'TO', by time, or 'RO'"),
+    ],
+)
+def test_a_split_that_recbole_does_not_know_is_named(eval_args, text):
+    with pytest.raises(ConfigError) as raised:
+        make("BPR", config_dict={"eval_args": eval_args})
+    assert raised.value.problems[0].startswith(f"eval_args: {text}") and len(raised.value.problems) == 1
+
+
+@pytest.mark.parametrize("split", [{"RS": [8, 1, 1]}, {"RS": [0.8, 0, 0.2]}, {"LS": "test_only"}])
+@pytest.mark.parametrize("group", ["user", "none", None])
+def test_splits_that_recbole_knows(split, group):
+    assert make("BPR", config_dict={"eval_args": {"split": split, "group_by": group}})["eval_args"]["split"] == split
+
+
 @pytest.mark.parametrize("model", ["SASRec", "LLaRA", "BPR"])
 def test_a_wrong_split_by_time_is_among_the_problems(model):
     """Before any data are read, and beside the others."""

@@ -24,6 +24,8 @@ BAD = {
     "prompt_fields": [["age"], {"users": ["age"]}, {"user": "age"}, {"item": [1]}, {"item": {"class": "genre"}}, {"item": [{"class": "genre", "year": "y"}]}, {"user": [""]}],
     "field_words": [None, {}, {"user": "{fields}", "item": "{fields}", "field": "{name}", "empty": "?"}], "value_words": [None, {"age": "old"}],
     "val_interval": ["[3,inf)", {"rating": 3}, {"rating": "3,5"}],
+    "rm_dup_inter": [True, False, "all"], "alias_of_user_id": ["x", [1]], "alias_of_item_id": [("item_id_list",)],
+    "threshold": [{"rating": "4"}, {"rating": None}, {"rating": 3, "age": 4}, {}, 4],
 }  # fmt: skip
 
 
@@ -42,7 +44,7 @@ def test_the_files_of_models_are_those_above():
 @pytest.mark.parametrize("key, value", [(key, value) for key, values in BAD.items() for value in values])
 def test_values_that_break_a_rule(key, value):
     (line,) = value_problems({key: value})
-    assert line.startswith(f"{key}: must be") and line.endswith(f"got {value!r}")
+    assert line.startswith(f"{key}: must ") and line.endswith(f"got {value!r}")
 
 
 @pytest.mark.parametrize("value", ["[5,inf)", "(0, 1];[3,4)", "[-inf,7]", [5, 10], None])
@@ -58,6 +60,7 @@ GOOD = {
     "prompt_templates": [["{history}"]], "click_templates": [{"candidates": ["{history}"], "ctr": []}], "note_words": [{}],
     "prompt_fields": [None, {}, {"user": ["age"], "item": ["year", {"class": "genre"}]}, {"user": None}], "value_words": [{"age": {1: "young"}}],
     "field_words": [{"user": "{fields}. ", "item": " [{fields}]", "field": "{value}", "empty": "?"}],
+    "rm_dup_inter": [None, "first", "last"], "alias_of_item_id": [None, ["item_id_list"]], "threshold": [None, {"rating": 4}, {"rating": 3.5}],
     "lora_target_modules": ["all-linear", ["q_proj"]], "user_token": [True], "llm_quantization": ["4bit", None],
 }  # fmt: skip
 

@@ -181,6 +181,33 @@ def test_of_dates_among_numbers_the_rarer_is_named(tmp_path, texts, wrong):
         table.times("t")
 
 
+@pytest.mark.parametrize("text", ["today", "now", "NaT", "9999-12-31", "0001-01-01", "1677-09-01"])
+def test_what_is_no_date_of_64_bits(tmp_path, text):
+    table = read_table(write(tmp_path, f"t:float\n2018-09-01\n{text}\n2019-09-01\n"))
+    with pytest.raises(ValueError, match=f"a.inter, line 3: t is '{text}'; .*from 1677-09-22 to 2262-04-11: rewrite the column"):
+        table.times("t")
+
+
+def test_times_that_float64_does_not_hold_stay_integers(tmp_path):
+    table = read_table(write(tmp_path, f"t:float\n{2**60 + 1}\nNA\n{2**60}\n-{2**60 + 1}\n"))
+    assert table.times("t").to_numpy(dtype=object, na_value=None).tolist() == [2**60 + 1, None, 2**60, -(2**60) - 1]
+    for other in ("1.5", str(2**63)):
+        table = read_table(write(tmp_path, f"t:float\n{2**60 + 1}\n{other}\n"))
+        np.testing.assert_array_equal(table.times("t"), [2.0**60, float(other)])
+
+
+def test_an_encoding_that_python_does_not_know(tmp_path):
+    for read in (read_header, read_table):
+        with pytest.raises(ValueError, match=r"a.inter: `encoding` is 'nonsense', which Python does not know.* set it to the file's own"):
+            read(write(tmp_path, "t:float\n1\n"), encoding="nonsense")
+
+
+def test_no_separator(tmp_path):
+    for read in (read_header, read_table):
+        with pytest.raises(ValueError, match="a.inter: field_separator is ''; set it to what stands between the columns"):
+            read(write(tmp_path, "t:float\n1\n"), "")
+
+
 def test_dates_are_seconds(tmp_path):
     table = read_table(write(tmp_path, "t:float\n1970-01-02\n1970-01-01T00:00:01.5\n1970-01-01 02:00+02:00\n \nNA\n"))
     np.testing.assert_array_equal(table.times("t"), [86400, 1.5, 0, np.nan])

@@ -1,5 +1,7 @@
 """Files that are split already (`benchmark_filename`): histories are built from them, and lists in them are read as they are written."""
 
+import json
+
 import pytest
 from recbole.data import create_dataset
 
@@ -58,6 +60,15 @@ def test_plain_benchmark_files_get_the_histories_that_one_file_would_give(case, 
     assert pairs(create_dataset(case(files, "BPR", load_col={"inter": columns}, **THREE)).build()[2]) == LATEST
 
 
+def test_plain_benchmark_files_are_put_in_order_by_integers(case):
+    files = plain_files(lambda s: 10**18 + s)
+    head, *rows = files["train.inter"].splitlines()
+    files["train.inter"] = "\n".join([head, *reversed(rows)]) + "\n"
+    columns = {"inter": ["user_id", "item_id", "timestamp"]}
+    found, whole = (create_dataset(config).build()[2] for config in (case(files, load_col=columns, **THREE), case({})))
+    assert histories_of(found) == histories_of(whole)
+
+
 def histories_of(split) -> set[tuple]:
     feat, names = split.inter_feat, split.field2id_token["item_id"]
     lengths, users = feat["item_length"].tolist(), split.field2id_token["user_id"][feat["user_id"].numpy()]
@@ -81,10 +92,48 @@ def test_benchmark_files_with_lists(case):
 @pytest.mark.parametrize(("mark", "own"), [(",", " "), (";", " "), (", ", " "), (" ", ",")])
 def test_lists_with_another_separator_are_named(case, mark, own):
     config = case(list_files(mark), seq_separator=own, **LISTS)
-    with pytest.raises(ValueError, match=rf"item_id_list of interaction \d+ holds .* set seq_separator: '{mark.strip() or ' '}'"):
+    with pytest.raises(ValueError, match=rf"case.train.inter, line \d+: item_id_list is .* at seq_separator '{own}': set seq_separator: '{mark.strip() or ' '}'"):
         evaluation_rows(config)
     with pytest.raises(ValueError, match="set seq_separator"):
         create_dataset(config)
+
+
+@pytest.mark.parametrize(
+    ("notation", "own"),
+    [
+        (str, " "),  # as pandas writes a column of lists
+        (lambda ids: f"[{' '.join(ids)}]", " "),
+        (lambda ids: " ".join(f'"{item}"' for item in ids), " "),
+        (lambda ids: json.dumps(ids, separators=(",", ":")), " "),
+        (str, ","),
+        (", ".join, ","),
+    ],
+)
+def test_lists_with_marks_around_their_ids_are_named(case, notation, own):
+    files = {}
+    for part, text in list_files().items():
+        head, *rows = text.splitlines()
+        cells = (row.split("\t") for row in rows)
+        files[part] = "\n".join([head, *(f"{user}\t{item}\t{notation(history.split(' '))}" for user, item, history in cells)]) + "\n"
+    message = rf"case.train.inter, line \d+: item_id_list is .* at seq_separator '{own}': write each list as ids with '{own}' between"
+    for model in ("SASRec", "BPR"):
+        with pytest.raises(ValueError, match=message):
+            create_dataset(case(files, model, seq_separator=own, **LISTS))
+
+
+def test_one_list_of_ids_that_are_seen_in_lists_alone(case):
+    files = {part: text + f"u0\ti5\t{'x1,x2' if part == 'test.inter' else 'x1 x2'}\n" for part, text in list_files().items()}
+    line = files["test.inter"].count("\n")
+    with pytest.raises(ValueError, match=rf"case.test.inter, line {line}: item_id_list is 'x1,x2'.* set seq_separator: ','"):
+        create_dataset(case(files, **LISTS))
+
+
+def test_the_paddings_name_in_a_list(case):
+    files = list_files()
+    files["valid.inter"] = files["valid.inter"].replace(" i", " [PAD] i", 1)
+    for read in (evaluation_rows, create_dataset):
+        with pytest.raises(ValueError, match=r"case.valid.inter, line 2: item_id_list holds '\[PAD\]', RecBole's name"):
+            read(case(files, **LISTS))
 
 
 @pytest.mark.parametrize(

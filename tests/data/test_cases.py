@@ -37,6 +37,15 @@ SOUND = {  # name -> (files, settings)
         {"inter": inter(lambda s: 1_700_000_000 + 10 * s if s else 5, newest_first=True)},
         {"normalize_all": True},
     ),
+    "nanoseconds that float64 does not tell apart": ({"inter": inter(lambda s: 1_700_000_000 * 10**9 + s, newest_first=True)}, {}),
+    "nanoseconds, normalised and without repeated pairs": (
+        {"inter": inter(lambda s: 1_700_000_000 * 10**9 + s, newest_first=True)},
+        {"normalize_all": True, "rm_dup_inter": "last"},
+    ),
+    "nanoseconds and a row without a time": (
+        {"inter": inter(lambda s: 1_700_000_000 * 10**9 + s, newest_first=True) + "u0\ti1\t\n"},
+        {},
+    ),
     "dates": ({"inter": inter(lambda s: f"2018-09-{s + 1:02}", newest_first=True)}, {}),
     "dates and hours": ({"inter": inter(lambda s: f"2018-09-01T0{s}:00:00Z", newest_first=True)}, {}),
     "equal times": ({"inter": inter(lambda s: 7)}, {}),
@@ -188,12 +197,43 @@ REFUSED = {  # name -> (files, settings, what the error says)
         {},
         r"case.inter, line \d+: item_id is '\[PAD\]', RecBole's name",
     ),
+    "columns of other names": (
+        {"inter": inter(header=HEADER.replace("item_id", "movie"))},
+        {},
+        r"case.inter has no column 'item_id' \(it has user_id, movie, timestamp\).*ITEM_ID_FIELD",
+    ),
+    "lists for items": (
+        {"inter": inter(header=HEADER.replace("item_id:token", "item_id:token_seq"))},
+        {},
+        r"case.inter: item_id is declared item_id:token_seq, and each row needs one id; write item_id:token in the header",
+    ),
+    "numbers for items": (
+        {"inter": inter(header=HEADER.replace("item_id:token", "item_id:float"), name=lambda item: item[1:])},
+        {},
+        r"case.inter: item_id is declared item_id:float.*write item_id:token in",
+    ),
+    "numbers for users": (
+        {"inter": inter(header=HEADER.replace("user_id:token", "user_id:float")).replace("\nu", "\n")},
+        {},
+        r"case.inter: user_id is declared user_id:float.*write user_id:token in",
+    ),
     "a line too long": (
         {"inter": inter().replace("u1\ti", "u1\tx\ti", 1)},
         {},
         r"case.inter, line 11: 4 columns where the header has 3; remove the field_separator",
     ),
 }
+
+
+@pytest.mark.parametrize("load", [{"item": ["item_id", "title"]}, {"inter": ["other"]}, {"inter": ["timestamp", "user_id", "item_id"]}])
+@pytest.mark.parametrize("model", ["SASRec", "BPR"])
+def test_users_and_items_that_are_not_loaded(case, model, load):
+    names = {"USER_ID_FIELD": "uid", "ITEM_ID_FIELD": "movie", "TIME_FIELD": "when"}
+    files = {"inter": inter(header="uid:token\tmovie:token\twhen:float"), "item": items().replace("item_id", "movie")}
+    remedy = r"case.inter: 'uid', 'movie' of its columns uid, movie, when would not be loaded .*set load_col: {inter: \[uid, movie, when\]}"
+    with pytest.raises(ValueError, match=remedy):
+        create_dataset(case(files, model, load_col=load, **names))
+    assert pairs(create_dataset(case(files, model, load_col=None, **names)).build()[2]) == LATEST
 
 
 @pytest.mark.parametrize("model", ["SASRec", "BPR"])

@@ -9,6 +9,7 @@ from recbole.utils import get_model
 from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.data.rows import evaluation_rows
 from recbole_llm.evaluation.preparation import prepare_data
+from tests.data.case_files import LATEST, ROWS
 
 TIMED = {"order": "TO", "group_by": "user", "mode": "uni7"}
 
@@ -153,3 +154,13 @@ def test_benchmark_files_need_the_alias(make_config, tmp_path):
 def test_random_order_is_refused(make_config):
     with pytest.raises(ValueError, match="eval_args.order is 'RO'.*order: TO"):
         evaluation_rows(make_config("BPR", eval_args={"split": {"RS": [8, 1, 1]}, "order": "RO", "mode": "uni7"}))
+
+
+def test_an_alias_of_the_users_changes_no_row(case):
+    """A column of other users, which rows do not read: the model's dataset numbers them, the rows' own copy leaves the column out."""
+    lines = [f"{user}\t{item}\t{1000 + step}\tu{step}" for user, item, step in ROWS]
+    files = {"inter": "\n".join(["user_id:token\titem_id:token\ttimestamp:float\tfriend:token", *lines]) + "\n"}
+    columns = ["user_id", "item_id", "timestamp", "friend"]
+    config = case(files, load_col={"inter": columns}, alias_of_user_id=["friend"])
+    assert pairs(evaluation_rows(config).test) == LATEST
+    assert prepare_data(config)[3] is not None

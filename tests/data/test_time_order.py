@@ -1,5 +1,7 @@
 """A split by time compares the file's own numbers."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -22,10 +24,10 @@ def walk(start: float, step: float) -> tuple[str, list[tuple[str, str, float]]]:
 
 
 def split_by_time(rows, shares) -> tuple[list, list]:
-    """RecBole's rule in Python's numbers: later than the quantile is test; of a user's others the first share is training."""
-    times = sorted(time for *_, time in rows)
+    """RecBole's rule in fractions: later than the quantile is test; of a user's others the first share is training."""
+    times = sorted(Fraction(time) for *_, time in rows)
     place = (len(times) - 1) * (1 - shares[2])
-    bound = times[int(place)] + (place - int(place)) * (times[int(place) + 1] - times[int(place)])
+    bound = times[int(place)] + Fraction(place - int(place)) * (times[int(place) + 1] - times[int(place)])
     test = sorted(row[:2] for row in rows if row[2] > bound)
     valid = []
     for user in {row[0] for row in rows}:
@@ -36,7 +38,8 @@ def split_by_time(rows, shares) -> tuple[list, list]:
 
 @pytest.mark.parametrize(
     ("start", "step"),
-    [(1_700_000_000, 1), (2**24 - 60, 1), (2**31 - 60, 1), (1_700_000_000_000, 1), (1_700_000_000_000_000, 1), (1_700_000_000, 0.25)],
+    [(1_700_000_000, 1), (2**24 - 60, 1), (2**31 - 60, 1), (1_700_000_000_000, 1), (1_700_000_000_000_000, 1), (1_700_000_000, 0.25),
+     (1_700_000_000_000_000_000, 1)],
 )
 def test_a_split_by_time_compares_the_files_own_numbers(case, start, step):
     text, rows = walk(start, step)
@@ -48,7 +51,9 @@ def test_a_split_by_time_compares_the_files_own_numbers(case, start, step):
     for model, wanted in (("SASRec", later), ("BPR", split_by_time(rows, [0.7, 0.1, 0.2]))):
         splits = create_dataset(case({"inter": text}, model, **split)).build()
         assert [pairs(part) for part in splits[1:]] == list(wanted), f"{model}, as RecBole splits"
-        assert all(part.inter_feat["timestamp"].dtype == torch.float32 for part in splits)  # as models read them
+        for part in splits:  # as models read them
+            times = [part.inter_feat[name] for name in ("timestamp", "timestamp_list") if name in part.inter_feat]
+            assert all(held.dtype == torch.float32 and ((held == 0) | (held >= float(np.float32(start)))).all() for held in times)
         assert [pairs(loader._dataset) for loader in prepare_data(case({"inter": text}, model, **split))[2:]] == list(later)
 
 

@@ -18,8 +18,8 @@ class Made:
 
     def __init__(self, name, protocol, llm, out, settings):
         self.out, data = out, tiny.write_dataset(out / "data")
-        with open(data / "tiny/tiny.item", "a") as file:
-            file.write("new1\tBrand new thing\nnew2\tQuite New Thing\n")
+        with open(data / "tiny/tiny.item", "a", encoding="utf-8") as file:
+            file.write("new1\tBrand new thing\nnew2\tQuite\u0301 New Thing\n")  # an accent of its own, as macOS writes it
         inter = (data / "tiny/tiny.inter").read_text()
         before, latest = [line for line in inter.splitlines() if line.startswith("u5\t")][-2:]
         tied = "\t".join([*latest.split("\t")[:-1], before.split("\t")[-1]])  # two at one moment: neither is the other's history

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 from types import SimpleNamespace
 
 import numpy as np
@@ -48,6 +49,13 @@ def test_titles_ids_and_left_out_items(made):
     first = by_title["item_id"][0]
     without = run.recommend(history=["i3", "i5"], exclude=[first, "i7"], k=56)
     assert not {first, "i7"} & set(without["item_id"]) and len(without) == 56
+    pd.testing.assert_frame_equal(by_title, run.recommend(history=("i3", "i5"), exclude=None))
+    assert len(run.recommend(users="u3", exclude={"i7", "i9"})) == 10  # what is left out has no order
+    assert {names.tokens[names.find(unicodedata.normalize(form, "QUITÉ New Thing"))] for form in ("NFC", "NFD")} == {"new2"}
+
+
+def test_candidates_that_are_asked_about_one_by_one_need_no_order(made):
+    assert set(made("RecLoRA").recommend(users="u3", candidates={"i1", "i2"})["item_id"]) == {"i1", "i2"}
 
 
 @pytest.mark.parametrize("name", ["LLaRA", "iLoRA", "RecLoRA"])
@@ -94,8 +102,15 @@ def test_explain_shows_prompt_slots_gate_and_scores(made, name):
         ({"users": ["u3", "u4"], "candidates": {"u3": ["i1"]}}, "candidates: a mapping .* differs in 'u4'"),
         ({"users": "u3", "candidates": {"u3": ["i1"], "u33": ["i1"]}}, "candidates: a mapping .* differs in 'u33'"),
         ({"users": "u3", "candidates": ["i1", "zzz", "yyy"]}, "called 'zzz', by id or by title; no item is called 'yyy'"),
-        ({"users": "u3", "candidates": "i1"}, "items are given as a list, got 'i1'"),
-        ({"users": "u3", "exclude": "i1"}, "items are given as a list, got 'i1'"),
+        ({"users": "u3", "candidates": "i1"}, "candidates: a list of items, .*; got 'i1'"),
+        ({"users": "u3", "candidates": 5}, "candidates: a list of items, .*; got 5"),
+        ({"users": "u3", "candidates": {"u3": {"i1", "i2"}}}, "candidates: .*; got a set, which has no order: give a list"),
+        ({"users": "u3", "exclude": "i1"}, "exclude: a list of items; got 'i1'"),
+        ({"users": "u3", "exclude": 5}, "exclude: a list of items; got 5"),
+        ({"history": 5}, "history: a list of items, oldest first, .*; got 5"),
+        ({"history": {"me": None}}, "history: a list of items, .*; got None"),
+        ({"history": {"i3", "i4"}}, "history: a list of items, oldest first, .*; got a set, which has no order: give a list"),
+        ({"history": {"me": frozenset({"i3"})}}, "history: .*; got a frozenset, which has no order"),
         ({"users": "u3", "k": 2.5}, "k is 2.5 and must be a whole number"),
         ({"history": [f"i{i}" for i in range(60)], "k": 1}, "user 'new user' has no items left to rank"),
     ],
@@ -229,6 +244,9 @@ def test_the_command_line(made, tmp_path, capsys):
     assert "error: no user 'u99'" in capsys.readouterr().err
     assert main(["recommend", str(run.file), "--user=u3", "--rerank=5"]) == 2
     assert "rerank: the checkpoint fixes it" in capsys.readouterr().err
+    for given, hint in (("--user=u,99", "--user is separated by commas: .*--users=FILE"), ("--history=Die | Hard", "--history is separated by |: .*by its id")):
+        assert main(["recommend", str(run.file), given]) == 2
+        assert re.search(f"error: no .*; {hint}".replace("|", "[|]"), capsys.readouterr().err)
     (tmp_path / "utf16.txt").write_text("u3\n", encoding="utf-16")
     (tmp_path / "empty.txt").write_text("\n")
     for wrong, complaint in (

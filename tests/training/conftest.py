@@ -37,7 +37,7 @@ def trained(tiny_data, tiny_llm, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained")
     settings = tiny.settings(
         tiny_data, tiny_llm, out, epochs=3, train_sample_size=8, valid_sample_size=8, eval_batch_size=40,
-        save_total_limit=3, lora_target_modules=["q_proj"], learning_rate=2.0,
+        save_total_limit=3, lora_target_modules=["q_proj"], learning_rate=2.0, curriculum="linear",
         projector_lr_scale=1.0,
     )  # fmt: skip
     built = workers.build("iLoRA", settings)

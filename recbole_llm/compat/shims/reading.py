@@ -181,6 +181,7 @@ def benchmark_files():
 
     def _benchmark_presets(self):
         if benchmark.histories_loaded(self):
+            self.item_id_list_field = self.iid_field + self.config["LIST_SUFFIX"]  # by this name RecBole asks for it, whatever ITEM_ID_FIELD is
             presets(self)
 
     def _change_feat_format(self):

@@ -23,7 +23,7 @@ class Interactions:
     Attributes:
         users: external tokens. str [n]
         items: external tokens. str [n]
-        times: seconds, or RecBole's normalised time; only their order matters. float64 [n]
+        times: seconds, or RecBole's normalised time; only their order matters. float64 [n], int64 where float64 does not hold them
         ratings: float64 [n], or None where the file has none.
         labels: 1 liked, 0 not. int8 [n], or None where no protocol asks for labels.
     """
@@ -48,7 +48,7 @@ def load_numbered(config, labelled: bool) -> tuple[SequentialDataset, Interactio
     """RecBole's dataset over the interaction columns, not yet built, each interaction numbered; and the interactions.
 
     Raises:
-        ValueError: `labelled` asks for labels, and the dataset has neither labels nor ratings.
+        ValueError: `labelled` asks for labels, and the dataset has neither labels nor ratings; or one of them is no column of numbers.
     """
     reduced = reduced_config(config)
     present = columns_of(interaction_files(config)[0], config)
@@ -65,6 +65,11 @@ def load_numbered(config, labelled: bool) -> tuple[SequentialDataset, Interactio
     reduced["normalize_all"], reduced["normalize_field"] = False, _normalised(config, reduced)
     dataset = SequentialDataset(reduced)
     frame = dataset.inter_feat
+    if odd := [name for name in sorted(wanted) if dataset.field2type[name] != FeatureType.FLOAT]:
+        raise ValueError(
+            f"{interaction_files(config)[0]}: column {odd[0]!r} is declared {dataset.field2type[odd[0]].value}, and ratings and labels are numbers; "
+            f"write {odd[0]}:float in the header"
+        )
     users, items = (
         np.asarray(dataset.field2id_token[field], dtype=str)[frame[field].to_numpy()]
         for field in (dataset.uid_field, dataset.iid_field)
@@ -72,7 +77,7 @@ def load_numbered(config, labelled: bool) -> tuple[SequentialDataset, Interactio
     values = {name: frame[name].to_numpy(dtype=np.float64) for name in wanted}
     labels = _labels(values.get(column), threshold, config, column) if labelled else None
     data = Interactions(
-        users, items, frame[dataset.time_field].to_numpy(dtype=np.float64), values.get(config["RATING_FIELD"]), labels
+        users, items, frame[dataset.time_field].to_numpy(), values.get(config["RATING_FIELD"]), labels
     )
     for name in wanted:
         dataset._del_col(frame, name)

@@ -30,3 +30,11 @@ def test_odd_labels_name_a_few_and_the_remedy(make, tmp_path):
     own = write(tmp_path / "d", lines, COLUMNS.replace("rating", "label"))
     with pytest.raises(ValueError, match=r"holds \[2.0\] where labels are 0 or 1; set threshold"):
         prepare_data(make(**own))
+
+
+@pytest.mark.parametrize("column, kind", [("rating", "token"), ("label", "token"), ("rating", "float_seq")])
+def test_ratings_and_labels_that_are_no_numbers_are_refused(column, kind, make, tmp_path):
+    """RecBole numbers the values of a token column: 0.5, 5, 3 would be read as 1, 2, 3."""
+    own = write(tmp_path / "d", [f"u{k % 5}\ti{k}\t{k % 2}\t{k}" for k in range(60)], COLUMNS.replace("rating:float", f"{column}:{kind}"))
+    with pytest.raises(ValueError, match=f"own.inter: column '{column}' is declared {kind}.*write {column}:float"):
+        prepare_data(make(**own))

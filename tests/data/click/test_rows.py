@@ -4,7 +4,7 @@ from recbole_llm import ConfigError
 from recbole_llm.data.click import rows as click_rows
 from recbole_llm.data.click.rows import build_labelled_rows, labelled_rows
 from recbole_llm.evaluation.preparation import prepare_data
-from tests.clicks import pairs, write
+from tests.clicks import COLUMNS, pairs, write
 
 
 def test_rows_are_split_by_global_time_and_labelled_by_the_threshold(make, toy_path):
@@ -80,6 +80,16 @@ def test_settings_that_contradict_the_protocol_are_named(make, settings, complai
     """`model` among them picks the model."""
     with pytest.raises(ConfigError, match=complaint):
         make(**settings)
+
+
+def test_labels_that_load_col_does_not_name_are_pointed_out(make, tmp_path):
+    lines = [f"u{k % 5}\ti{k}\t{k % 2}\t{k}" for k in range(60)]
+    own = write(tmp_path / "d", lines, COLUMNS.replace("rating", "label")) | {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
+    remedy = r"makes labels of 'rating', which .*own.inter lacks; it holds labels, 'label': name it in load_col: {inter: \[..., label\]}, or set threshold: null"
+    with pytest.raises(ValueError, match=remedy):
+        prepare_data(make(**own))
+    for right in ({"threshold": None}, {"load_col": {"inter": ["user_id", "item_id", "label", "timestamp"]}}):
+        assert len(prepare_data(make(**own | right))[3]._dataset)
 
 
 def test_a_model_that_ranks_titles_cannot_give_click_probabilities(make):
