@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch  # noqa: E402
 import recbole_llm  # noqa: E402, F401  (before any test imports RecBole, which needs its shims)
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+gc.freeze()  # a collection need not look through all that was imported
 
 
 @pytest.fixture(scope="session")

@@ -9,5 +9,3 @@ import pytest
 def quick_garbage():
     """statsmodels' multipletests collects garbage at every call: let it find none of what was imported."""
     gc.freeze()
-    yield
-    gc.unfreeze()
