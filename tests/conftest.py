@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 # Before anything starts a pool of threads. Workers of pytest-xdist share the cores: one thread each, and each program that a test starts.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+# They inherit what their parent, which reads this file too, has set; threads that wait for each other on too few cores take many times as long.
+os.environ["OMP_NUM_THREADS"] = "1" if "PYTEST_XDIST_WORKER" in os.environ else os.environ.get("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest  # noqa: E402

@@ -193,6 +193,11 @@ def test_recommend_is_compared_with_evaluation_on_the_same_users(tiny_data, tiny
     monkeypatch.setattr(recommend, "TURN", 16)  # one batch
     status = recommend.main([run, "--users=40", "--repeats=1"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("recommend ")]
-    ratio = float(line.split("ratio ")[1].split()[0])
+    ratio = float(line.split("ratio ")[1].split(",")[0])
+    error = float(line.split("error ")[1].split()[0])
     assert scored[::2] == scored[1::2] == [16, 16, 8]
-    assert ratio > 0 and status == int(ratio < 0.9)
+    assert ratio > 0 and error > 0 and status in (0, 1)
+    monkeypatch.setattr(recommend, "measure", lambda *_: (0.9, 1.0, 0.04))
+    assert recommend.main([run]) == 1
+    monkeypatch.setattr(recommend, "measure", lambda *_: (0.9, 1.0, 0.06))
+    assert recommend.main([run]) == 0

@@ -87,7 +87,7 @@ def svg(text: str) -> str:
         x, y = places[node] if wide else places[node][::-1]
         return 4 + WIDTH / 2 + x * step[0], 4 + HEIGHT / 2 + y * step[1]
 
-    parts = [_arrow(centre(a), centre(b), label, wide) for a, b, label in edges]
+    parts = [_arrow(centre(a), centre(b), label, wide, gap) for a, b, label in edges]
     parts += [_box(*centre(node), label) for node, label in nodes.items()]
     size = columns * step[0] - (step[0] - WIDTH) + 8, rows * step[1] - (step[1] - HEIGHT) + 8
     words = escape(", ".join(nodes.values()), quote=True)
@@ -103,7 +103,8 @@ def _passed(places: dict[str, tuple[int, int]], a: str, b: str) -> list[str]:
     return [node for node, (layer, row) in places.items() if first < layer < last and abs(start + slope * (layer - first) - row) < 0.3]
 
 
-def _arrow(a: tuple[float, float], b: tuple[float, float], label: str, wide: bool) -> str:
+def _arrow(a: tuple[float, float], b: tuple[float, float], label: str, wide: bool, gap: float) -> str:
+    """The line between two boxes; its label stands in the middle of the first gap, also of an arrow that goes on beside other boxes."""
     (x1, y1), (x2, y2) = a, b
     if wide:
         x1, x2 = x1 + WIDTH / 2, x2 - WIDTH / 2
@@ -111,7 +112,8 @@ def _arrow(a: tuple[float, float], b: tuple[float, float], label: str, wide: boo
         y1, y2 = y1 + HEIGHT / 2, y2 - HEIGHT / 2
     line = f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" marker-end="url(#tip)"/>'
     written = _lines(label, LABEL)
-    at = (x1 + x2) / 2, (y1 + y2) / 2 - 12 * len(written) + 3
+    share = gap / 2 / ((x2 - x1) if wide else (y2 - y1))
+    at = x1 + share * (x2 - x1), y1 + share * (y2 - y1) - 12 * len(written) + 3
     words = "".join(f'<tspan x="{at[0]}" y="{at[1] + 12 * i}">{escape(part)}</tspan>' for i, part in enumerate(written))
     return line + (f'<text class="label">{words}</text>' if label else "")
 

@@ -22,6 +22,7 @@ from recbole.data import utils as recbole_data
 from recbole_llm import registry
 from recbole_llm.cli.arguments import parse_command_line, refuse_unread
 from recbole_llm.config.loader import LLMConfig
+from recbole_llm.data.columns import history_field
 from recbole_llm.data.field_text import field_texts, shown_names
 from recbole_llm.data.filters import rows_dropped
 from recbole_llm.data.interactions import brings_histories, interaction_files, load_interactions
@@ -61,7 +62,7 @@ def interaction_lines(config, dataset) -> Lines:
     """Counts, what filters drop, lengths of histories, equal times, repeated pairs; of a dataset that is not yet built."""
     feat, user, item = dataset.inter_feat, dataset.uid_field, dataset.iid_field
     users, items = (np.asarray(feat[name], dtype=np.int64) for name in (user, item))
-    listed = item + config["LIST_SUFFIX"]
+    listed = history_field(config)
     lists = [np.asarray(row, dtype=np.int64) for row in feat[listed]] if brings_histories(config) else []
     n_items = len(np.unique(np.concatenate([items, *lists])))
     yield "files", ", ".join(str(file) for file in interaction_files(config))

@@ -16,7 +16,6 @@ from recbole.utils import InputType, get_model
 
 from recbole_llm import registry
 from recbole_llm.config import checks
-from recbole_llm.config.columns import column_problems
 from recbole_llm.config.known_keys import known_keys, unknown_problems
 from recbole_llm.config.values import ConfigError, SafeLoader, parse_value, read_yaml
 
@@ -152,7 +151,7 @@ def check_and_complete(config, final):
         problems += checks.metric_problems(final)
         if final.get("benchmark_filename") is None:  # files as they are split have no boundary
             problems += checks.split_problems(final["eval_args"])
-        problems += column_problems(final, config.dataset)
+        problems += protocol.column_problems(final, config.dataset)
     except Exception:  # a bad value may end it; that value is among the problems
         if not problems:
             raise

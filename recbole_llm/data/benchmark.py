@@ -8,6 +8,7 @@ import torch
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_llm.data.atomic import read_header, read_table
+from recbole_llm.data.columns import history_field
 
 _LIST_SEPARATORS = (",", ";", "|", "/", "::", "\t", " ")
 _AROUND = " []()\"'"  # what stands around ids in lists that a program printed
@@ -45,7 +46,7 @@ def histories_loaded(dataset) -> bool:
     Raises:
         ValueError: the files hold histories that are not loaded.
     """
-    field = dataset.iid_field + dataset.config["LIST_SUFFIX"]
+    field = history_field(dataset.config)
     if field in dataset.inter_feat:
         return True
     for file in check_benchmark(dataset.config):
@@ -61,7 +62,7 @@ def check_history_lists(dataset) -> None:
     Raises:
         ValueError: a list is not; names file, line and list, and what makes known items of it.
     """
-    field = dataset.iid_field + dataset.config["LIST_SUFFIX"] if dataset.iid_field else None
+    field = history_field(dataset.config) if dataset.iid_field else None
     frame = dataset.inter_feat
     if dataset.benchmark_filename_list is not None and field in (dataset.config["alias_of_item_id"] or ()):
         if not histories_loaded(dataset):

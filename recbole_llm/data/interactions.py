@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from recbole_llm.data.atomic import read_header
 from recbole_llm.data.benchmark import check_benchmark
+from recbole_llm.data.columns import history_field
 from recbole_llm.data.convert import ensure_dataset, how_to_get
 from recbole_llm.data.convert.sources import source_of
 from recbole_llm.data.time_order import not_there
@@ -56,7 +57,7 @@ def columns_of(file: Path, config) -> list[str]:
 
 def brings_histories(config) -> bool:
     """Whether the dataset consists of benchmark files whose rows bring their history, a list of items."""
-    list_field = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
+    list_field = history_field(config)
     return config["benchmark_filename"] is not None and list_field in columns_of(interaction_files(config)[0], config)
 
 
@@ -86,7 +87,7 @@ def _interaction_columns(config) -> list[str]:
     needed = [config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]]
     wanted = list(config["val_interval"] or ())
     if brings_histories(config):
-        needed.append(config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"])
+        needed.append(history_field(config))
         wanted = list(config["alias_of_item_id"] or ())
     elif config["benchmark_filename"] is not None:
         wanted = [config["TIME_FIELD"]]
@@ -112,7 +113,7 @@ def reduced_config(config):
             f"eval_args.order is {config['eval_args']['order']!r}; candidate sets follow sequential rows, which are in "
             f"order of time: set eval_args to {{order: TO, split: {{LS: valid_and_test}}, group_by: user}}"
         )
-    list_field = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
+    list_field = history_field(config)
     if brings_histories(config) and list_field not in (config["alias_of_item_id"] or ()):
         raise ValueError(f"benchmark_filename needs alias_of_item_id: [{list_field}]: histories and items share ids")
     reduced = copy.copy(config)
@@ -145,7 +146,7 @@ def check_histories(config, dataset) -> None:
     """
     if not brings_histories(config):
         return
-    feat, field = dataset.inter_feat, config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
+    feat, field = dataset.inter_feat, history_field(config)
     empty = [row for row, history in enumerate(feat[field]) if len(history) == 0]
     if empty:
         ids = np.asarray(feat[dataset.uid_field])[empty]
@@ -161,7 +162,7 @@ def fit_histories(config, dataset) -> None:
     """Cut benchmark rows' histories to the latest MAX_ITEM_LIST_LENGTH items, as RecBole cuts those that it makes."""
     if brings_histories(config):
         check_histories(config, dataset)
-        field, most = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"], config["MAX_ITEM_LIST_LENGTH"]
+        field, most = history_field(config), config["MAX_ITEM_LIST_LENGTH"]
         if field in dataset.inter_feat:
             dataset.inter_feat[field] = [history[-most:] for history in dataset.inter_feat[field]]
             if config["ITEM_LIST_LENGTH_FIELD"] in dataset.inter_feat:  # which RecBole has already counted
@@ -170,7 +171,7 @@ def fit_histories(config, dataset) -> None:
 
 def widen_histories(config, split) -> None:
     """Pad benchmark rows' histories to MAX_ITEM_LIST_LENGTH: some models (Caser) take no other width."""
-    field, most = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"], config["MAX_ITEM_LIST_LENGTH"]
+    field, most = history_field(config), config["MAX_ITEM_LIST_LENGTH"]
     if config["benchmark_filename"] is not None and field in split.inter_feat:
         held = split.inter_feat[field]
         if held.shape[1] < most:

@@ -9,8 +9,8 @@ from recbole.utils import get_model
 from torch.utils.data import Dataset
 
 from recbole_llm.data.candidate_sets import CandidateSets
+from recbole_llm.data.columns import history_field
 from recbole_llm.data.prompt import parse_template, with_profile, with_words
-from recbole_llm.data.rows import history_field
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class PromptRows(Dataset):
         texts = with_words(config["prompt_templates"], config["prompt_words"])
         self.templates = [parse_template(text, self.model_class.template_fields) for text in texts]
         feat = dataset.inter_feat
-        self.sequences = feat[history_field(dataset)].numpy()  # [rows, MAX_ITEM_LIST_LENGTH], 0 after the end
+        self.sequences = feat[history_field(config)].numpy()  # [rows, MAX_ITEM_LIST_LENGTH], 0 after the end
         self.lengths = feat[dataset.item_list_length_field].numpy()  # [rows]
         self.targets = feat[dataset.iid_field].numpy()  # [rows]
         self.users = feat[dataset.uid_field].numpy()  # [rows]

@@ -13,9 +13,9 @@ from recbole.utils import get_model
 
 from recbole_llm import registry
 from recbole_llm.data.click.wording import note_kind
+from recbole_llm.data.columns import history_field
 from recbole_llm.data.item_names import SHOWN, ItemNames, UnknownNameError
 from recbole_llm.data.model_kinds import reads_ratings, reads_users
-from recbole_llm.data.rows import history_field
 
 TEST = 2  # place of the test split among train, valid, test
 
@@ -83,7 +83,7 @@ class _Rows:
 
     def __init__(self, split):
         feat = split.inter_feat
-        names = (split.uid_field, history_field(split), split.item_list_length_field, split.iid_field)
+        names = (split.uid_field, history_field(split.config), split.item_list_length_field, split.iid_field)
         users, self.sequences, self.lengths, self.targets = (feat[name].numpy() for name in names)
         self._order = np.argsort(users, kind="stable")
         self._users = users[self._order]

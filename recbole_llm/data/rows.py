@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recbole_llm.data.candidates import CandidateSet
+from recbole_llm.data.columns import history_field
 from recbole_llm.data.interactions import load_interactions
 
 # Columns of the batches that evaluation reads
@@ -19,11 +20,6 @@ ROW_FIELD = "candidate_row"  # row number in the candidate set
 PHASE_FIELD = "candidate_phase"  # index into PHASES
 ITEMS_FIELD = "candidate_items"  # [B, C] internal ids, where an interaction holds one line per row
 PHASES = ("valid", "test")
-
-
-def history_field(dataset) -> str:
-    """The column of histories [B, L] of a dataset of rows: RecBole names its attribute after `ITEM_ID_FIELD`."""
-    return dataset.iid_field + dataset.config["LIST_SUFFIX"]
 
 
 class Histories(Mapping):
@@ -81,7 +77,7 @@ def _histories(dataset) -> tuple[np.ndarray, Histories]:
     """Return the catalogue and the whole histories of a dataset that is not yet built."""
     feat = dataset.inter_feat
     users, items = (np.asarray(feat[field], dtype=np.int64) for field in (dataset.uid_field, dataset.iid_field))
-    list_field = dataset.iid_field + dataset.config["LIST_SUFFIX"]
+    list_field = history_field(dataset.config)
     if list_field in feat:  # each row brings its own history
         lists = list(feat[list_field])
         users = np.concatenate([users, np.repeat(users, [len(history) for history in lists])])
@@ -109,6 +105,13 @@ def _row_pairs(split) -> tuple[np.ndarray, np.ndarray]:
 def whole_histories(config) -> tuple[np.ndarray, Histories]:
     """The catalogue and everything that each user ever did, read anew: no list is cut at `MAX_ITEM_LIST_LENGTH`."""
     return _histories(load_interactions(config))
+
+
+def seen_items(dataset, catalogue: np.ndarray, histories: Histories) -> dict[int, np.ndarray]:
+    """Whole histories in a dataset's internal ids, by internal user id; 0 stands for an item that it lacks."""
+    items, users = (dataset.field2token_id[field] for field in (dataset.iid_field, dataset.uid_field))
+    internal = np.array([items.get(name, 0) for name in catalogue.tolist()], dtype=np.int64)
+    return {users[user]: internal[histories[user]] for user in histories if user in users}
 
 
 def evaluation_rows(config) -> Rows:

@@ -12,6 +12,7 @@ import torch
 
 from recbole_llm.config.checks import time_split_problems
 from recbole_llm.data.atomic import read_header
+from recbole_llm.data.columns import history_field
 
 _FIRST_PLACE = 2**24  # so large that the rounding of a share, as in (1 - 0.2) * 95, does not move a boundary off a place
 
@@ -20,7 +21,7 @@ def in_order_of_time(dataset, types) -> bool:
     config = dataset.config
     if (config["eval_args"] or {}).get("order") != "TO":
         return False
-    return dataset.benchmark_filename_list is None or dataset.iid_field + config["LIST_SUFFIX"] not in types
+    return dataset.benchmark_filename_list is None or history_field(config) not in types
 
 
 def check_time(path, field, types) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from recbole_llm.data.rows import history_field
+from recbole_llm.data.columns import history_field
 from recbole_llm.evaluation.candidate_collector import target_ranks
 
 LEAK_ROWS = 1000
@@ -143,7 +143,7 @@ def leak_check(loader, tokens, limit: int = LEAK_ROWS) -> dict:
     for keys, batch in zip(loader.batch_sampler, loader, strict=True):
         for i, key in enumerate(keys):
             target = int(split.inter_feat[split.iid_field][key.row])
-            found = _leaks_of_row(batch, i, target, batch[history_field(split)][i], tokens)
+            found = _leaks_of_row(batch, i, target, batch[history_field(split.config)][i], tokens)
             counts["rows"] += 1
             counts["id_outside"] += found[0]
             counts["title_outside"] += found[1]

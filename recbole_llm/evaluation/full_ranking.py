@@ -17,7 +17,7 @@ from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import get_model
 
 from recbole_llm.data.candidate_sets import candidate_sets
-from recbole_llm.data.rows import PHASE_FIELD, PHASES, ROW_FIELD
+from recbole_llm.data.rows import PHASE_FIELD, PHASES, ROW_FIELD, seen_items
 from recbole_llm.evaluation.candidate_collector import CandidateCollector, target_ranks
 from recbole_llm.evaluation.candidate_loaders import _CandidateRows
 from recbole_llm.evaluation.full_rows import FullRows, catalogue_ranks, full_rows
@@ -44,11 +44,11 @@ class FullRowsDataLoader(_CandidateRows, FullSortEvalDataLoader):
     def uid2history_item(self) -> np.ndarray:
         """By internal user id the items that RecBole's `case_study` hides from general models: the history less the target."""
         hidden = np.array([torch.tensor([], dtype=torch.long)] * self._dataset.user_num + [None], dtype=object)[:-1]
-        sets = candidate_sets(self.config)
-        internal, known = torch.from_numpy(sets.internal_items(self._dataset)), self._dataset.field2token_id[self.uid_field]
+        sets, known = candidate_sets(self.config), self._dataset.field2token_id[self.uid_field]
+        seen = seen_items(self._dataset, sets.catalogue, sets.histories)
         for user, target in zip(self.candidate_set.user_ids.tolist(), self.items[range(len(self.items)), self.position], strict=True):
-            seen = internal[sets.histories[user]]
-            hidden[known[user]] = seen[seen != target]
+            items = torch.from_numpy(seen[known[user]])
+            hidden[known[user]] = items[items != target]
         return hidden
 
     def collate_fn(self, index):

@@ -15,8 +15,9 @@ from recbole.data.interaction import Interaction
 from torch.nn import functional
 
 from recbole_llm.data.click.timelines import timelines_of_lists
+from recbole_llm.data.columns import history_field
 from recbole_llm.data.requests import knows_users_by_id, unsaid
-from recbole_llm.data.rows import history_field, whole_histories
+from recbole_llm.data.rows import seen_items, whole_histories
 from recbole_llm.evaluation.full_ranking import BLOCK
 from recbole_llm.evaluation.full_rows import shown_order
 from recbole_llm.evaluation.rerank import catalogue_scores, top_items
@@ -34,7 +35,7 @@ class HandMade:
         self.config, self.dataset = model.config, dataset
         self.head = model.head
         self.user, self.item = dataset.uid_field, dataset.iid_field
-        self.list, self.length = history_field(dataset), dataset.item_list_length_field
+        self.list, self.length = history_field(self.config), dataset.item_list_length_field
         self.tie_order = np.random.default_rng([int(self.config["candidate_seed"]), 3]).permutation(dataset.item_num)
 
     def lines(self, interaction: Interaction) -> Interaction:
@@ -74,11 +75,7 @@ class HandMade:
     @cached_property
     def _done(self) -> dict[int, np.ndarray]:
         """Internal items of everything that a user of the dataset did, by internal user id."""
-        catalogue, histories = whole_histories(self.config)
-        known = self.dataset.field2token_id[self.item]
-        internal = np.array([known.get(name, 0) for name in catalogue.tolist()], dtype=np.int64)
-        users = self.dataset.field2token_id[self.user]
-        return {users[user]: internal[histories[user]] for user in histories if user in users}
+        return seen_items(self.dataset, *whole_histories(self.config))
 
     def history_in_data(self, interaction: Interaction) -> list[np.ndarray]:
         """What evaluation under `full` hides from rows of a split: all that the user did, however long, less the row's own item."""

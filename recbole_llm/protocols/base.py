@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recbole_llm.data.columns import column_problems
 from recbole_llm.evaluation.preparation import prepare
 
 
@@ -49,6 +50,10 @@ class Protocol:
             A line for each problem: key, rule, remedy.
         """
         return []
+
+    def column_problems(self, final: dict, dataset: str) -> list[str]:
+        """Find columns that settings name and the dataset's files, where they are here, do not give; called after `complete`."""
+        return column_problems(final, dataset)
 
     # ---- a run -------------------------------------------------------------------------------------------------------
 

@@ -189,11 +189,13 @@ class Ranker:
         alike: dict[tuple, list] = {}
         for rows, candidates in groups:
             alike.setdefault((candidates.shape[1], bool(self.names.cold[candidates].any())), []).append((rows, candidates))
-        size, tokens = self.config["eval_batch_size"], self._tokens.lengths()
+        size = self.config["eval_batch_size"]
         for parts in alike.values():
             rows, candidates = (np.concatenate(column) for column in zip(*parts, strict=True))
-            length = tokens[candidates].sum(1) + tokens[lines[self.hand.list].numpy()[rows]].sum(1)
-            order = np.argsort(-length, kind="stable")
+            split = self.split(lines[rows])
+            split.prompt_tokenizer = self._tokens  # knows how long the titles of cold candidates are
+            lengths = self.hand.head.rows(self.config, split).token_lengths(np.arange(len(rows)), candidates)
+            order = np.argsort(-lengths, kind="stable")
             for mine in (order[start : start + size] for start in range(0, len(order), size)):
                 yield rows[mine], candidates[mine], self.prompts(lines[rows[mine]], candidates[mine])
 

@@ -103,8 +103,7 @@ class Recommender:
         requests = self.requests.make(users, history, candidates, exclude, until)
         counts = [_count(request, k) for request in requests]
         ranked = self.ranker.rank(requests, counts, show_progress)
-        parts = [self._frame(*three) for three in zip(requests, ranked, counts, strict=True)]
-        return pd.concat(parts, ignore_index=True)
+        return self._frame(requests, ranked, counts)
 
     def explain(self, users=None, history=None, k: int | None = None, candidates=None, exclude=(), until=None) -> str:
         """How lists come about, as text: prompts with their slots, the gate's weights, the scores.
@@ -125,16 +124,18 @@ class Recommender:
         requests = self.requests.make(users, history, candidates, exclude, until)
         return "\n\n".join(explanation(self.ranker, request, _count(request, k)) for request in requests)
 
-    def _frame(self, request: Request, ranked: Ranked, k: int) -> pd.DataFrame:
-        items = np.concatenate((ranked.items, ranked.rest))[:k]
-        scored = min(k, len(ranked.items))
-        missing = [pd.NA] * (k - scored)
+    def _frame(self, requests: list[Request], ranked: list[Ranked], counts: list[int]) -> pd.DataFrame:
+        lists = [np.concatenate((found.items, found.rest))[:k] for found, k in zip(ranked, counts, strict=True)]
+        scored = [min(k, len(found.items)) for found, k in zip(ranked, counts, strict=True)]
+        scores = [np.pad(found.scores[:n].astype(float), (0, k - n), constant_values=np.nan) for found, n, k in zip(ranked, scored, counts, strict=True)]
+        places = [found.crm_rank.get(int(i), pd.NA) for found, items in zip(ranked, lists, strict=True) for i in items]
+        rank = np.concatenate([np.arange(1, k + 1) for k in counts])
+        items = np.concatenate(lists).tolist()
         frame = {
-            "user": request.user, "rank": np.arange(1, k + 1),
+            "user": [request.user for request, k in zip(requests, counts, strict=True) for _ in range(k)], "rank": rank,
             "item_id": [self.names.tokens[i] for i in items], "title": [self.names.titles[i] for i in items],
-            "score": np.append(ranked.scores[:scored], np.full(k - scored, np.nan)).astype(float),
-            "crm_rank": pd.array([ranked.crm_rank.get(int(i), pd.NA) for i in items], dtype="Int64"),
-            "llm_rank": pd.array([*range(1, scored + 1), *missing], dtype="Int64"),
+            "score": np.concatenate(scores), "crm_rank": pd.array(places, dtype="Int64"),
+            "llm_rank": pd.Series(rank, dtype="Int64").mask(rank > np.repeat(scored, counts)),
         }  # fmt: skip
         return pd.DataFrame(frame, columns=COLUMNS)
 

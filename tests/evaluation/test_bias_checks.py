@@ -125,7 +125,7 @@ def leaks(text: str, candidates, position, history, slots=(), target=None):
 def loader_of(batch, target):
     """A loader of one batch with one row, whose target is `target`."""
     split = SimpleNamespace(
-        config={"LIST_SUFFIX": "_list"}, iid_field="item_id", inter_feat={"item_id": torch.tensor([0, target])}
+        config={"ITEM_ID_FIELD": "item_id", "LIST_SUFFIX": "_list"}, iid_field="item_id", inter_feat={"item_id": torch.tensor([0, target])}
     )
     parts = {"dataset": SimpleNamespace(split=split), "batch_sampler": [[Key(1, (), 0)]]}
     return type("Loader", (list,), parts)([batch])

@@ -95,8 +95,10 @@ def test_later_rows_and_the_rows_own_label_change_neither_prompt_nor_gate_input(
     model = RecLoRA(first, before[1]._dataset).eval()
     asked_before, asked_after = gates(model, before[3]), gates(model, after[3])
     shared = asked_before.keys() & asked_after.keys()
-    assert len(shared) > 40 and all(torch.equal(asked_before[pair], asked_after[pair]) for pair in shared)
-    assert len({tuple(weights.flatten().tolist()) for weights in asked_before.values()}) > 12  # gates do differ
+    assert len(shared) > 40
+    for pair in shared:  # batches of other rows round otherwise
+        torch.testing.assert_close(asked_before[pair], asked_after[pair], rtol=0, atol=1e-6)
+    assert len({tuple(weights.flatten().mul(1e5).round().tolist()) for weights in asked_before.values()}) > 12  # gates differ by more than that
 
 
 def test_the_answer_is_the_label_and_the_prompt_does_not_hold_it(tiny_data, tiny_llm, tmp_path):

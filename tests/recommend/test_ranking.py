@@ -38,6 +38,19 @@ def test_test_rows_have_the_prompts_of_evaluation(made, name):
         assert rows.tolist() == list(range(len(users))) and all(torch.equal(found[f], batch[f]) for f in fields)
 
 
+def test_a_call_s_prompts_are_batched_by_what_they_show_the_longest_first(made, monkeypatch):
+    """Little padding, as in evaluation: only the latest items of a history are shown."""
+    recommender = made("LLaRA").recommender
+    monkeypatch.setitem(recommender.config.final_config_dict, "history_max_len", 2)
+    monkeypatch.setitem(recommender.config.final_config_dict, "eval_batch_size", 4)
+    requests = recommender.requests.make(users=[f"u{i}" for i in range(24)])
+    lines, scores = recommender.ranker.crm_scores(requests)
+    batches = list(recommender.ranker._batches(lines, recommender.ranker.groups(requests, [1] * 24, lines, scores)))
+    lengths = [batch["prompt_mask"].sum(1) for _, _, batch in batches]
+    assert len(lengths) == 6 and all(before.min() >= after.max() for before, after in zip(lengths, lengths[1:], strict=False))
+    assert lengths[0].max() > lengths[-1].max()
+
+
 @pytest.mark.parametrize("name", ["LLaRA", "RecLoRA"])
 def test_under_full_the_whole_list_is_that_of_evaluation(made, name):
     run = made(name, "full")

@@ -22,12 +22,14 @@ def own_datasets():
     """
     from recbole.data.dataset import Dataset
 
+    from recbole_llm.data.columns import check_columns
     from recbole_llm.data.convert import ensure_dataset
 
     original = Dataset._load_data
 
     def _load_data(self, token, dataset_path):
         ensure_dataset(self.config)
+        check_columns(self.config)
         original(self, token, dataset_path)
 
     Dataset._load_data = _load_data
@@ -168,7 +170,7 @@ def benchmark_files():
     """
     from recbole.data.dataset import Dataset, SequentialDataset
 
-    from recbole_llm.data import benchmark
+    from recbole_llm.data import benchmark, columns
 
     load = Dataset._load_inter_feat
     presets, change = SequentialDataset._benchmark_presets, SequentialDataset._change_feat_format
@@ -181,7 +183,7 @@ def benchmark_files():
 
     def _benchmark_presets(self):
         if benchmark.histories_loaded(self):
-            self.item_id_list_field = self.iid_field + self.config["LIST_SUFFIX"]  # by this name RecBole asks for it, whatever ITEM_ID_FIELD is
+            self.item_id_list_field = columns.history_field(self.config)  # by this name RecBole asks for it, whatever ITEM_ID_FIELD is
             presets(self)
 
     def _change_feat_format(self):

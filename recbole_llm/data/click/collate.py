@@ -9,7 +9,8 @@ from recbole.data.interaction import Interaction
 from recbole_llm.data.click.questions import ClickRows, Question
 from recbole_llm.data.click.timelines import HISTORY_RATINGS
 from recbole_llm.data.collate import padded
-from recbole_llm.data.rows import ROW_FIELD, history_field
+from recbole_llm.data.columns import history_field
+from recbole_llm.data.rows import ROW_FIELD
 
 
 class ClickCollate:
@@ -51,7 +52,7 @@ class ClickCollate:
         """The CRM's histories; an empty one is one padding item, which no model refuses."""
         split, width, timelines = self.rows.split, self.rows.config["crm_history_len"], self.rows.timelines
         lines = [places for key in keys for places in key.long]
-        read = {history_field(split): timelines.items}
+        read = {history_field(split.config): timelines.items}
         if self.rows.levels is not None:
             read[HISTORY_RATINGS] = self.rows.levels
         shape = (len(keys), -1) if len(keys[0].long) > 1 else (len(keys),)

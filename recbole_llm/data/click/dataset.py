@@ -12,8 +12,8 @@ from recbole_llm.data.click.interactions import interaction_numbers, load_number
 from recbole_llm.data.click.rows import labelled_rows
 from recbole_llm.data.click.splits import labelled_splits
 from recbole_llm.data.click.timelines import Timelines, build_timelines, timelines_of_lists
+from recbole_llm.data.columns import history_field
 from recbole_llm.data.dataset import PromptDataset
-from recbole_llm.data.rows import history_field
 
 
 class ClickDataset(PromptDataset):
@@ -51,6 +51,6 @@ class ClickDataset(PromptDataset):
 def _with_own_lists(split):
     feat = split.inter_feat
     lengths = feat[split.item_list_length_field].numpy()
-    split.timelines = timelines_of_lists(feat[history_field(split)].numpy(), lengths)
+    split.timelines = timelines_of_lists(feat[history_field(split.config)].numpy(), lengths)
     split.numbers = np.arange(len(lengths))
     return split

@@ -8,8 +8,8 @@ from recbole_llm.data.click.interactions import interaction_numbers
 from recbole_llm.data.click.retriever import kept_vectors, most_relevant
 from recbole_llm.data.click.rows import PHASES, LabelledRows, labelled_rows, rating_levels
 from recbole_llm.data.click.timelines import HISTORY_RATINGS, build_timelines, recent
+from recbole_llm.data.columns import history_field
 from recbole_llm.data.model_kinds import reads_labels, reads_ratings
-from recbole_llm.data.rows import history_field
 from recbole_llm.data.sample import sample_rows
 from recbole_llm.registry import is_plugin_model
 
@@ -79,7 +79,7 @@ class _Histories:
             targets = chosen[self.dataset.iid_field].numpy()
             places = most_relevant(self.vectors, self.timelines.items, start, end, targets, self.width)
         lengths = np.maximum(1, (places >= 0).sum(1))  # an empty history is one padding item, as where the CRM is asked
-        columns = {history_field(self.dataset): np.where(places >= 0, self.timelines.items[places], 0),
+        columns = {history_field(self.dataset.config): np.where(places >= 0, self.timelines.items[places], 0),
                    self.dataset.item_list_length_field: lengths}  # fmt: skip
         if self.levels is not None:
             columns[HISTORY_RATINGS] = np.where(places >= 0, self.levels[places], 0)

@@ -1,6 +1,6 @@
-"""Columns that settings name: whether a run loads them, and whether they hold what the setting reads.
+"""Columns that settings name: whether the dataset's files give them, a run loads them, and they hold what the setting reads.
 
-Headers are read where the files are here; of a dataset that is yet to be fetched, `load_col` alone is looked at.
+Headers are read with the configuration where the files are here, and when they have been fetched; until then `load_col` alone is looked at.
 """
 
 from pathlib import Path
@@ -9,21 +9,42 @@ import recbole
 
 from recbole_llm.config.known_keys import hint
 from recbole_llm.config.rules import is_interval
+from recbole_llm.config.values import ConfigError
+from recbole_llm.data.atomic import TYPES, read_header
 
-TYPES = ("token", "token_seq", "float", "float_seq")
+
+def history_field(config) -> str:
+    """The column of histories [B, L]: RecBole names its own after `ITEM_ID_FIELD`, and benchmark files bring one."""
+    return f"{config['ITEM_ID_FIELD']}{config['LIST_SUFFIX']}"
 
 
-def column_problems(final, dataset):
-    """Lines for columns of `val_interval`, `alias_of_user_id` and `alias_of_item_id` that are absent, not loaded, or of another type."""
-    columns, problems = _Columns(final, dataset), []
+def check_columns(config) -> None:
+    """Refuse settings that the files of a dataset, which are here by now, contradict.
+
+    Raises:
+        ConfigError: all that `column_problems` finds.
+    """
+    if problems := column_problems(config.final_config_dict, config["dataset"], Path(config["data_path"])):
+        raise ConfigError(problems)
+
+
+def column_problems(final, dataset, folder=None):
+    """Lines for columns of `val_interval`, `alias_of_user_id` and `alias_of_item_id` that are absent, not loaded, or of another type.
+
+    Args:
+        final: the merged configuration.
+        dataset: its dataset's name.
+        folder: where its files lie; None: where `data_path` says, before RecBole has put the name behind it.
+    """
+    columns, problems = _Columns(final, dataset, folder), []
     benchmark = final.get("benchmark_filename")
-    for name, wanted in {} if benchmark else (final.get("val_interval") or {}).items():  # RecBole filters no benchmark files
+    filtered = final.get("val_interval")
+    for name, wanted in filtered.items() if isinstance(filtered, dict) and not benchmark else ():  # RecBole filters no benchmark files
         lacks = columns.lacks(name) or _unfit(name, wanted, columns.kinds(name))
         problems += [f"val_interval: {lacks}"] if lacks else []
-    histories = f"{final.get('ITEM_ID_FIELD')}{final.get('LIST_SUFFIX')}"
     for key in ("alias_of_user_id", "alias_of_item_id"):
         for name in final[key] if isinstance(final.get(key), list) else ():  # a line of `RULES` names another value
-            if benchmark and name == histories:  # `data.benchmark` says more of these
+            if benchmark and name == history_field(final):  # `data.benchmark` says more of these
                 continue
             lacks = columns.lacks(name)
             if not lacks and any("float" in kind for kind in columns.kinds(name)):
@@ -44,9 +65,9 @@ def _unfit(name, wanted, kinds):
 class _Columns:
     """The columns of a dataset's files, and which of them `load_col` and `unload_col` leave."""
 
-    def __init__(self, final, dataset):
+    def __init__(self, final, dataset, folder):
         self.dataset, self.load, self.unload = dataset, final.get("load_col"), final.get("unload_col") or {}
-        self.types = _headers(final, dataset)
+        self.types = _headers(final, dataset, folder)
 
     def lacks(self, name):
         """What is wrong where no file gives the column; None: one does, or nothing is known of the files."""
@@ -74,23 +95,16 @@ class _Columns:
         return names == "*" or name in names
 
 
-def _headers(final, dataset):
-    """{suffix: {column: type}} of a dataset's files; nothing where they are not here, or where one has no header, which its reader says."""
-    root = Path(recbole.__file__).parent / "dataset_example" if dataset == "ml-100k" else Path(final["data_path"])
+def _headers(final, dataset, folder):
+    """{suffix: {column: type}} of a dataset's files; nothing where they are not here, or where one has no header, which `data.loading` says."""
+    if folder is None:
+        folder = (Path(recbole.__file__).parent / "dataset_example" if dataset == "ml-100k" else Path(final["data_path"])) / dataset
     split = final.get("benchmark_filename")
     ends = {"inter": f"{split[0]}.inter" if split else "inter"}
     ends |= {suffix: suffix for suffix in ("user", "item", "kg", *(final.get("additional_feat_suffix") or ()))}
-    files = {suffix: root / dataset / f"{dataset}.{end}" for suffix, end in ends.items()}
-    types = {suffix: _types(file, final) for suffix, file in files.items() if file.is_file()}
-    return types if types.get("inter") and all(types.values()) else {}
-
-
-def _types(file, final):
-    """{column: type} of a file's header, empty where it is none."""
+    files = {suffix: folder / f"{dataset}.{end}" for suffix, end in ends.items()}
     try:
-        with open(file, encoding=final.get("encoding") or "utf-8", errors="replace") as lines:
-            header = lines.readline().strip("\ufeff\n")
-        parts = [column.strip('"').rpartition(":") for column in header.split(final["field_separator"])]
-    except (LookupError, OSError, ValueError):
+        types = {suffix: read_header(file, final["field_separator"], final.get("encoding")) for suffix, file in files.items() if file.is_file()}
+    except ValueError:
         return {}
-    return {name: kind for name, _, kind in parts} if all(name and kind in TYPES for name, _, kind in parts) else {}
+    return types if "inter" in types and all(kind in TYPES for own in types.values() for kind in own.values()) else {}

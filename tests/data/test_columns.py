@@ -1,6 +1,10 @@
 """Columns that settings name are looked for in the headers of the dataset's files, before any row is read."""
 
+import shutil
+from pathlib import Path
+
 import pytest
+from recbole.data import create_dataset
 
 from recbole_llm.config.values import ConfigError
 from tests import tiny
@@ -20,9 +24,9 @@ def data(tmp_path_factory):
     return str(folder)
 
 
-def problems(data, model="SASRec", **settings):
+def problems(data_path, model="SASRec", **settings):
     try:
-        make(model, settings.pop("dataset", "tiny"), config_dict={"data_path": data, **settings})
+        make(model, settings.pop("dataset", "tiny"), config_dict={"data_path": data_path, **settings})
     except ConfigError as error:
         return error.problems
     return []
@@ -65,6 +69,24 @@ def test_columns_that_are_there(data, settings):
 def test_the_files_of_a_dataset_that_is_yet_to_be_fetched_load_what_load_col_names(data):
     given = {"dataset": "yet_to_be_fetched", "val_interval": {"rating": "[3,inf)"}, "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
     assert problems(data, **given) == ["val_interval: 'rating' of yet_to_be_fetched.inter is not loaded; add it to load_col: {inter: [...]}"]
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BPR", "LLaRA"])
+def test_a_dataset_that_has_been_fetched_is_looked_at_before_its_rows(data, tmp_path, model):
+    config = make(model, "tiny", config_dict={"data_path": str(tmp_path), "val_interval": {"ratings": "[3,inf)"}, "load_col": None})
+    shutil.copytree(Path(data) / "tiny", tmp_path / "tiny")  # as a download leaves it
+    with pytest.raises(ConfigError) as error:
+        create_dataset(config)
+    assert error.value.problems[0].startswith("val_interval: tiny has no column 'ratings' (it has user_id, item_id, rating, ")
+
+
+def test_a_header_with_quotes_and_another_separator_is_read_as_rows_are(tmp_path):
+    (tmp_path / "quoted").mkdir()
+    (tmp_path / "quoted/quoted.inter").write_text('"user_id:token","item_id:token","how, much:float","timestamp:float"\n"u","i",1,2\n')
+    given = {"data_path": str(tmp_path), "dataset": "quoted", "field_separator": ",", "load_col": None}
+    assert problems(**given, val_interval={"how, much": "[0,inf)"}) == []
+    (line,) = problems(**given, val_interval={"how": "[0,inf)"})
+    assert line.startswith("val_interval: quoted has no column 'how' (it has user_id, item_id, how, much, timestamp)")
 
 
 def test_benchmark_files_are_not_filtered_and_name_their_own_lists(data):
