@@ -4,7 +4,7 @@ Two ratios, each from pairs of runs that take turns, and their medians: tokens/s
 clipping, AdamW; LoRA on q, k, v, o; logits of the answers alone) over the frozen LLM's forward and backward pass with the
 same loss on trainable input embeddings; and tokens/s of scoring 20 candidates in a tree over a plain forward pass of as
 many tokens that gives one position's logits. Then the peak memory of a fresh process for each. Exit status 1 where a ratio is
-under .9 or a peak above 3 GB. Precision and attention are those that `llm_dtype: auto` takes here.
+under .9 or a peak above 3 GB. Precision is what `llm_dtype: auto` takes here, attention what transformers takes.
 """
 
 from __future__ import annotations

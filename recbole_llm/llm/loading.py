@@ -112,7 +112,7 @@ def _options(config):
         "dtype": dtype,
         "trust_remote_code": bool(config["trust_remote_code"]),
     }
-    attention = _choice(config, "attn_implementation", ATTENTION, default=hardware.attention(device, dtype))
+    attention = _choice(config, "attn_implementation", ATTENTION)
     if attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         raise ImportError(
             "attn_implementation: flash_attention_2 needs the package flash-attn; install it, or use sdpa"

@@ -1,7 +1,7 @@
-"""What suits the machine where a setting leaves it open: the precision and the attention of the LLM.
+"""What suits the machine where a setting leaves it open: the precision of the LLM.
 
 A CPU with bfloat16 instructions (avx512_bf16 or amx_bf16) computes a small LLM about twice as fast in bfloat16 as in
-float32; one without them many times more slowly. GPUs take weights as stored and transformers' own choice of attention.
+float32; one without them many times more slowly. GPUs take weights as stored.
 """
 
 from __future__ import annotations
@@ -24,11 +24,3 @@ def llm_dtype(device: str | torch.device) -> torch.dtype | str:
     if torch.device(device).type != "cpu":
         return "auto"
     return torch.bfloat16 if computes_bf16() else torch.float32
-
-
-def attention(device: str | torch.device, dtype: torch.dtype | str) -> str | None:
-    """The implementation of ``attn_implementation: null``; None lets transformers choose.
-
-    In bfloat16 on a CPU eager attention is two matrix products on the instructions above, and faster than torch's sdpa there.
-    """
-    return "eager" if torch.device(device).type == "cpu" and dtype == torch.bfloat16 else None

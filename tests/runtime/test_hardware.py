@@ -20,17 +20,14 @@ def cpu(monkeypatch):
     return become
 
 
-@pytest.mark.parametrize(
-    "instructions, dtype, attention",
-    [(("avx512_bf16",), torch.bfloat16, "eager"), (("amx_bf16",), torch.bfloat16, "eager"), (("avx512_f",), torch.float32, "sdpa")],
-)
-def test_a_cpu_takes_bf16_and_eager_attention_where_it_has_instructions_for_it(cpu, tmp_path, instructions, dtype, attention):
-    cpu(*instructions)
+@pytest.mark.parametrize("instruction, dtype", [("avx512_bf16", torch.bfloat16), ("amx_bf16", torch.bfloat16), ("avx512_f", torch.float32)])
+def test_a_cpu_takes_bf16_where_it_has_instructions_for_it_and_transformers_choice_of_attention(cpu, tmp_path, instruction, dtype):
+    cpu(instruction)
     folder = tiny.write_llm(tmp_path, dtype="bfloat16")
     llm = loading.load_llm(settings(folder, llm_dtype="auto"))
-    assert (llm.dtype, llm.config._attn_implementation) == (dtype, attention)
-    given = loading.load_llm(settings(folder, llm_dtype="float32", attn_implementation="sdpa"))
-    assert (given.dtype, given.config._attn_implementation) == (torch.float32, "sdpa")  # what is set stays
+    assert (llm.dtype, llm.config._attn_implementation) == (dtype, "sdpa")
+    given = loading.load_llm(settings(folder, llm_dtype="float32", attn_implementation="eager"))
+    assert (given.dtype, given.config._attn_implementation) == (torch.float32, "eager")  # what is set stays
 
 
 def test_a_gpu_takes_weights_as_stored_and_transformers_choice_of_attention(cpu):
