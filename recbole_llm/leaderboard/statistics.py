@@ -5,7 +5,7 @@ spread over seeds stays a column of its own. All rows of a table are resampled w
 difference a paired one. Metrics are ratios of sums over users (a user with two test rows weighs twice). scipy's bootstrap
 draws indices for one statistic at a time: [resamples, users] numbers for each row, where one product with counts gives all rows.
 
-- intervals: Wilson for Hit@k of one seed, else the bootstrap percentile interval over users;
+- intervals: Wilson for Hit@k of one seed, for AUC see labelled.py, else the bootstrap percentile interval over users;
 - pairs: exact McNemar for Hit@k of one seed; paired bootstrap for everything else; for AUC see labelled.py;
 - Holm over all pairs of a table; a row's rank is 1 + the number of rows that are significantly better.
 """

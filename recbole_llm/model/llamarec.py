@@ -48,9 +48,11 @@ class LlamaRec(LLMRecommender):
 
     @classmethod
     def check_config(cls, final):
-        known = registry.is_protocol(final.get("protocol"))
-        key = "rerank_n" if known and registry.protocol(final["protocol"]).retrieves else "n_candidates"
         problems = super().check_config(final)
-        if type(final.get(key)) is int and final[key] > len(ascii_uppercase):
-            problems.append(f"{key}: LlamaRec has {len(ascii_uppercase)} option letters, got {final[key]}; lower it")
+        keys = ["n_candidates"]  # training lists under every protocol
+        if registry.is_protocol(final.get("protocol")) and registry.protocol(final["protocol"]).retrieves:
+            keys.append("rerank_n")
+        for key in keys:
+            if type(final.get(key)) is int and final[key] > len(ascii_uppercase):
+                problems.append(f"{key}: LlamaRec has {len(ascii_uppercase)} option letters, got {final[key]}; lower it")
         return problems

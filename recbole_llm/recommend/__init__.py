@@ -3,7 +3,7 @@
     import recbole_llm
     recommender = recbole_llm.load("results/ml-100k.candidates.LLaRA.seed2020.json")
     recommender.recommend(users=["196"], k=10)
-    recommender.recommend(history=["Toy Story (1995)", "Heat (1995)"], k=5)
+    recommender.recommend(history=["Toy Story", "Heat"], k=5)
 
 The CRM retrieves `rerank_n` items, the LLM ranks them, the rest follow in the CRM's order (`model.by_hand`). Nothing here
 opens a pickle: a run's folder holds safetensors, JSON and YAML.

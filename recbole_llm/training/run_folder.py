@@ -1,6 +1,6 @@
 """The folder of a run: its settings, the positions kept of it, and a lock for who writes there.
 
-    <checkpoint_dir>/<model>-<dataset>-<time>-<pid>/
+    <checkpoint_dir>/<model>-<dataset>-<time>-<pid>-<n>/
         run.json          the settings that shape the weights, their hash, and the hashes of the data and of the code
         lock              held by the process that writes here, whose name it holds
         step-00000120/    the last ``save_total_limit`` positions: weights, optimizer, state (checkpoint.py)

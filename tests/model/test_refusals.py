@@ -33,6 +33,8 @@ def test_llamarec_has_as_many_candidates_as_letters(tiny_data, tiny_llm, tmp_pat
         config.model_class.answer(tokens, example, 26)
     with pytest.raises(ConfigError, match="rerank_n: LlamaRec has 26 option letters, got 50"):
         _moved({**plain_values(config), "protocol": "full"}, {"rerank_n": 50})
+    with pytest.raises(ConfigError, match="n_candidates: LlamaRec has 26 option letters, got 30"):  # of training lists
+        LLMConfig("LlamaRec", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path, protocol="full", rerank_n=8, n_candidates=30))
 
 
 def test_e4srec_scores_items_with_interactions_alone():
