@@ -1,5 +1,5 @@
 """recommend RUN --user=196 --k=10               the best items of a user
-recommend RUN --history="Heat | 50"    of a new user, oldest item first
+recommend RUN --history="Heat | 50"           of a new user, oldest item first
 recommend RUN --users=ids.txt --out=a.csv     of many users, one id per line
 
 Places and sizes are set as --key=value, e.g. --data_path=DIR.
