@@ -8,8 +8,10 @@ Import it before RecBole: RecBole 1.2.1 does not import on current libraries wit
 """
 
 from recbole_llm.compat import shims
+from recbole_llm.runtime import hardware
 from recbole_llm.version import __version__ as __version__
 
+hardware.keep_few_kernels()
 shims.apply()
 
 from recbole_llm.compat import config_hook, hooks  # noqa: E402  (RecBole imports only after the shims)

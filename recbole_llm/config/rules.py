@@ -146,6 +146,7 @@ RULES = {
     "answer_bos": FLAG,
     "users_per_list": POSITIVE,
     "history_from": RATIO,
+    "history_batch_size": optional(POSITIVE),
     "train_negatives": choice("unseen", "recent"),
     "item_text_field": optional(TEXT),
     "crm_model": TEXT,

@@ -1,4 +1,4 @@
-"""What suits the machine where a setting leaves it open: the precision of the LLM.
+"""What suits the machine where a setting leaves it open: the precision of the LLM, the memory of matrix kernels.
 
 A CPU with bfloat16 instructions (avx512_bf16 or amx_bf16) computes a small LLM about twice as fast in bfloat16 as in
 float32; one without them many times more slowly. GPUs take weights as stored.
@@ -6,9 +6,21 @@ float32; one without them many times more slowly. GPUs take weights as stored.
 
 from __future__ import annotations
 
+import os
+
 import torch
 
+KERNEL_CACHE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
+
+
+def keep_few_kernels() -> None:
+    """Let oneDNN keep 128 matrix kernels in place of 1,024, unless the environment says how many.
+
+    It makes one for each shape, and prompts have all lengths: after a few hundred steps of a small LLM on a CPU the kernels
+    take a third of the memory. A step needs about 20 of them. Read when the first is made, so this is called on import.
+    """
+    os.environ.setdefault(KERNEL_CACHE, "128")
 
 
 def computes_bf16() -> bool:

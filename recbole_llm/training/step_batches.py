@@ -27,11 +27,12 @@ class Steps(Sampler):
         rank: number of this process.
         world: number of processes.
         micro_batch: rows per forward pass and process; None: the loader's own batches, shared out.
+        history_batch: rows per forward pass, of all processes together, where prompts show histories; None: as elsewhere.
     """
 
-    def __init__(self, batches, accumulation, rank=0, world=1, micro_batch=None):
+    def __init__(self, batches, accumulation, rank=0, world=1, micro_batch=None, history_batch=None):
         self.batches, self.accumulation = batches, accumulation
-        self.rank, self.world, self.micro_batch = rank, world, micro_batch
+        self.rank, self.world, self.micro_batch, self.history_batch = rank, world, micro_batch, history_batch
 
     def __iter__(self):
         batches = iter(self.batches)
@@ -40,15 +41,21 @@ class Steps(Sampler):
 
     def micro_batches(self, group):
         """The step's rows as the forward passes of all processes together: a list of lists of keys."""
-        if self.micro_batch is None:
-            return group
-        rows, size = [key for keys in group for key in keys], self.micro_batch * self.world
-        return [rows[start : start + size] for start in range(0, len(rows), size)]
+        if self.micro_batch is not None:
+            group = _parts([key for keys in group for key in keys], self.micro_batch * self.world)
+        if self.history_batch is not None:
+            sizes = [self.history_batch if any(key.history for key in keys) else len(keys) for keys in group]
+            group = [part for keys, size in zip(group, sizes, strict=True) for part in _parts(keys, size)]
+        return group
 
     def share(self, keys):
         """This process's keys of one micro-batch, with their weight."""
         mine = keys[self.rank :: self.world]
         return (mine, 1.0) if mine else (keys[:1], 0.0)
+
+
+def _parts(keys, size):
+    return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
 class _MicroBatches(Dataset):
@@ -67,14 +74,14 @@ def _as_list(step):
     return step
 
 
-def step_loader(loader, accumulation, rank=0, world=1, micro_batch=None):
+def step_loader(loader, accumulation, rank=0, world=1, micro_batch=None, history_batch=None):
     """A DataLoader whose items are optimizer steps, lists of Interactions; one pass is what ``loader.set_epoch`` set.
 
     Its generator is its own: iterating draws nothing from torch's global one.
     """
     return DataLoader(
         _MicroBatches(loader.dataset, loader.collate_fn),
-        batch_sampler=Steps(loader.batch_sampler, accumulation, rank, world, micro_batch),
+        batch_sampler=Steps(loader.batch_sampler, accumulation, rank, world, micro_batch, history_batch),
         collate_fn=_as_list,
         num_workers=loader.num_workers,
         generator=torch.Generator(),

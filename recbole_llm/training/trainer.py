@@ -121,7 +121,9 @@ class LLMTrainer(EvaluatingTrainer):
         position, every, accumulation = self.position, self.config["save_steps"], self.config["accumulation_steps"]
         self.model.train()
         train_data.set_epoch(epoch_idx, position.epoch_step * accumulation)
-        steps = step_loader(train_data, accumulation, distributed.rank(), distributed.world_size(), position.micro_batch)
+        steps = step_loader(
+            train_data, accumulation, distributed.rank(), distributed.world_size(), position.micro_batch, self.config["history_batch_size"]
+        )
         with Prefetch(steps, self.config["prefetch_steps"] or 0, pin=self.device.type == "cuda") as ahead:
             for group in ahead:
                 loss, n_tokens = self._step(group)

@@ -1,5 +1,9 @@
 """What the open settings take on machines with and without bfloat16 instructions."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -41,3 +45,12 @@ def test_an_earlier_torch_is_asked_for_avx512_bf16_alone(monkeypatch, supported)
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)
     assert hardware.computes_bf16() is supported
+
+
+@pytest.mark.parametrize("given, expected", [(None, "128"), ("7", "7")])
+def test_importing_the_package_bounds_onednns_kernels_unless_the_environment_does(given, expected):
+    env = {name: value for name, value in os.environ.items() if name != hardware.KERNEL_CACHE}
+    code = f"import os, recbole_llm; print(os.environ['{hardware.KERNEL_CACHE}'])"
+    env |= {hardware.KERNEL_CACHE: given} if given else {}
+    printed = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    assert printed.split()[-1] == expected

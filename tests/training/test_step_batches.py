@@ -2,11 +2,13 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from recbole_llm.training.step_batches import Prefetch
+from recbole_llm.training.step_batches import Prefetch, Steps
+from tests import workers
 from tests.training.making import steps
 
 
@@ -57,3 +59,31 @@ def test_loaders_leave_the_global_generator_alone(fresh):
     steps(data, 2)
     next(iter(data[1])), next(iter(data[2]))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("world", "micro_batch", "expected"), [
+    (1, None, [[5, 5], [2, 2, 1, 2, 2, 1]]),
+    (1, 4, [[4, 4, 2], [2, 2, 2, 2, 2]]),
+    (2, None, [[3, 3], [1, 1, 1, 1, 1, 1]]),
+])  # fmt: skip
+def test_prompts_that_show_histories_go_in_smaller_passes(world, micro_batch, expected):
+    short, long = ([SimpleNamespace(history=shown) for _ in range(5)] for shown in (False, True))
+    passes = list(Steps([short, short, long, long], 2, 0, world, micro_batch, history_batch=2))
+    assert [[len(keys) for keys, _ in step] for step in passes] == expected
+
+
+def test_history_batch_size_changes_the_passes_and_not_the_training(fresh, monkeypatch):
+    config, data, model = fresh
+    config["max_steps"], config["history_from"], sizes = 2, 0.4, []
+    forward = type(model).forward
+    monkeypatch.setattr(type(model), "forward", lambda self, batch: sizes.append(len(batch)) or forward(self, batch))
+    start = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+    ends = []
+    for config["history_batch_size"] in (None, 2):
+        model.load_state_dict(start, strict=False)
+        workers.train((config, data, model), config["checkpoint_dir"])
+        ends.append({name: weight.detach().clone() for name, weight in model.named_parameters() if name in start})
+    assert sizes == [4, 4, 4, 4, 4, 4, 2, 2, 2, 2]
+    for name, end in ends[0].items():
+        torch.testing.assert_close(ends[1][name], end, rtol=1e-4, atol=1e-5)
+    assert any(not torch.equal(ends[0][name], weight) for name, weight in start.items())
