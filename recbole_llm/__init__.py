@@ -8,17 +8,17 @@ Import it before RecBole: RecBole 1.2.1 does not import on current libraries wit
 """
 
 from recbole_llm.compat import shims
-from recbole_llm.runtime import hardware
 from recbole_llm.version import __version__ as __version__
 
-hardware.keep_few_kernels()
 shims.apply()
 
 from recbole_llm.compat import config_hook, hooks  # noqa: E402  (RecBole imports only after the shims)
 from recbole_llm.config.loader import LLMConfig  # noqa: E402
 from recbole_llm.config.values import ConfigError  # noqa: E402
 from recbole_llm.registry import register  # noqa: E402
+from recbole_llm.runtime import hardware  # noqa: E402
 
+hardware.keep_few_kernels()
 hooks.install()
 config_hook.install()
 
