@@ -17,8 +17,8 @@ BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 def keep_few_kernels() -> None:
     """Let oneDNN keep 128 matrix kernels in place of 1,024, unless the environment says how many.
 
-    It makes one for each shape, and prompts have all lengths: after a few hundred steps of a small LLM on a CPU the kernels
-    take a third of the memory. A step needs about 20 of them. Read when the first is made, so this is called on import.
+    It makes one for each shape, and prompts have all lengths: after 330 steps of the default LLM on a CPU the peak is 2.1 GB
+    in place of 2.6 (docs/measured.md). Read when the first is made, so this is called on import.
     """
     os.environ.setdefault(KERNEL_CACHE, "128")
 
