@@ -106,11 +106,11 @@ class TrainBatches(Sampler[list[Key]]):
                 ]
 
     def _sharing(self, rows: np.ndarray, templates: np.ndarray, number: int, drawn: dict) -> list[Key]:
-        """Keys of a batch whose rows share candidate lists, `users_per_list` a list."""
+        """Keys of a batch whose rows share candidate lists, `users_per_list` a list; lists have numbers of their own in an epoch."""
         keys, size = [], self.config["users_per_list"]
-        for group, start in enumerate(range(0, len(rows), size)):
+        for group, start in enumerate(range(0, len(rows), size), number * self.batch_size):
             members = rows[start : start + size]
-            found = self.rows.shared_list(members, self.sets, self.epoch, number * self.batch_size + group)
+            found = self.rows.shared_list(members, self.sets, self.epoch, group)
             listed = tuple(found[0].tolist())
             keys += [
                 Key(int(row), listed, int(at), int(templates[start]), group=group, unseen=tuple(may.tolist()), **drawn)

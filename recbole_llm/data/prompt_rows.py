@@ -29,8 +29,8 @@ class Example:
 class Key:
     """One row of one epoch: everything that its example depends on.
 
-    ``group`` numbers the rows of a batch that share a candidate list (`users_per_list`); ``unseen`` says which of its
-    candidates the row may be given (None: all).
+    ``group`` is the number of the candidate list that rows of a batch share (`users_per_list`); ``unseen`` says which of its
+    candidates the row may be given (None: all, of a list that is the row's own).
     """
 
     row: int  # index into the split's rows

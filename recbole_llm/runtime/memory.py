@@ -40,7 +40,7 @@ def _advice(batch, training):
         return (
             f"out of memory in training at {rows} prompts of {prompt} + {answer} tokens. What helps: "
             "gradient_checkpointing: true (up to half more time); a smaller train_batch_size with more "
-            "accumulation_steps, or auto_batch_size: true, which does that by itself; a smaller history_max_len, "
+            "accumulation_steps, or auto_batch_size: true, which does that by itself; a smaller history_batch_size, history_max_len, "
             "n_candidates or title_max_tokens. llm_quantization: 4bit shrinks the frozen weights"
         )
     return (

@@ -1,15 +1,16 @@
 """From a training loader's batches to the optimizer steps of one process, tokenised ahead of the device.
 
 The rows of a step are those of ``accumulation_steps`` batches of the loader, whatever the number of processes and the
-size of a micro-batch: rows are dealt out before they are tokenised, row i of a micro-batch to process i modulo the
-number of processes. A process without a row takes the micro-batch's first with weight 0, so that all of them run the
-same number of forward passes and wait for each other at the same places.
+size of a micro-batch: rows are dealt out before they are tokenised, one after another to the processes in turn. Rows that share a
+candidate list (`users_per_list`) stay together, since tokens that they share pass through the mean of their gates. A process
+without a row takes the pass's first with weight 0, so that all of them run the same number of forward passes and wait
+for each other at the same places.
 """
 
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import groupby, islice
 
 import torch
 from recbole.data.interaction import Interaction
@@ -27,7 +28,7 @@ class Steps(Sampler):
         rank: number of this process.
         world: number of processes.
         micro_batch: rows per forward pass and process; None: the loader's own batches, shared out.
-        history_batch: rows per forward pass, of all processes together, where prompts show histories; None: as elsewhere.
+        history_batch: the same where prompts show histories; the smaller of the two counts.
     """
 
     def __init__(self, batches, accumulation, rank=0, world=1, micro_batch=None, history_batch=None):
@@ -37,25 +38,31 @@ class Steps(Sampler):
     def __iter__(self):
         batches = iter(self.batches)
         while group := list(islice(batches, self.accumulation)):
-            yield [self.share(keys) for keys in self.micro_batches(group)]
+            passes = [one for keys in self.joined(group) for one in self.passes(keys)]
+            yield [(keys[self.rank], 1.0) if keys[self.rank] else (keys[0][:1], 0.0) for keys in passes]
 
-    def micro_batches(self, group):
-        """The step's rows as the forward passes of all processes together: a list of lists of keys."""
-        if self.micro_batch is not None:
-            group = _parts([key for keys in group for key in keys], self.micro_batch * self.world)
-        if self.history_batch is not None:
-            sizes = [self.history_batch if any(key.history for key in keys) else len(keys) for keys in group]
-            group = [part for keys, size in zip(group, sizes, strict=True) for part in _parts(keys, size)]
-        return group
+    def joined(self, group):
+        """The batches of a step, or all their keys as one where micro-batches have a size of their own."""
+        return group if self.micro_batch is None else [[key for keys in group for key in keys]]
 
-    def share(self, keys):
-        """This process's keys of one micro-batch, with their weight."""
-        mine = keys[self.rank :: self.world]
-        return (mine, 1.0) if mine else (keys[:1], 0.0)
+    def passes(self, keys):
+        """The forward passes of some keys: for each, what every process takes, at most ``size`` keys in whole lists."""
+        limits = [self.micro_batch, self.history_batch if any(key.history for key in keys) else None]
+        size = min((limit for limit in limits if limit is not None), default=len(keys))
+        found = [[[] for _ in range(self.world)]]
+        for some in _lists(keys, size):
+            if len(min(found[-1], key=len)) + len(some) > size:
+                found.append([[] for _ in range(self.world)])
+            min(found[-1], key=len).extend(some)
+        return found
 
 
-def _parts(keys, size):
-    return [keys[start : start + size] for start in range(0, len(keys), size)]
+def _lists(keys, size):
+    """Runs of keys that share a candidate list, cut where one is longer than ``size``; others each alone."""
+    for shared, run in groupby(keys, key=lambda key: None if key.unseen is None else key.group):
+        run = list(run)
+        width = 1 if shared is None else size
+        yield from (run[start : start + width] for start in range(0, len(run), width))
 
 
 class _MicroBatches(Dataset):

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recbole_llm.cli import main as cli_main
+from recbole_llm.data.prompt_rows import Key
 from recbole_llm.runtime import distributed
 from recbole_llm.training.step_batches import Steps
 from tests import tiny, workers
@@ -172,14 +173,14 @@ def test_fsdp2_gives_the_metrics_of_one_process_and_resumes(runs, tiny_data, tin
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("micro_batch", [None, 1, 2, 4])
 def test_every_row_of_a_step_goes_to_one_process_with_weight_one(world, micro_batch):
-    batches = [list(range(start, min(start + 5, 22))) for start in range(0, 22, 5)]
+    batches = [[Key(row, (), 0) for row in range(start, min(start + 5, 22))] for start in range(0, 22, 5)]
     shares = [list(Steps(batches, 2, rank, world, micro_batch)) for rank in range(world)]
     assert {len(steps) for steps in shares} == {3}
     for number, rows in enumerate((range(10), range(10, 20), range(20, 22))):
         passes = [steps[number] for steps in shares]
         assert len({len(step) for step in passes}) == 1  # as many forward passes in every process
         counted = [key for step in passes for keys, weight in step for key in keys if weight]
-        assert sorted(counted) == list(rows)
+        assert sorted(key.row for key in counted) == list(rows)
         assert all(len(keys) == 1 for step in passes for keys, weight in step if not weight)
         if micro_batch:
             assert all(len(keys) <= micro_batch for step in passes for keys, _ in step)

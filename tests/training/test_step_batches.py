@@ -2,11 +2,11 @@
 
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+from recbole_llm.data.prompt_rows import Key
 from recbole_llm.training.step_batches import Prefetch, Steps
 from tests import workers
 from tests.training.making import steps
@@ -64,12 +64,45 @@ def test_loaders_leave_the_global_generator_alone(fresh):
 @pytest.mark.parametrize(("world", "micro_batch", "expected"), [
     (1, None, [[5, 5], [2, 2, 1, 2, 2, 1]]),
     (1, 4, [[4, 4, 2], [2, 2, 2, 2, 2]]),
-    (2, None, [[3, 3], [1, 1, 1, 1, 1, 1]]),
+    (2, None, [[3, 3], [2, 1, 2, 1]]),
 ])  # fmt: skip
 def test_prompts_that_show_histories_go_in_smaller_passes(world, micro_batch, expected):
-    short, long = ([SimpleNamespace(history=shown) for _ in range(5)] for shown in (False, True))
+    short, long = ([Key(0, (), 0, history=shown) for _ in range(5)] for shown in (False, True))
     passes = list(Steps([short, short, long, long], 2, 0, world, micro_batch, history_batch=2))
     assert [[len(keys) for keys, _ in step] for step in passes] == expected
+
+
+def shared(*sizes, first=0):
+    """A batch whose candidate lists have these numbers of rows."""
+    return [Key(0, (), 0, group=group, unseen=()) for group, size in enumerate(sizes, first) for _ in range(size)]
+
+
+@pytest.mark.parametrize(("world", "micro_batch", "history_batch", "expected"), [
+    (1, None, None, [[0, 1, 2], [3, 4]]),
+    (2, None, None, [[0, 2], [3]]),
+    (3, None, None, [[0], [3]]),
+    (1, None, 10, [[0, 1], [2], [3, 4]]),
+    (1, None, 5, [[0], [1], [2], [3], [4]]),
+    (1, 8, None, [[0, 1], [2, 3], [4]]),
+    (2, 8, None, [[0, 2], [4]]),
+    (1, None, 2, [[0], [0], [1], [1], [2], [2], [3], [3], [4]]),
+])  # fmt: skip
+def test_rows_that_share_a_list_stay_together(world, micro_batch, history_batch, expected):
+    batches = [shared(4, 4, 4), shared(4, 2, first=3)]
+    steps = [list(Steps(batches, 2, rank, world, micro_batch, history_batch)) for rank in range(world)]
+    assert [len(passes) for (passes,) in steps] == [len(expected)] * world
+    assert [sorted({key.group for key in keys}) for keys, _ in steps[0][0]] == expected
+    counted = [key for (passes,) in steps for keys, weight in passes if weight for key in keys]
+    assert sorted(key.group for key in counted) == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 2
+
+
+def test_lists_of_an_epoch_have_numbers_of_their_own(fresh):
+    config, data, _ = fresh
+    config["users_per_list"] = 2
+    data[1].set_epoch(0)
+    members = [{key.group for key in keys} for keys in data[1].batch_sampler]
+    assert len(members) > 2 and all(len(groups) > 1 for groups in members)
+    assert len(set().union(*members)) == sum(map(len, members))
 
 
 def test_history_batch_size_changes_the_passes_and_not_the_training(fresh, monkeypatch):
