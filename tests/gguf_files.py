@@ -37,13 +37,14 @@ def llm(model_type: str = "llama", **changes):
     return build(model_type, **{**SIZES, **OWN.get(model_type, {}), "tie_word_embeddings": tie, **changes})
 
 
-def write(path: Path, model, tokenizer: Tokenizer | None = None, kind: str = "F32", edit=None, more=None, drop=(), architecture=None) -> Path:
+def write(path: Path, model, tokenizer: Tokenizer | None = None, kind: str = "F32", edit=None, more=None, drop=(), blocks=None, architecture=None) -> Path:
     """``model`` as a GGUF file.
 
     Args:
         kind: quantisation of matrices; vectors stay F32.
         edit: {metadata key: (GGUFWriter's method, value)} over what is written; a value of None leaves the key out.
         more: {name: array} further tensors. drop: names of tensors to leave out. architecture: another name to write.
+        blocks: {name: (bytes [rows, n], their quantisation)} in place of these tensors, for what gguf reads and does not write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     arch = TYPES[model.config.model_type]
@@ -53,7 +54,9 @@ def write(path: Path, model, tokenizer: Tokenizer | None = None, kind: str = "F3
         if value is not None:
             getattr(writer, method)(key, value)
     for name, values in {**_tensors(arch, model), **(more or {})}.items():
-        if name not in drop:
+        if name in (blocks or {}):
+            writer.add_tensor(name, blocks[name][0], raw_dtype=GGMLQuantizationType[blocks[name][1]])
+        elif name not in drop:
             matrix = values.ndim > 1 and kind != "F32"
             raw = GGMLQuantizationType[kind] if matrix else None
             writer.add_tensor(name, quantize(values, raw) if matrix else values, raw_dtype=raw)
@@ -119,6 +122,19 @@ def _tensors(arch: str, model) -> dict[str, np.ndarray]:
             values = values + 1
         tensors[names.get_name(name, try_suffixes=(".weight", ".bias"))] = values.numpy().copy()
     return tensors
+
+
+def sentence_pieces(pieces: list[str], **changes) -> dict:
+    """``edit`` for a SentencePiece tokenizer: special tokens, bytes, then ``pieces``, the likeliest first."""
+    tokens = list(dict.fromkeys([*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]))
+    rest = len(tokens) - 259
+    keys = {
+        "model": ("add_string", "llama"), "pre": ("add_string", "default"), "tokens": ("add_array", tokens),
+        "scores": ("add_array", [0.0] * 259 + [-float(i) for i in range(rest)]),
+        "token_type": ("add_array", [2, 3, 3] + [6] * 256 + [1] * rest),
+        "merges": ("", None), "add_bos_token": ("", None), **changes,
+    }  # fmt: skip
+    return {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
 
 
 def _rotary_pairs(weight: torch.Tensor, heads: int) -> torch.Tensor:

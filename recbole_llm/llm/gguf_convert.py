@@ -7,6 +7,7 @@ something else than it was trained to, silently; that is put right, or refused, 
 - Qwen3's width of a head, Gemma 3's attention scale;
 - tensors that the model has no place for (biases, experts);
 - SmolLM's digits, which its tokenizer cuts apart before anything else;
+- SentencePiece without a blank before the first word;
 - a token that GPT-2 has and the file has not, for which there is no embedding.
 """
 
@@ -40,21 +41,13 @@ def load_gguf(path):
     header = read_header(path)
     check_header(header)
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
-    with _quiet():
+    with _quiet(), _named(path):
         config = completed(AutoConfig.from_pretrained(**where), header)
-        llm, loaded = AutoModelForCausalLM.from_pretrained(
-            **where, config=config, dtype=_dtype(header), output_loading_info=True, ignore_mismatched_sizes=True
-        )
-        tokenizer = _tokenizer(where, header)
-    wrong = sorted(loaded["missing_keys"]) + [str(entry[0]) for entry in loaded["mismatched_keys"]]
-    if wrong:
-        raise GGUFError(path, f"lacks weights of a {type(llm).__name__}, or has them in other shapes: {wrong[:3]}", "choose another file")
-    if unplaced := _unplaced(header, llm):
-        raise GGUFError(
-            path, f"holds {unplaced[:3]}, for which a {type(llm).__name__} of transformers has no place",
-            "choose another file, or give a folder with the model's safetensors",
-        )  # fmt: skip
-    return llm, tokenizer
+        _check_places(config, header)
+        llm, loaded = AutoModelForCausalLM.from_pretrained(**where, config=config, dtype=_dtype(header), output_loading_info=True)
+        if loaded["missing_keys"]:
+            raise GGUFError(path, f"lacks weights of a {type(llm).__name__}: {sorted(loaded['missing_keys'])[:3]}", "choose another file")
+        return llm, _tokenizer(where, header)
 
 
 def completed(config, header: Header):
@@ -92,18 +85,34 @@ def _dtype(header: Header) -> torch.dtype:
     return torch.float32 if all(tensor.kind.name == "F32" for tensor in header.tensors.values()) else torch.bfloat16
 
 
-def _unplaced(header: Header, llm) -> list[str]:
-    """Tensors of the file that are none of the model's."""
-    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+def _check_places(config, header: Header) -> None:
+    """Whether the file's tensors are the model's, in their shapes, before memory is taken for what a damaged header says.
 
+    Raises:
+        GGUFError: some are not.
+    """
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        llm = AutoModelForCausalLM.from_config(config)
     (arch,) = [arch for arch, name in MODEL_ARCH_NAMES.items() if name == header.architecture]
     names = get_tensor_name_map(arch, header.own("block_count"))
-    placed = {names.get_name(name, try_suffixes=(".weight", ".bias")) for name in llm.state_dict()}
-    return sorted(header.tensors.keys() - placed - {ROPE_FACTORS})
+    placed = {names.get_name(name, try_suffixes=(".weight", ".bias")): tuple(weight.shape) for name, weight in llm.state_dict().items()}
+    if unplaced := sorted(header.tensors.keys() - placed.keys() - {ROPE_FACTORS}):
+        raise GGUFError(
+            header.path, f"holds {unplaced[:3]}, for which a {type(llm).__name__} of transformers has no place",
+            "choose another file, or give a folder with the model's safetensors",
+        )  # fmt: skip
+    for name in sorted(placed.keys() & header.tensors.keys()):
+        if (found := header.tensors[name].shape) != placed[name]:
+            raise GGUFError(
+                header.path, f"holds {name} of shape {list(found)}, where its own settings make it {list(placed[name])}", "download it again"
+            )
 
 
 def _tokenizer(where: dict, header: Header):
-    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer, count = PreTrainedTokenizerFast.from_pretrained(**where), header.metadata["tokenizer.ggml.tokens"]
@@ -113,6 +122,9 @@ def _tokenizer(where: dict, header: Header):
         backend = Tokenizer.from_str(json.dumps(backend))
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **tokenizer.special_tokens_map)
     if header.metadata["tokenizer.ggml.model"] != "gpt2":
+        if header.architecture != "gemma3" and header.metadata.get("tokenizer.ggml.add_space_prefix") is False:  # Gemma's has none
+            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+            tokenizer.backend_tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
         return tokenizer
     cut = header.metadata.get("tokenizer.ggml.pre")
     if cut in DIGITS_APART:
@@ -152,3 +164,15 @@ def _quiet():
         yield
     finally:
         logging.set_verbosity(before)
+
+
+@contextmanager
+def _named(path):
+    """What transformers or the tokenizer's library cannot make of a header, with the file's name: they raise errors of many types."""
+    try:
+        yield
+    except (GGUFError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        rule = f"cannot be read by transformers ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        raise GGUFError(path, rule, "download it again, or choose another file") from error

@@ -18,6 +18,8 @@ import numpy as np
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")  # whose logits are checked against transformers' own
 TOKENIZERS = {"gpt2": "byte-level BPE", "llama": "SentencePiece"}
+WORDS = {"gpt2": "tokenizer.ggml.merges", "llama": "tokenizer.ggml.scores"}
+SPECIAL = [f"tokenizer.ggml.{kind}_token_id" for kind in ("bos", "eos", "unknown", "padding")]  # which transformers reads
 VERSIONS = (2, 3)
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -92,18 +94,34 @@ def check_header(header: Header) -> None:
     table = header.tensors.get("token_embd.weight")
     if table is None or len(table.shape) != 2:
         raise GGUFError(path, "holds no token_embd.weight: it is no whole model, perhaps an adapter", "give the model's own file")
+    _check_tokenizer(header, table.shape[0])
+    blocks = {name.split(".")[1] for name in header.tensors if name.startswith("blk.")}
+    if len(blocks) != header.own("block_count"):
+        raise GGUFError(
+            path, f"holds {len(blocks)} layers and says that it has {header.own('block_count')} ({header.architecture}.block_count)",
+            "download it again",
+        )  # fmt: skip
+    if (scaling := header.own("rope.scaling.type", "none")) != "none":
+        raise GGUFError(path, f"stretches its positions ({scaling} RoPE scaling), which is not read here", f"choose another, {_FOLDER}")
+
+
+def _check_tokenizer(header: Header, embeddings: int) -> None:
+    path, meta = header.path, header.metadata
     kind, tokens = meta.get("tokenizer.ggml.model"), meta.get("tokenizer.ggml.tokens", 0)
     if kind not in TOKENIZERS or not tokens:
         found = "no tokenizer" if kind in (None, "none", "no_vocab") or not tokens else f"a tokenizer of the kind {kind!r}"
         known = ", ".join(f"{name} ({words})" for name, words in TOKENIZERS.items())
         raise GGUFError(path, f"holds {found}; {known} are read", f"choose a file with one, {_FOLDER}")
-    if tokens != table.shape[0]:
+    if tokens != embeddings:
         raise GGUFError(
-            path, f"holds a tokenizer of {tokens} tokens and embeddings of {table.shape[0]}: they are of two models",
+            path, f"holds a tokenizer of {tokens} tokens and embeddings of {embeddings}: they are of two models",
             "choose a file made from one",
         )  # fmt: skip
-    if (scaling := header.own("rope.scaling.type", "none")) != "none":
-        raise GGUFError(path, f"stretches its positions ({scaling} RoPE scaling), which is not read here", f"choose another, {_FOLDER}")
+    if not meta.get(WORDS[kind]):
+        raise GGUFError(path, f"holds no {WORDS[kind]}: its tokenizer is not whole", f"download it again, {_FOLDER}")
+    for key in SPECIAL:
+        if key in meta and not (type(meta[key]) is int and 0 <= meta[key] < tokens):
+            raise GGUFError(path, f"is damaged: it holds {key} {meta[key]!r} and {tokens} tokens", "download it again")
 
 
 class _Reader:

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType, dequantize, quantize
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize, quantize
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from recbole_llm.llm.gguf_convert import load_gguf, savable
@@ -36,9 +36,13 @@ def test_each_architecture_gives_the_logits_of_the_model_that_was_written(model_
     torch.testing.assert_close(logits(loaded), logits(original), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
-def test_quantised_weights_are_what_their_blocks_say(kind, tmp_path):
-    original = gguf_files.llm(tie=True)
+QUANTISED = [*(("llama", kind) for kind in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")),
+             *((model_type, "Q4_0") for model_type in gguf_files.TYPES if model_type != "llama")]  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type, kind", QUANTISED)
+def test_quantised_weights_are_what_their_blocks_say(model_type, kind, tmp_path):
+    original = gguf_files.llm(model_type, tie=True, num_hidden_layers=LAYERS.get(model_type, 2))
     loaded = through_gguf(original, tmp_path, kind=kind)
     assert loaded.dtype == torch.bfloat16 and loaded.lm_head.weight is loaded.model.embed_tokens.weight
     assert not hasattr(loaded.config, "quantization_config")
@@ -49,6 +53,23 @@ def test_quantised_weights_are_what_their_blocks_say(kind, tmp_path):
                 weight.copy_(torch.from_numpy(np.array(dequantize(quantize(weight.numpy(), quantisation), quantisation))))
             weight.copy_(weight.bfloat16())
     torch.testing.assert_close(logits(loaded), logits(original), atol=1e-3, rtol=1e-3)
+
+
+SCALES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}  # bytes of a block's float16 scales
+
+
+@pytest.mark.parametrize("kind, scales", SCALES.items())
+def test_k_quants_are_what_their_blocks_say(kind, scales, tmp_path):
+    """What Q4_K_M and its like are made of; gguf writes none, so the blocks are random bytes with small scales."""
+    name, quantisation = "blk.1.ffn_down.weight", GGMLQuantizationType[kind]
+    original = gguf_files.llm(intermediate_size=256)
+    raw = np.random.default_rng(0).integers(0, 256, (64, GGML_QUANT_SIZES[quantisation][1]), np.uint8)
+    for at in scales:
+        raw[:, at : at + 2] = np.array([1e-4], np.float16).view(np.uint8)
+    loaded = through_gguf(original, tmp_path, blocks={name: (raw, kind)})
+    weights = torch.from_numpy(np.array(dequantize(raw, quantisation))).bfloat16()
+    assert weights.shape == (64, 256) and weights.float().std() > 1e-4
+    assert torch.equal(loaded.model.layers[1].mlp.down_proj.weight, weights)
 
 
 def stretched():
@@ -88,8 +109,29 @@ def test_tensors_without_a_place_and_places_without_a_tensor_are_refused(tmp_pat
     with pytest.raises(GGUFError, match=r"lacks weights .*layers.1.mlp.down_proj.weight"):
         load_gguf(gguf_files.write(tmp_path / "b.gguf", gguf_files.llm(), drop=("blk.1.ffn_down.weight",)))
     narrow = {"llama.feed_forward_length": ("add_uint32", 64)}
-    with pytest.raises(GGUFError, match="or has them in other shapes.*mlp"):
+    with pytest.raises(GGUFError, match=r"holds blk.0.ffn_down.weight of shape \[64, 96\], where its own settings make it \[64, 64\]"):
         load_gguf(gguf_files.write(tmp_path / "c.gguf", gguf_files.llm(), edit=narrow))
+
+
+SETTINGS = ["attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon", "block_count", "context_length",
+            "embedding_length", "feed_forward_length", "rope.dimension_count"]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [0, 3, 2**31])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_of_a_damaged_header_end_in_one_kind_of_error_or_in_the_same_shapes(setting, wrong, tmp_path):
+    kind = "add_float32" if setting.endswith("epsilon") else "add_uint32"
+    file = gguf_files.write(tmp_path / "a.gguf", gguf_files.llm(), edit={f"llama.{setting}": (kind, wrong)})
+    refused = None
+    try:
+        loaded, _ = load_gguf(file)
+    except GGUFError as error:
+        refused = str(error)
+    assert refused is None or ("a.gguf" in refused and "; " in refused)
+    if setting in ("block_count", "embedding_length", "feed_forward_length", "attention.head_count"):
+        assert refused
+    elif refused is None:
+        assert {w.shape for w in loaded.state_dict().values()} == {w.shape for w in gguf_files.llm().state_dict().values()}
 
 
 TEXTS = ["The Matrix", "12 Monkeys (1995)", "Toy  Story  2 ", "é ½ 漢字\n\t1", "don't </s> <s>", "<|x|>   42"]
@@ -111,19 +153,19 @@ def test_the_byte_level_tokenizer_encodes_as_the_original(add_bos, tmp_path):
         assert tokenizer.decode(tokenizer(TEXTS[2], add_special_tokens=False)["input_ids"]) == TEXTS[2]
 
 
-def test_a_sentencepiece_tokenizer_starts_with_its_start_token(tmp_path):
-    pieces = [*"▁thecaat", "th", "he", "the", "▁the", "ca", "cat", "▁cat"]
-    tokens = list(dict.fromkeys([*gguf_files.SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]))
-    scores = [0.0] * 259 + [-float(i) for i in range(len(tokens) - 259)]
-    edit = {
-        "tokenizer.ggml.model": ("add_string", "llama"), "tokenizer.ggml.pre": ("add_string", "default"),
-        "tokenizer.ggml.tokens": ("add_array", tokens), "tokenizer.ggml.scores": ("add_array", scores),
-        "tokenizer.ggml.token_type": ("add_array", [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 259)),
-        "tokenizer.ggml.merges": ("", None), "tokenizer.ggml.add_bos_token": ("", None),
-    }  # fmt: skip
-    _, tokenizer = load_gguf(gguf_files.write(tmp_path / "a.gguf", gguf_files.llm(vocab_size=len(tokens)), edit=edit))
+PIECES = [*"▁thecaat", "th", "he", "the", "▁the", "ca", "cat", "▁cat"]
+NO_PREFIX = {"add_space_prefix": ("add_bool", False), "add_bos_token": ("add_bool", True)}  # as Gemma's files say
+
+
+@pytest.mark.parametrize(
+    "model_type, changes, first", [("llama", {}, "▁the"), ("llama", NO_PREFIX, "the"), ("gemma3_text", NO_PREFIX, "the")]
+)
+def test_a_sentencepiece_tokenizer_starts_with_its_start_token(model_type, changes, first, tmp_path):
+    edit = gguf_files.sentence_pieces(PIECES, **changes)
+    model = gguf_files.llm(model_type, vocab_size=len(edit["tokenizer.ggml.tokens"][1]), num_hidden_layers=LAYERS.get(model_type, 2))
+    _, tokenizer = load_gguf(gguf_files.write(tmp_path / "a.gguf", model, edit=edit))
     tokenizer = AutoTokenizer.from_pretrained(_saved(tokenizer, tmp_path))
-    assert tokenizer.convert_ids_to_tokens(tokenizer("the cat")["input_ids"]) == ["<s>", "▁the", "▁cat"]
+    assert tokenizer.convert_ids_to_tokens(tokenizer("the cat")["input_ids"]) == ["<s>", first, "▁cat"]
     assert tokenizer.decode(tokenizer("the é cat", add_special_tokens=False)["input_ids"]) == "the é cat"
 
 

@@ -97,6 +97,10 @@ NAMED = {
     "no tokenizer": ({"tokenizer.ggml.model": ("", None)}, "holds no tokenizer"),
     "no words": ({"tokenizer.ggml.tokens": ("", None)}, "holds no tokenizer"),
     "BERT's tokenizer": ({"tokenizer.ggml.model": ("add_string", "bert")}, "a tokenizer of the kind 'bert'"),
+    "no merges": ({"tokenizer.ggml.merges": ("", None)}, "holds no tokenizer.ggml.merges: its tokenizer is not whole"),
+    "an end token beyond the last": ({"tokenizer.ggml.eos_token_id": ("add_uint32", 5000)}, "eos_token_id 5000 and 300 tokens"),
+    "a start token that is no number": ({"tokenizer.ggml.bos_token_id": ("add_string", "1")}, "bos_token_id '1' and 300 tokens"),
+    "more layers than it holds": ({"llama.block_count": ("add_uint32", 37378)}, "holds 2 layers and says that it has 37378"),
     "another's tokenizer": ({"tokenizer.ggml.tokens": ("add_array", list("abc"))}, "a tokenizer of 3 tokens and embeddings of 300"),
 }
 
