@@ -108,6 +108,8 @@ class Requests:
         for rows in self._rows:
             interacted[rows.targets] = True
             interacted[np.unique(rows.sequences)] = True
+        if hasattr(self.dataset, "timelines"):  # which hold the test rows that `test_sample_size` left out, too
+            interacted[self.dataset.timelines.items] = True
         interacted[0] = False  # padding
         self.names = ItemNames(config, self.dataset, interacted)
         head = get_model(config["model"]).head
@@ -154,7 +156,8 @@ class Requests:
         rows = [split.of(number) for split in self._rows]
         place = TEST if until else max((n for n, mine in enumerate(rows) if len(mine)), default=TEST)
         if not len(rows[place]):
-            lacks = "no test row" if until and any(map(len, rows)) else "no history in the data (one interaction makes no row)"
+            sampled = " (test_sample_size left some out)" if self.config["test_sample_size"] else ""
+            lacks = f"no test row{sampled}" if until and any(map(len, rows)) else "no history in the data (one interaction makes no row)"
             raise ValueError(f"user {user!r} has {lacks}; give what is known as history=[...]")
         own_lists = self.config["benchmark_filename"] is not None and not registry.protocol(self.config["protocol"]).labelled
         if hasattr(self.dataset, "timelines") and not own_lists:

@@ -93,13 +93,13 @@ def converted(file: Path, sha256: str) -> Path:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a cached folder holds every file as it was written."""
+    """Whether a cached folder holds every file as it was written, of the GGUF file that its name says."""
     try:
         source = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in source["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return source.get("format") == FORMAT and sizes == source["files"]
+    return source.get("format") == FORMAT and source.get("sha256") == folder.name and sizes == source["files"]
 
 
 def _convert(file: Path, folder: Path, sha256: str) -> None:
@@ -173,7 +173,7 @@ def _distributed_file(llm_path: str, source: dict) -> Path:
 
 
 def _is_gguf(file: Path) -> bool:
-    return file.suffix == ".gguf" and not file.is_dir()
+    return file.suffix.lower() == ".gguf" and not file.is_dir()
 
 
 def _sha256(file: Path) -> str:

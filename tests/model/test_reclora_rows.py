@@ -190,3 +190,8 @@ def test_history_notes_say_what_was_liked(tiny_data, tiny_llm, tmp_path):
     _, (_, _, _, rated) = prepared(tiny_data, tiny_llm, tmp_path, history_notes="ratings")
     with_ratings = rated._dataset.prompt_tokenizer.tokenizer.decode(next(iter(rated))["prompt_ids"][0])
     assert " of 5)" in with_ratings
+
+
+def test_a_sample_of_validation_rows_with_one_label_is_refused_before_training(tiny_data, tiny_llm, tmp_path):
+    with pytest.raises(ValueError, match=r"valid_sample_size: 1: all 1 rows of the sample are labelled [01], so AUC is undefined; give more"):
+        prepared(tiny_data, tiny_llm, tmp_path, valid_sample_size=1)

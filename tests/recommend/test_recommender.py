@@ -18,6 +18,7 @@ from recbole.data.interaction import Interaction
 import recbole_llm
 from recbole_llm import run_recbole_llm
 from recbole_llm.__main__ import main
+from recbole_llm.data.requests import Requests
 from recbole_llm.model.explain import gate_text
 from recbole_llm.training.checkpoint_files import _record_hash
 from tests import tiny
@@ -289,6 +290,19 @@ def test_benchmark_files_of_ctr_give_users_their_labels_and_ratings(tiny_llm, tm
     assert [(recommender.names.tokens[i], r) for i, r in zip(request.history, request.ratings, strict=True)] == done
     assert request.labels.tolist() == [rating >= 4 for _, rating in done] and len(set(request.labels.tolist())) == 2
     assert np.isfinite(recommender.recommend(users="u3", candidates=["i1"], until="test", show_progress=False)["score"]).all()
+
+
+def test_a_sample_of_the_test_rows_hides_no_item_and_says_who_has_no_row(made, monkeypatch):
+    whole, sampled = made("RecLoRA", "ctr"), made("RecLoRA", "ctr", test_sample_size=12)
+    assert sampled.record["n_rows"] == 12 < whole.record["n_rows"]
+    requests, few = sampled.recommender.requests, SimpleNamespace(targets=np.array([1]), sequences=np.array([[1]]))
+    monkeypatch.setattr("recbole_llm.data.requests._Rows", lambda split: few)  # all other rows are left out
+    assert not Requests(requests.config, requests._splits).names.cold[1 : requests.dataset.item_num].any()
+    measured = {row["user_id"] for row in sampled.rows}
+    left_out = next(row["user_id"] for row in whole.rows if row["user_id"] not in measured)
+    with pytest.raises(ValueError, match="has no test row .test_sample_size left some out.; give what is known"):
+        sampled.recommend(users=left_out, until="test")
+    assert len(sampled.recommend(users=left_out, k=5)) == 5
 
 
 def test_a_model_that_is_not_registered_here_is_called_so(made, tmp_path):

@@ -1,4 +1,4 @@
-"""What a result was made of: the code that counts for it is named by files that are there."""
+"""What a result was made of: code and weights, by files that are there."""
 
 from pathlib import Path
 
@@ -24,3 +24,14 @@ def test_a_change_in_the_middle_of_a_large_file_is_seen(tmp_path, monkeypatch):
         (tmp_path / "model.safetensors").write_bytes(content)
         hashes.add(provenance._file_hash(str(tmp_path / "model.safetensors"), 10_000, number))
     assert len(hashes) == 5
+
+
+def test_all_that_an_llm_is_read_from_counts(tmp_path):
+    (tmp_path / "original.model").mkdir()  # Llama's repositories have folders
+    (tmp_path / "gone.json").symlink_to(tmp_path / "nowhere")
+    seen = {provenance.weights_hash(str(tmp_path))}
+    for name in ("model.safetensors", "config.json", "tokenizer.model", "merges.txt", "modeling.py"):
+        (tmp_path / name).write_text("a")
+        seen.add(provenance.weights_hash(str(tmp_path)))
+    (tmp_path / "README.txt").write_text("a")
+    assert len(seen) == 6 and provenance.weights_hash(str(tmp_path)) in seen
