@@ -55,9 +55,6 @@ def run_recbole_llm(
     distributed.start(config["device"])
     init_logger(config) if distributed.is_main() else distributed.quiet_others()
     getLogger().info(config)
-    if config.llm_config_dict:
-        settings = ", ".join(f"{key}={value}" for key, value in config.llm_config_dict.items())
-        getLogger().info(set_color("LLM", "pink") + f": {config['llm_path']} sets {settings}")
     if not registry.is_plugin_model(config["model"]):  # RecBole's own train in seconds: one process is enough
         return distributed.on_main(lambda: _report(config, *_train_and_test(config, saved)))
     with distributed.main_first():

@@ -2,6 +2,7 @@
 
 import yaml
 from recbole.config import Config
+from recbole.utils import set_color
 
 from recbole_llm import registry
 from recbole_llm.config import checks
@@ -14,7 +15,7 @@ from recbole_llm.runtime import distributed
 def install():
     """Wrap `Config`; runs once."""
     load, merge = Config._load_internal_config_dict, Config._get_final_config_dict
-    init_device = Config._init_device
+    init_device, show = Config._init_device, Config.__str__
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         load(self, registry.parent(model) or model, model_class, dataset)  # RecBole gives DIN its user and item fields by name
@@ -42,6 +43,11 @@ def install():
         else:
             place_on_device(final, "gpu_id" in self.external_config_dict)
 
+    def __str__(self):
+        settings = ", ".join(f"{key}={value}" for key, value in getattr(self, "llm_config_dict", {}).items())
+        return show(self) + (set_color("LLM", "pink") + f": {self['llm_path']} sets {settings}\n\n" if settings else "")
+
+    Config.__str__ = __str__  # which both entry points log, once
     Config._init_device, Config._load_config_files = _init_device, _file_by_file(Config._load_config_files)
     Config._load_internal_config_dict = _load_internal_config_dict
     Config._get_final_config_dict = _get_final_config_dict

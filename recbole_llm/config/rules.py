@@ -165,7 +165,7 @@ RULES = {
     "lora_r": POSITIVE,
     "lora_alpha": number(0, above=True),
     "lora_dropout": number(0, 0.99),
-    "lora_dropout_shared": FLAG,
+    "lora_dropout_shared": choice("auto", True, False),
     "lora_target_modules": of_type("a string or a list of strings", str, list, tuple),
     "num_experts": POSITIVE,
     "gate_form": choice("linear", "mlp", "topk", "noisy"),

@@ -72,7 +72,8 @@ class LLMRecommender(CandidateScoring, SequentialRecommender):
         """The LLM with its adapter; plain LoRA computes in the LLM's precision (:mod:`recbole_llm.adapter.plain`)."""
         adapted = get_peft_model(llm, self.adapter_config())
         cast_weights(adapted)
-        if self.config["lora_dropout_shared"]:
+        shared = self.config["lora_dropout_shared"]
+        if shared == "auto" and self.config["device"].type == "cpu" or shared is True:
             drop_by_row(adapted)
         return adapted
 

@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from recbole_llm.adapter import RowDropout
+from recbole_llm.config.properties import short_names
+from tests import tiny, workers
 from tests.model.contract import ModelContract
 
 
@@ -139,3 +142,40 @@ def test_groups_have_their_own_rates_and_no_decay_on_biases(built):
     for group in groups:
         biases = all(w.ndim < 2 for w in group["params"])
         assert group["weight_decay"] == (0.0 if biases else 0.1)
+
+
+@pytest.mark.parametrize("shared, rows", [("auto", True), (True, True), (False, False)])
+def test_one_dropout_mask_serves_a_prompt_on_a_cpu_unless_it_is_switched_off(shared, rows, tiny_data, tiny_llm, tmp_path):
+    contract = ModelContract()
+    contract.name, contract.settings = "LLaRA", {"lora_dropout": 0.2, "lora_dropout_shared": shared}
+    _, _, model = contract.build(tiny_data, tiny_llm, tmp_path)
+    found = [layer for name, layer in model.llm.named_modules() if name.endswith("lora_dropout.default")]
+    assert found and all(layer.p == 0.2 and isinstance(layer, RowDropout) == rows for layer in found)
+
+
+FAMILIES = {
+    "smollm2-135m": "llama", "smollm2-360m": "llama", "qwen2.5-0.5b": "qwen2", "qwen3-0.6b": "qwen3", "gemma-3-270m": "gemma3_text",
+    "llama-3.2-1b": "llama", "llama-2-7b": "llama", "vicuna-7b": "llama",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES.values())))
+def test_every_family_that_has_a_short_name_learns(family, tiny_data, tmp_path):
+    assert FAMILIES.keys() == set(short_names())
+    own = {"head_dim": 8} if family in ("qwen3", "gemma3_text") else {}
+    llm = tiny.write_llm(tmp_path / family, architecture=family, **own)
+    given = tiny.settings(tiny_data, llm, tmp_path, crm_epochs=0, learning_rate=1e-2, train_sample_size=8, valid_sample_size=8)
+    config, data, model = workers.build("iLoRA", given)
+    before = {name: weight.clone() for name, weight in model.trainable_state().items()}
+    data[1].set_epoch(0)
+    batch = next(iter(data[1]))
+    model.eval()
+    with torch.no_grad():
+        untrained = model(batch)[0].sum()
+    fitted = workers.train((config, data, model), tmp_path / "saved", epochs=3)
+    assert model.llm.config.model_type == family
+    moved = [name for name, weight in fitted.model.trainable_state().items() if not torch.equal(weight, before[name])]
+    assert any("lora_B" in name for name in moved) and any("projector" in name for name in moved)
+    model.eval()
+    with torch.no_grad():
+        assert model(batch)[0].sum() > untrained + 1
