@@ -30,16 +30,17 @@ def run(request: Request, rows: int | None, shown: int) -> Report:
         raise ConfigError(["experts: looks at one model and one seed; give --model=iLoRA or --model=RecLoRA, and --seeds=1 or none"])
     case = Case(request.models[0], request.models[0])
     path = request.result(case, request.seeds[0], weights=True)
-    config, model, _, _, _, test = request.trained(case, request.seeds[0])
+    config, model, _, train, _, test = request.trained(case, request.seeds[0])
     users, items, weights, modules = gates(model, test)
     kept = spaced(len(users), rows)
-    users, items, weights = users[kept], items[kept], weights[kept]
+    users, items, weights, start = users[kept], items[kept], weights[kept], gates(untrained(config, train), test)[2][kept]
     k = weights.shape[-1]
     entropies = entropy(weights)  # [n, M]
-    table = [_line(name, weights[:, m], entropies[:, m]) for m, name in enumerate(modules)]
+    table = [_line(name, weights[:, m], start[:, m]) for m, name in enumerate(modules)]
     head = [f"Gates of {len(users)} test sequences, {k} experts. Entropy {entropies.mean():.3f} on average, from {entropies.min():.3f} to "
             f"{entropies.max():.3f}; a uniform gate has ln {k} = {math.log(k):.3f}. Weights differ between sequences by a standard "
-            f"deviation of {weights.std(0).mean():.4f}."]  # fmt: skip
+            f"deviation of {weights.std(0).mean():.4f}. Before training: entropy {entropy(start).mean():.3f}, deviation "
+            f"{start.std(0).mean():.4f}; training moved a weight by {np.abs(weights - start).mean():.4f} on average."]  # fmt: skip
     names = [f"expert {i + 1}" for i in range(k)]
     few = spaced(len(users), shown)
     drawn = [figures.heatmap(
@@ -61,11 +62,21 @@ def run(request: Request, rows: int | None, shown: int) -> Report:
                   {"rows": rows, "shown": shown}, long_table=long)  # fmt: skip
 
 
-def _line(module: str, weights: np.ndarray, entropies: np.ndarray) -> dict:
-    """The table's line of one gate: weights [n, K], entropies [n]."""
+def _line(module: str, weights: np.ndarray, start: np.ndarray) -> dict:
+    """The table's line of one gate: weights [n, K], and before training."""
     means = {f"expert {i + 1}": float(value) for i, value in enumerate(weights.mean(0))}
+    entropies = entropy(weights)
     return {"module": module, "entropy": float(entropies.mean()), "sd of entropy": float(entropies.std()),
-            "sd between sequences": float(weights.std(0).mean()), **means}  # fmt: skip
+            "sd between sequences": float(weights.std(0).mean()), "entropy before": float(entropy(start).mean()),
+            "sd before": float(start.std(0).mean()), "moved": float(np.abs(weights - start).mean()), **means}  # fmt: skip
+
+
+def untrained(config, train):
+    """The model as training began: new weights are drawn from the seed."""
+    from recbole.utils import get_model, init_seed
+
+    init_seed(config["seed"], config["reproducibility"])
+    return get_model(config["model"])(config, train._dataset).to(config["device"])
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from scipy import stats
 
 from recbole_llm.analysis.__main__ import analyse, main
 from recbole_llm.analysis.common import Case, Request
-from recbole_llm.analysis.experts import entropy, short, spaced
+from recbole_llm.analysis.experts import entropy, gates, short, spaced
 from recbole_llm.config.values import ConfigError
 from tests.analysis.conftest import CLICK
 
@@ -47,6 +47,11 @@ def test_ilora_weights_are_the_routers(settings):
     (row,) = report.rows
     assert row["entropy"] == pytest.approx(np.mean([line["entropy"] for line in report.long_table]))
     assert row["expert 2"] == pytest.approx(np.mean([line["expert_2"] for line in report.long_table]))
+    _, start, _, _, _, _ = Request("tiny", ["iLoRA"], settings=settings(epochs=0)).trained(Case("iLoRA", "iLoRA"), 2020)
+    before = gates(start, test)[2][:, 0]  # weights that no step has changed
+    assert row["entropy before"] == pytest.approx(stats.entropy(before, axis=1).mean(), abs=1e-6)
+    weights = np.array([[line[f"expert_{i + 1}"] for i in range(4)] for line in report.long_table])
+    assert row["moved"] == pytest.approx(np.abs(weights - before).mean(), abs=1e-6) and row["moved"] > 1e-4
     shown = report.figures[0]["views"][0]["data"][0]
     assert np.array(shown["z"]).shape == (4, 10) and np.array(shown["z"]).sum(0) == pytest.approx(np.ones(10))
 
