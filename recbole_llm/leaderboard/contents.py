@@ -30,11 +30,11 @@ def load_board(folder: str | Path, dataset: str, protocol: str, sha256: str | No
     """The rows of one table.
 
     Args:
-        sha256: the candidate hash (or its beginning) to keep; None: the one that all files share.
+        sha256: the candidate hash to keep, or a beginning that no other one has; None: the one that all files share.
         prefer: file names of a plan; where seeds of a row disagree in configuration, the group with one of these stays.
 
     Raises:
-        ValueError: several candidate hashes and none chosen; no row left.
+        ValueError: several candidate hashes and none chosen, or a beginning that several have; no row left.
     """
     failed = _failures(Path(folder), dataset, protocol)
     gone = {entry["file"].removesuffix(".failed.json") for entry in failed}
@@ -90,6 +90,9 @@ def _one_hash(stored: list[Stored], sha256: str | None, prefer: set, left_out: l
         (sha256,) = planned
     if sha256 is None:
         return stored
+    matching = [str(found) for found in hashes if str(found).startswith(sha256)]
+    if len(matching) > 1:
+        raise ValueError(f"--candidates={sha256} is the beginning of several candidate hashes: {', '.join(h[:12] for h in matching)}; give more digits")
     kept = [entry for entry in stored if str(entry.sha256).startswith(sha256)]
     for entry in stored:
         if entry not in kept:

@@ -30,6 +30,16 @@ def test_another_candidate_hash_is_refused_not_mixed(tmp_path):
         build_board(tmp_path, "made-up", "candidates", Options(candidates="123"))
 
 
+@pytest.mark.parametrize("digits", ["a", ""])
+def test_digits_that_several_candidate_hashes_begin_with_are_refused(tmp_path, digits):
+    rng = np.random.default_rng(0)
+    for name, sha256 in (("BPR", "a1" * 32), ("Pop", "a1" * 32), ("SASRec", "a2" * 32)):
+        fake.write_run(tmp_path, name, fake.ranks(rng, 50, 1.0), sha256=sha256)
+    with pytest.raises(ValueError, match=rf"--candidates={digits} is .*several.*: a1a1a1a1a1a1, a2a2a2a2a2a2; give more digits"):
+        load_board(tmp_path, "made-up", "candidates", digits)
+    assert set(load_board(tmp_path, "made-up", "candidates", "a1").kept) == {"BPR", "Pop"}
+
+
 def test_results_of_an_earlier_version_are_refused_with_the_reason(tmp_path):
     rng = np.random.default_rng(0)
     fake.write_run(tmp_path, "BPR", fake.ranks(rng, 50, 1.0))
