@@ -15,6 +15,14 @@ from recbole_llm.config.values import ConfigError, parse_value
 from recbole_llm.results import result_file
 
 ALIASES = {"K": "num_experts", "r": "lora_r"}
+NOT_OF_A_ROW = {  # a table compares its rows on these, or finds their files by them
+    "seed": "is the same for all rows: give --seed or --seeds",
+    "protocol": "is the same for all rows: give --protocol, or protocols in the YAML",
+    "dataset": "is the same for all rows: give --dataset, or datasets in the YAML",
+    "result_dir": "is one folder for all rows: give --result_dir, or settings in the YAML",
+    "variant": "is the row's name: give it in the YAML, as {name: ..., model: ...}",
+    "model": "is what stands before '@', or the key 'model' beside 'name' in the YAML",
+}
 
 
 @dataclass(frozen=True)
@@ -39,13 +47,14 @@ def parse_entries(models) -> list[Entry]:
     """The rows that a list of names and mappings describes.
 
     Raises:
-        ConfigError: unknown models, settings that cannot be read, duplicates: all of them at once.
+        ConfigError: unknown models, settings that cannot be read or are no row's own, duplicates: all of them at once.
     """
     entries, problems = [], []
     for item in as_list(models):
         try:
             entry = _entry(item)
             registry.check_model(entry.model)
+            problems += shared_problems(entry.settings, f"{entry.name}: ")
             entries.append(entry)
         except ValueError as error:
             problems += error.problems if isinstance(error, ConfigError) else [f"models: {error}"]
@@ -62,6 +71,11 @@ def parse_entries(models) -> list[Entry]:
     if problems:
         raise ConfigError(problems)
     return entries
+
+
+def shared_problems(settings: dict, where: str) -> list[str]:
+    """Lines for settings of some rows, told by ``where``, that a table has for all of its rows."""
+    return [f"{where}{key}: {NOT_OF_A_ROW[key]}" for key in settings if key in NOT_OF_A_ROW]
 
 
 def pick_models(listed, names) -> list:

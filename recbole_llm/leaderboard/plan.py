@@ -15,7 +15,7 @@ from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.properties import recipe_settings
 from recbole_llm.config.values import ConfigError, parse_value, read_yaml
 from recbole_llm.crm.settings import check_crm
-from recbole_llm.leaderboard.entries import Entry, as_list, parse_entries
+from recbole_llm.leaderboard.entries import Entry, as_list, parse_entries, shared_problems
 from recbole_llm.leaderboard.reuse import llm_keys
 from recbole_llm.results import result_file
 
@@ -61,8 +61,10 @@ def seed_list(seeds, first: int = DEFAULT_SEED) -> list[int]:
     """``3`` -> three seeds from ``first`` on; a list stays.
 
     Raises:
-        ConfigError: no seed, a negative one, or one twice.
+        ConfigError: no seed, a negative one, or one twice; ``first`` is no seed.
     """
+    if type(first) is not int or first < 0:
+        raise ConfigError([f"seed: must be an integer >= 0, got {first!r}; several are given as --seeds=1,2,3"])
     found = list(range(first, first + seeds)) if type(seeds) is int else [parse_value(str(s)) for s in as_list(seeds)]
     if not found or any(type(seed) is not int or seed < 0 for seed in found) or len(set(found)) < len(found):
         raise ConfigError([f"seeds: must be a number >= 1 or a list of different integers >= 0, got {seeds!r}"])
@@ -91,8 +93,9 @@ def make_plan(
     settings = {k: v for k, v in (settings or {}).items() if k not in ("model", "dataset", "variant")}
     first, protocols = settings.pop("seed", DEFAULT_SEED), protocols or settings.pop("protocol", None)
     settings.pop("protocol", None)
-    numbers = seed_list(seeds, first if type(first) is int else DEFAULT_SEED)
-    problems, runs = [], []
+    numbers = seed_list(seeds, first)
+    problems = shared_problems(llm or {}, "llm: ") + shared_problems(baselines or {}, "baselines: ")
+    runs = []
     names = as_list(datasets)
     if not names:
         problems.append("datasets: none given; name at least one, e.g. --dataset=ml-100k")

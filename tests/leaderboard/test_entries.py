@@ -38,3 +38,14 @@ def test_one_unknown_model_among_ten_is_named_with_the_duplicates_and_bad_varian
     assert len(caught.value.problems) == 3
     with pytest.raises(ConfigError, match="listed twice"):
         parse_entries(["iLoRA@llm_path=a/b", "iLoRA@llm_path=a_b"])  # one file name
+
+
+@pytest.mark.parametrize("key, remedy", [
+    ("seed", "give --seed or --seeds"), ("protocol", "give --protocol"), ("dataset", "give --dataset"), ("result_dir", "give --result_dir"),
+    ("variant", "{name: ..., model: ...}"), ("model", "what stands before '@'"),
+])  # fmt: skip
+def test_what_a_table_has_for_all_rows_is_refused_as_a_rows_own(key, remedy):
+    with pytest.raises(ConfigError) as caught:
+        parse_entries([f"SASRec@{key}=5", {"BPR@other": {key: "x", "epochs": 3}}, "Pop"])
+    first, second = caught.value.problems
+    assert first.startswith(f"SASRec@{key}=5: {key}: is ") and second.startswith(f"BPR@other: {key}: is ") and remedy in first

@@ -93,6 +93,18 @@ def test_bad_seeds(bad):
         seed_list(bad)
 
 
+@pytest.mark.parametrize("bad", ["abc", 7.0, -1, None, [1, 2]])
+def test_a_bad_first_seed_is_refused(shared, bad):
+    with pytest.raises(ConfigError, match="seed: must be an integer >= 0, got .*--seeds=1,2,3"):
+        make_plan("Pop", "tiny", None, 2, {**shared, "seed": bad})
+
+
+def test_what_a_table_has_for_all_rows_is_refused_for_llm_rows_or_baselines_alone(shared):
+    with pytest.raises(ConfigError) as caught:
+        make_plan("Pop,LLaRA", "tiny", None, 1, shared, llm={"seed": 3}, baselines={"protocol": "full"})
+    assert [line.partition(": is ")[0] for line in caught.value.problems] == ["llm: seed", "baselines: protocol"]
+
+
 def test_a_spec_with_an_unknown_key_is_refused(tmp_path):
     file = tmp_path / "board.yaml"
     file.write_text("models: [Pop]\ndataset: ml-100k\n")
