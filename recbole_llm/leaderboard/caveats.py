@@ -11,6 +11,7 @@ from recbole_llm import registry
 from recbole_llm.leaderboard import statistics as st
 from recbole_llm.leaderboard.files import Stored
 from recbole_llm.leaderboard.table import ALPHA, Column
+from recbole_llm.results import provenance
 
 FEW_ROWS = 1000
 
@@ -22,6 +23,8 @@ def caveats(column: Column, order: list[int], n_rows: int, groups) -> list[str]:
     if len(seeds) > 1:
         listed = "; ".join(sorted(str(list(s)) for s in seeds))
         found.append(f"rows have different seeds: {listed}. Two rows are compared on the seeds that both have, if any")
+    if unlike := _unlike_seeds(groups):
+        found.append(unlike)
     if mixed := _mixed_crms(groups):
         found.append(mixed)
     if lengths := _history_lengths(groups):
@@ -43,6 +46,24 @@ def _too_few(column: Column, order: list[int], n_rows: int) -> str:
         f"only {n_rows} test rows: a true difference in {column.name} below about {smallest:.3f} between two neighbouring rows "
         f"would be missed more often than in one of five tables (paired test, p < {ALPHA}, power 0.8, before Holm)"
     )
+
+
+def _unlike_seeds(groups: list[list[Stored]]) -> str | None:
+    """Which rows' seeds were made by different code, LLM weights or packages; what a file does not tell does not count."""
+    texts = []
+    for group in groups:
+        told = [_made_by(entry.record) for entry in group]
+        unlike = [what for what in told[0] if len({one[what] for one in told} - {None}) > 1]
+        if unlike:
+            texts.append(f"{group[0].name} ({', '.join(unlike)})")
+    return "seeds of one row differ by more than their seed, run them again alike: " + "; ".join(texts) if texts else None
+
+
+def _made_by(record: dict) -> dict[str, str | None]:
+    versions = record.get("versions") or {}
+    packages = provenance.LLM_PACKAGES if record.get("llm") else provenance.PACKAGES
+    weights = (record.get("llm") or {}).get("sha256")
+    return {"code": record.get("code"), "LLM weights": weights, **{name: versions.get(name) for name in packages}}
 
 
 def _history_lengths(groups: list[list[Stored]]) -> str | None:

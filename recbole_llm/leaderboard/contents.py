@@ -1,7 +1,7 @@
 """Which result files of a folder may stand in one table.
 
-Rows of one table share dataset, protocol, candidate hash and test rows; seeds of one row share everything but the seed.
-What does not fit is left out with its reason, never mixed in. A run that failed leaves ``<name>.failed.json``.
+Rows of one table share dataset, protocol, candidate hash and test rows; seeds of one row share configuration and data, and
+each has one file. What does not fit is left out with its reason, never mixed in. A run that failed leaves ``<name>.failed.json``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from recbole_llm.leaderboard.files import Stored, read_stored, result_files
+from recbole_llm.results.result_file import result_name
 
 
 @dataclass
@@ -58,7 +59,7 @@ def load_board(folder: str | Path, dataset: str, protocol: str, sha256: str | No
     for entry in stored:
         kept.setdefault(entry.name, []).append(entry)
     for name, group in kept.items():
-        kept[name] = _one_config(group, set(prefer), left_out)
+        kept[name] = _one_row(group, set(prefer), left_out)
     return Contents(kept, failed, sorted(left_out, key=lambda item: item["file"]))
 
 
@@ -128,26 +129,28 @@ def _row_key(rows: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def _one_config(group: list[Stored], prefer: set, left_out: list) -> list[Stored]:
-    """Seeds of a row must agree in configuration: keep the preferred group, else the largest, else the first."""
-    by_config: dict[str, list[Stored]] = {}
-    for entry in group:
-        by_config.setdefault(entry.config_sha256, []).append(entry)
+def _one_row(group: list[Stored], prefer: set, left_out: list) -> list[Stored]:
+    """Seeds of a row agree in configuration and data, and have one file each: a preferred one, else one with the name that a run gives.
 
-    def worth(members: list[Stored]) -> tuple:
-        return (any(m.path.name in prefer for m in members), len(members), [-ord(c) for c in members[0].path.name])
-
-    kept = max(by_config.values(), key=worth)
-    for members in by_config.values():
+    Of several configurations stays the one with a preferred file, else the one with most seeds.
+    """
+    by_origin: dict[tuple, dict[int, Stored]] = {}
+    for entry in sorted(group, key=lambda e: (e.path.name not in prefer, e.path.name != result_name(e.record), e.path.name)):
+        seeds = by_origin.setdefault((entry.config_sha256, entry.record.get("data")), {})
+        stays = seeds.setdefault(entry.record["seed"], entry)
+        if stays is not entry:
+            reason = f"seed {entry.record['seed']} of {entry.name} a second time, beside {stays.path.name}: remove one of the two"
+            left_out.append({"file": entry.path.name, "reason": reason})
+    groups = [list(seeds.values()) for seeds in by_origin.values()]
+    kept = max(groups, key=lambda members: (any(m.path.name in prefer for m in members), len(members)))
+    for members in groups:
         if members is not kept:
-            reason = (
-                f"another configuration than the other seeds of {members[0].name}: {_differing(members[0], kept[0])}"
-            )
-            left_out.extend({"file": m.path.name, "reason": reason} for m in members)
+            what = f"another configuration or other data than the other seeds of {members[0].name}"
+            left_out.extend({"file": m.path.name, "reason": f"{what}: {_differing(members[0], kept[0])}"} for m in members)
     return sorted(kept, key=lambda entry: entry.record["seed"])
 
 
 def _differing(a: Stored, b: Stored) -> str:
-    one, other = a.settings, b.settings
+    one, other = ({**entry.settings, "data hash": str(entry.record.get("data"))[:12]} for entry in (a, b))
     keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
     return ", ".join(f"{key} {one.get(key)!r} against {other.get(key)!r}" for key in keys[:5])

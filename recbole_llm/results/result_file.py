@@ -29,10 +29,14 @@ _PACKAGES = ("recbole_llm", "recbole", "torch", "transformers", "peft", "acceler
 
 
 def result_path(config, name: str | None = None) -> Path:
-    """Where the JSON of this run goes; a run with a ``variant`` is filed under that name instead of its model's."""
-    name = name or ("variant" in config and config["variant"]) or config["model"]
-    file = f"{config['dataset']}.{config['protocol']}.{file_name(name)}.seed{config['seed']}.json"
-    return Path(config["result_dir"]) / file
+    """Where the JSON of this run goes."""
+    return Path(config["result_dir"]) / result_name(config, name)
+
+
+def result_name(of, name: str | None = None) -> str:
+    """The JSON's name, of a configuration or a record; with a ``variant`` that name stands in it instead of the model's."""
+    name = name or ("variant" in of and of["variant"]) or of["model"]
+    return f"{of['dataset']}.{of['protocol']}.{file_name(name)}.seed{of['seed']}.json"
 
 
 def failure_path(path: Path) -> Path:

@@ -82,6 +82,28 @@ def test_seeds_of_a_row_must_agree_in_configuration(tmp_path):
     assert [entry.record["seed"] for entry in preferred.kept["BPR"]] == [3]
 
 
+def test_a_copied_file_is_no_second_seed(tmp_path):
+    path = fake.write_run(tmp_path, "BPR", fake.ranks(np.random.default_rng(0), 50, 1.0))
+    copy = path.with_name(path.name.replace(".json", ".copy.json"))  # before the run's own name in the alphabet
+    copy.write_bytes(path.read_bytes())
+    contents = load_board(tmp_path, "made-up", "candidates")
+    assert [entry.path for entry in contents.kept["BPR"]] == [path]
+    reason = f"seed 2020 of BPR a second time, beside {path.name}: remove one of the two"
+    assert contents.left_out == [{"file": copy.name, "reason": reason}]
+    preferred = load_board(tmp_path, "made-up", "candidates", prefer=[copy.name])
+    assert [entry.path for entry in preferred.kept["BPR"]] == [copy] and preferred.left_out[0]["file"] == path.name
+
+
+def test_seeds_of_a_row_must_agree_in_data(tmp_path):
+    rng = np.random.default_rng(0)
+    for seed, data in (1, "a" * 64), (2, "b" * 64), (3, "b" * 64):
+        fake.write_run(tmp_path, "BPR", fake.ranks(rng, 50, 1.0), seed, data=data)
+    contents = load_board(tmp_path, "made-up", "candidates")
+    assert [entry.record["seed"] for entry in contents.kept["BPR"]] == [2, 3]
+    (left,) = contents.left_out
+    assert left["file"].endswith("BPR.seed1.json") and "data hash 'aaaaaaaaaaaa' against 'bbbbbbbbbbbb'" in left["reason"]
+
+
 @pytest.mark.parametrize(
     "change, complaint",
     [
