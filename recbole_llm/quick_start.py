@@ -19,6 +19,7 @@ from recbole_llm.data.sample import train_sample
 from recbole_llm.evaluation import bias_checks, rerank
 from recbole_llm.llm.loading import count_parameters
 from recbole_llm.results import cost, provenance, result_file
+from recbole_llm.results.place import place_problems
 from recbole_llm.runtime import distributed
 
 
@@ -64,8 +65,8 @@ def run_recbole_llm(
 
 
 def _check_tested(config) -> None:
-    """A result file tells test rows under a protocol; RecBole's own `run_recbole` knows neither."""
-    problems = []
+    """A result file has a place, and tells test rows under a protocol; RecBole's own `run_recbole` knows neither."""
+    problems = place_problems(config)
     if config["protocol"] is None:
         problems.append("protocol: null leaves the evaluation to RecBole, which names no rows; choose candidates, full or "
                         "ctr, or call RecBole's run_recbole")  # fmt: skip

@@ -208,6 +208,15 @@ def test_a_run_that_could_not_report_is_refused_before_it_trains(more, complaint
     assert not list(tmp_path.iterdir())
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_it_trains(tiny_data, tmp_path):
+    (tmp_path / "file").write_text("")
+    more = {"protocol": None, "result_dir": str(tmp_path / "file"), "variant": "SASRec"}
+    with pytest.raises(ConfigError) as caught:
+        run_recbole_llm("BPR", "tiny", config_dict={"data_path": str(tiny_data), "checkpoint_dir": str(tmp_path / "saved"), **more})
+    assert [line.partition(":")[0] for line in caught.value.problems] == ["result_dir", "variant", "protocol"]
+    assert not (tmp_path / "saved").exists()
+
+
 def test_a_gguf_file_is_known_by_its_sha256_in_results_and_checkpoints(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setenv("RECBOLE_LLM_CACHE", str(tmp_path / "cache"))
     file = gguf_files.write(tmp_path / "a.gguf", gguf_files.llm(tie=True, max_position_embeddings=1024), kind="Q8_0")

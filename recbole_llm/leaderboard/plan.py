@@ -18,6 +18,7 @@ from recbole_llm.crm.settings import check_crm
 from recbole_llm.leaderboard.entries import Entry, as_list, parse_entries, shared_problems
 from recbole_llm.leaderboard.reuse import llm_keys
 from recbole_llm.results import result_file
+from recbole_llm.results.place import place_problems
 
 DEFAULT_SEED = 2020
 RECIPES_ROWS = ("load_col", "threshold", "test_sample_size", "n_candidates")  # what a recipe says of rows and columns: for baselines too
@@ -147,6 +148,8 @@ def _runs(entry: Entry, dataset: str, protocol: str, seeds: list[int], shared: d
     given = {key: value for key, value in shared.items() if key in known} | own
     given |= {"protocol": protocol, "variant": None if entry.name == entry.model else entry.name}
     base = LLMConfig(entry.model, dataset, command_line={**given, "seed": seeds[0]})
+    if problems := place_problems(base):
+        raise ConfigError(problems)
     if registry.is_plugin_model(entry.model):
         check_crm(base)
     runs = []

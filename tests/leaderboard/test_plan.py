@@ -105,6 +105,14 @@ def test_what_a_table_has_for_all_rows_is_refused_for_llm_rows_or_baselines_alon
     assert [line.partition(": is ")[0] for line in caught.value.problems] == ["llm: seed", "baselines: protocol"]
 
 
+def test_rows_whose_results_could_not_be_filed_are_refused(shared):
+    rows = [{"name": "SASRec", "model": "LLaRA"}, {"name": "x" * 250, "model": "Pop"}]
+    with pytest.raises(ConfigError) as caught:
+        make_plan(rows, "tiny", None, 1, shared)
+    first, second = caught.value.problems
+    assert first.startswith("SASRec: variant: 'SASRec' names the model") and "file systems take 255" in second
+
+
 def test_a_spec_with_an_unknown_key_is_refused(tmp_path):
     file = tmp_path / "board.yaml"
     file.write_text("models: [Pop]\ndataset: ml-100k\n")
