@@ -19,7 +19,7 @@ from recbole_llm.data.sample import train_sample
 from recbole_llm.evaluation import bias_checks, rerank
 from recbole_llm.llm.loading import count_parameters
 from recbole_llm.results import cost, provenance, result_file
-from recbole_llm.results.place import place_problems
+from recbole_llm.results.place import place_problems, replaced
 from recbole_llm.runtime import distributed
 
 
@@ -98,7 +98,10 @@ def _report(config, fitted, test_result, seconds) -> dict:
     record["valid"] = {name.lower(): float(value) for name, value in (fitted.best_valid_result or {}).items()}
     record["validations"] = getattr(getattr(fitted.trainer, "position", None), "history", None)  # of LLM recommenders
     record |= _cost_and_checks(config, fitted.trainer, fitted.data[3], record, rows)
-    path = result_file.write_result(result_file.result_path(config), record, rows, columns)
+    path = result_file.result_path(config)
+    if warning := replaced(path, record):
+        logger.warning(warning)
+    result_file.write_result(path, record, rows, columns)
     logger.info(set_color("best valid ", "yellow") + f": {fitted.best_valid_result}")
     logger.info(set_color("test result", "yellow") + f": {test_result}")
     print(_table(record, len(rows), path))

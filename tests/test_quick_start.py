@@ -236,3 +236,15 @@ def test_what_an_llm_s_yaml_sets_is_said_once(tiny_data, tiny_llm, tmp_path, mon
     lines = [line for line in caplog.messages if "small sets" in line]
     assert len(lines) == 1 and lines[0].endswith("small sets lora_r=4, lora_alpha=12"), lines
     assert record(outcome)["config"]["lora_r"] == 4 and record(outcome)["config"]["epochs"] == 0
+
+
+def test_a_result_of_other_settings_is_named_when_it_is_replaced(tiny_data, tiny_llm, tmp_path, caplog):
+    settings = {key: value for key, value in tiny.settings(tiny_data, tiny_llm, tmp_path).items() if not key.startswith(("crm", "llm", "train_sample"))}
+    warned = []
+    for size in None, None, 9:
+        caplog.clear()
+        outcome = run_recbole_llm("Pop", "tiny", config_dict=settings | {"test_sample_size": size})
+        warned.append([line for line in caplog.messages if "is replaced" in line])
+    assert warned[:2] == [[], []]
+    (line,) = warned[2]
+    assert line.startswith(f"{outcome['result_file']} is replaced, its settings against this run's: test_sample_size None against 9;")

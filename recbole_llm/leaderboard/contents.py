@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from recbole_llm.leaderboard.files import Stored, read_stored, result_files
+from recbole_llm.results.place import differing
 from recbole_llm.results.result_file import result_name
 
 
@@ -151,6 +152,4 @@ def _one_row(group: list[Stored], prefer: set, left_out: list) -> list[Stored]:
 
 
 def _differing(a: Stored, b: Stored) -> str:
-    one, other = ({**entry.settings, "data hash": str(entry.record.get("data"))[:12]} for entry in (a, b))
-    keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
-    return ", ".join(f"{key} {one.get(key)!r} against {other.get(key)!r}" for key in keys[:5])
+    return differing(*({**entry.settings, "data hash": str(entry.record.get("data"))[:12]} for entry in (a, b)))

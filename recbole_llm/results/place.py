@@ -1,9 +1,13 @@
-"""The place of a run's result: what is wrong with it is known before anything trains."""
+"""The place of a run's result: what is wrong with it is known before anything trains, and settings that it replaces are named."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from recbole_llm import registry
-from recbole_llm.results.result_file import failure_path, file_name, result_path
+from recbole_llm.config.values import NON_RESULT_KEYS
+from recbole_llm.results.result_file import failure_path, file_name, read_result, result_path
 
 NAME_BYTES = 255  # that file systems take
 ASIDE = len(".") + len(".01234567")  # what runtime.files adds to a name while it writes
@@ -25,3 +29,27 @@ def place_problems(config) -> list[str]:
         problems += [f"variant: {variant!r} names the model {one}, whose result files are named so; choose another, e.g. "
                      f"{config['model']}@{variant}" for one in models]  # fmt: skip
     return problems
+
+
+def replaced(path: Path, record: dict) -> str | None:
+    """What a warning says of a result at ``path`` that ``record`` replaces; None where there is none, or none of other settings."""
+    if not path.is_file():
+        return None
+    try:
+        old = read_result(path)
+    except ValueError:  # no result of this version: nothing to compare
+        return None
+    found = differing(*(_settings(one) for one in (old, record)))
+    return f"{path} is replaced, its settings against this run's: {found}; another variant or result_dir keeps both" if found else None
+
+
+def _settings(record: dict) -> dict:
+    """A record's configuration, what is measured beside training included, as JSON gives it back."""
+    values = record.get("config") or {}
+    return json.loads(json.dumps({key: value for key, value in values.items() if key not in NON_RESULT_KEYS}))
+
+
+def differing(one: dict, other: dict) -> str:
+    """The first five settings in which two configurations differ, in words; "" where they agree."""
+    keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+    return ", ".join(f"{key} {one.get(key)!r} against {other.get(key)!r}" for key in keys[:5])

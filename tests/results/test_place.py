@@ -1,8 +1,10 @@
-"""The place of a result, before a run."""
+"""The place of a result, before a run and when it is taken."""
+
+import json
 
 import pytest
 
-from recbole_llm.results.place import place_problems
+from recbole_llm.results.place import place_problems, replaced
 
 CONFIG = {"dataset": "tiny", "protocol": "candidates", "model": "LLaRA", "seed": 7, "variant": None}
 
@@ -23,3 +25,15 @@ def test_all_that_is_wrong_with_a_place_is_told_at_once(tmp_path):
 def test_a_variant_is_no_other_models_name(tmp_path, variant, model):
     (problem,) = place_problems({**CONFIG, "result_dir": str(tmp_path), "variant": variant})
     assert f"{variant!r} names the model {model}," in problem and f"e.g. LLaRA@{variant}" in problem
+
+
+def test_a_result_that_is_replaced_is_named_where_settings_differ(tmp_path):
+    path = tmp_path / "a.json"
+    new = {"config": {"epochs": 3, "test_sample_size": 9, "metrics": ("Hit",), "result_dir": "b"}}
+    assert replaced(path, new) is None
+    path.write_text(json.dumps({"schema": 1, "config": {"epochs": 3, "metrics": ["Hit"], "result_dir": "a"}}))
+    assert f"{path} is replaced, its settings against this run's: test_sample_size None against 9;" in replaced(path, new)
+    path.write_text(json.dumps({"schema": 1, **new}))
+    assert replaced(path, new) is None
+    path.write_text("{")
+    assert replaced(path, new) is None
