@@ -28,9 +28,12 @@ def test_the_gpu_benchmark_runs_on_a_cpu_at_the_tiny_shape(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("experts, likelihood, peak", [(4, "candidates", 1.25), (1, "vocabulary", 3.5)])
-def test_the_cpu_benchmark_compares_pairs(tiny_llm, capsys, monkeypatch, experts, likelihood, peak):
+def test_the_cpu_benchmark_compares_pairs(tiny_data, tiny_llm, tmp_path, capsys, monkeypatch, experts, likelihood, peak):
     monkeypatch.setattr(cpu, "peak_of", lambda work, arguments: peak)
-    arguments = [f"--llm_path={tiny_llm}", "--batch=3", "--length=40", "--micro_batch=2", "--repeats=2"]
+    monkeypatch.setattr(cpu, "DATASET", "tiny")
+    short = {"users_per_list": 2, "user_token": True, "curriculum": "none"}
+    monkeypatch.setattr(cpu, "SETTINGS", {**tiny.settings(tiny_data, tiny_llm, tmp_path), **cpu.SETTINGS, **short})
+    arguments = [f"--llm_path={tiny_llm}", "--batch=3", "--length=40", "--micro_batch=2", "--repeats=2", "--dtype=float32"]
     status = cpu.main([*arguments, f"--experts={experts}", f"--likelihood_over={likelihood}", "--dropout=0.1"])
     lines = capsys.readouterr().out.splitlines()
     ratios = []
@@ -50,7 +53,7 @@ def test_pairs_take_turns_after_a_warm_up(monkeypatch):
 
 def test_a_peak_is_that_of_a_fresh_process(tiny_llm):
     small, large = (
-        cpu.peak_of("training", [f"--llm_path={tiny_llm}", "--dtype=float32", f"--batch={rows}", f"--micro_batch={rows}"])
+        cpu.peak_of("scoring", [f"--llm_path={tiny_llm}", "--dtype=float32", f"--batch={rows}", f"--micro_batch={rows}"])
         for rows in (1, 24)
     )
     assert 0.1 < small < large < 8
