@@ -234,7 +234,7 @@ def test_what_an_llm_s_yaml_sets_is_said_once(tiny_data, tiny_llm, tmp_path, mon
     with caplog.at_level(logging.INFO):
         outcome = run_recbole_llm("LLaRA", "tiny", config_dict=tiny.settings(tiny_data, "small", tmp_path, epochs=0))
     lines = [line for line in caplog.messages if "small sets" in line]
-    assert len(lines) == 1 and lines[0].endswith("small sets lora_r=4, lora_alpha=12"), lines
+    assert len(lines) == 1 and lines[0].strip().endswith("small sets lora_r=4, lora_alpha=12"), lines
     assert record(outcome)["config"]["lora_r"] == 4 and record(outcome)["config"]["epochs"] == 0
 
 
