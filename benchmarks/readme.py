@@ -77,7 +77,7 @@ def table(board: dict) -> str:
     note = f"Mean over seeds [interval over users] ± deviation over seeds; a rank is 1 + the number of rows that are significantly better.\n{page} has more metrics"
     return "\n".join([
         *_wrapped(facts(board)), "", f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(line(row, main) for row in rows), "",
-        note + (f" and {left} more rows." if left else "."),
+        note + (f" and {left} more row{'s' if left > 1 else ''}." if left else "."),
     ])  # fmt: skip
 
 
