@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from recbole_llm.leaderboard.plan import DEFAULT_SEED, seed_list
 from recbole_llm.leaderboard.render.markdown import markdown
 from recbole_llm.leaderboard.run import run_leaderboard
 
@@ -19,12 +18,11 @@ def run_command_line(line) -> int:
     """Run what a command line asks for and print the boards; 1 if a row failed."""
     options = dict(line.options)
     protocols = options.pop("protocol", None)
-    seeds = seed_list(line.seeds, options.get("seed", DEFAULT_SEED)) if line.seeds is not None else None
     frame = run_leaderboard(
         line.model,
         line.dataset,
         protocols,
-        seeds,
+        line.seeds,
         line.config_files,
         options,
         line.leaderboard,

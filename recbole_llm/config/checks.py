@@ -102,6 +102,10 @@ def list_problems(final):
     if type(final.get("n_candidates")) is int and users >= final["n_candidates"]:
         problems.append(f"users_per_list: must be below n_candidates={final['n_candidates']}, got {users}: a list of targets alone "
                         "has no other item in it")  # fmt: skip
+    few = final.get("history_batch_size")
+    if "num_experts" in final and type(few) is int and few < users:
+        problems.append(f"history_batch_size: must be at least users_per_list={users} with experts, got {few}: what a list's rows share takes "
+                        "the mean of their gates, so that a list must stay in one pass; raise it, or lower users_per_list")  # fmt: skip
     if later and not problems and not final.get("user_token"):
         problems.append("history_from: prompts without a history say nothing of the user without user_token: True; set it, or "
                         "history_from: 0")  # fmt: skip

@@ -94,9 +94,11 @@ def make_plan(
     settings = {k: v for k, v in (settings or {}).items() if k not in ("model", "dataset", "variant")}
     first, protocols = settings.pop("seed", DEFAULT_SEED), protocols or settings.pop("protocol", None)
     settings.pop("protocol", None)
-    numbers = seed_list(seeds, first)
-    problems = shared_problems(llm or {}, "llm: ") + shared_problems(baselines or {}, "baselines: ")
-    runs = []
+    runs, problems = [], shared_problems(llm or {}, "llm: ") + shared_problems(baselines or {}, "baselines: ")
+    try:
+        numbers = seed_list(seeds, first)
+    except ConfigError as error:
+        numbers, problems = [DEFAULT_SEED], error.problems + problems
     names = as_list(datasets)
     if not names:
         problems.append("datasets: none given; name at least one, e.g. --dataset=ml-100k")

@@ -61,7 +61,7 @@ def run_leaderboard(
     given = {"models": models, "datasets": datasets, "protocols": protocols}
     given = {key: named[key] if value is None else value for key, value in given.items()} | {"seeds": seeds}
     chosen = _merge(spec, **given, reference=reference, metric=metric, resamples=resamples, tune=tune)
-    arguments = (chosen.get("models"), chosen.get("datasets"), chosen.get("protocols"), chosen.get("seeds") or 1)
+    arguments = (chosen.get("models"), chosen.get("datasets"), chosen.get("protocols"), 1 if chosen.get("seeds") is None else chosen["seeds"])
     plan = partial(make_plan, *arguments, *_settings(chosen, settings))
     runs = plan()
     _check_reference(chosen, runs, needed=reference is not None or models is None)

@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 import torch
 
+from recbole_llm.llm.attention import BY_PASS
 from recbole_llm.llm.causal_lm import accepts, base_of, cast, check_prompt, forward, positions_of
 
 METHODS = ("tree", "cache", "separate")
-_MASKED_ATTENTION = ("eager", "sdpa")  # implementations that apply an additive 4-D mask as it is given
+_MASKED_ATTENTION = ("eager", "sdpa", BY_PASS)  # implementations that apply an additive 4-D mask as it is given
 _KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
 _logger = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from logging import getLogger
 import numpy as np
 import torch
 
+from recbole_llm.llm.folder import first_line
 from recbole_llm.llm.gguf_header import GGUFError, Header, check_header, read_header
 
 ROPE_FACTORS = "rope_freqs.weight"
@@ -174,5 +175,5 @@ def _named(path):
     except (GGUFError, ImportError, MemoryError):
         raise
     except Exception as error:
-        rule = f"cannot be read by transformers ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        rule = f"cannot be read by transformers ({type(error).__name__}: {first_line(error)})"
         raise GGUFError(path, rule, "download it again, or choose another file") from error

@@ -9,6 +9,7 @@ import importlib.util
 
 import torch
 
+from recbole_llm.llm.attention import choose_by_pass
 from recbole_llm.llm.folder import CONVERT, EXAMPLES, check_config, first_line, resolve_path
 from recbole_llm.runtime import distributed, hardware
 
@@ -19,8 +20,8 @@ ATTENTION = ("eager", "sdpa", "flash_attention_2")
 def load_llm(config):
     """The causal LM that `llm_path` names: frozen, in eval mode, on the CPU (quantised: on `device`).
 
-    Reads llm_path, llm_random_weights, llm_dtype and attn_implementation (auto and null: :mod:`recbole_llm.runtime.hardware`),
-    llm_quantization (null, 8bit, 4bit) and trust_remote_code.
+    Reads llm_path, llm_random_weights, llm_dtype (auto: :mod:`recbole_llm.runtime.hardware`), attn_implementation (null on a CPU:
+    :mod:`recbole_llm.llm.attention`), llm_quantization (null, 8bit, 4bit) and trust_remote_code.
 
     Raises:
         FileNotFoundError: no such folder, file or distribution, or a hub name that cannot be fetched.
@@ -34,6 +35,8 @@ def load_llm(config):
     found = check_config(path, options["trust_remote_code"], config["llm_path"])
     llm = _untrained(found, options, config) if config["llm_random_weights"] else _pretrained(path, options)
     llm.requires_grad_(False).eval()
+    if "attn_implementation" not in options and torch.device(config["device"] or "cpu").type == "cpu":
+        choose_by_pass(llm)
     if not is_causal(llm):
         raise ValueError(
             f"llm_path {path!r} is a {type(llm).__name__} whose tokens see later tokens: not a causal LM; {EXAMPLES}"

@@ -5,7 +5,7 @@ import pytest
 from recbole_llm.cli import leaderboard
 from recbole_llm.cli.arguments import parse_command_line
 from recbole_llm.config.values import ConfigError
-from recbole_llm.leaderboard import plan
+from recbole_llm.leaderboard import plan, run
 from recbole_llm.leaderboard.entries import parse_entries
 from recbole_llm.leaderboard.plan import make_plan, read_spec, seed_list
 from tests import tiny
@@ -76,10 +76,11 @@ def test_the_protocol_may_come_with_the_settings(shared):
 
 def test_a_first_seed_of_zero_is_zero(monkeypatch):
     asked = []
-    monkeypatch.setattr(leaderboard, "run_leaderboard", lambda *given: asked.append(given[3]) or 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        leaderboard.run_command_line(parse_command_line(["--model=Pop", "--dataset=tiny", "--seed=0", "--seeds=3"]))
-    assert asked == [[0, 1, 2]]
+    monkeypatch.setattr(run, "make_plan", lambda *given, **named: asked.append((given[3], given[4]["seed"])) or 1 / 0)
+    for seeds in ("3", "0"):
+        with pytest.raises(ZeroDivisionError):
+            leaderboard.run_command_line(parse_command_line(["--model=Pop", "--dataset=tiny", "--seed=0", f"--seeds={seeds}"]))
+    assert asked == [(3, 0), (0, 0)] and seed_list(3, 0) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("given, seeds", [(3, [2020, 2021, 2022]), ([5, 1], [5, 1]), ("7,8", [7, 8])])
@@ -97,6 +98,12 @@ def test_bad_seeds(bad):
 def test_a_bad_first_seed_is_refused(shared, bad):
     with pytest.raises(ConfigError, match="seed: must be an integer >= 0, got .*--seeds=1,2,3"):
         make_plan("Pop", "tiny", None, 2, {**shared, "seed": bad})
+
+
+def test_a_bad_seed_is_told_with_what_else_is_wrong(shared):
+    with pytest.raises(ConfigError) as caught:
+        make_plan("Pop@n_candidates=0", "tiny", None, 0, shared, llm={"seed": 3})
+    assert [line.partition(": ")[0] for line in caught.value.problems] == ["seeds", "llm", "Pop@n_candidates=0"]
 
 
 def test_what_a_table_has_for_all_rows_is_refused_for_llm_rows_or_baselines_alone(shared):

@@ -162,6 +162,7 @@ def test_a_loader_that_starts_later_draws_the_same_lists(tiny_data, tiny_llm, tm
     "name, settings, line",
     [
         ("LLaRA", {"users_per_list": 8}, "users_per_list: must be below n_candidates=8, got 8"),
+        ("iLoRA", {"history_batch_size": 2, **SHARED}, "history_batch_size: must be at least users_per_list=3 with experts, got 2"),
         ("LLaRA", {"users_per_list": 0}, "users_per_list: must be an integer >= 1"),
         ("LLaRA", {"history_from": 0.5, "user_token": False}, "history_from: prompts without a history say nothing"),
         ("LLaRA", {"history_from": 0.5, "curriculum": "linear"}, "history_from: text-only prompts, with which curriculum: linear"),

@@ -193,5 +193,5 @@ def test_history_notes_say_what_was_liked(tiny_data, tiny_llm, tmp_path):
 
 
 def test_a_sample_of_validation_rows_with_one_label_is_refused_before_training(tiny_data, tiny_llm, tmp_path):
-    with pytest.raises(ValueError, match=r"valid_sample_size: 1: all 1 rows of the sample are labelled [01], so AUC is undefined; give more"):
+    with pytest.raises(ValueError, match=r"all 1 valid rows are labelled [01], so AUC is undefined; change valid_sample_size 1, threshold"):
         prepared(tiny_data, tiny_llm, tmp_path, valid_sample_size=1)

@@ -25,11 +25,11 @@ def cpu(monkeypatch):
 
 
 @pytest.mark.parametrize("instruction, dtype", [("avx512_bf16", torch.bfloat16), ("amx_bf16", torch.bfloat16), ("avx512_f", torch.float32)])
-def test_a_cpu_takes_bf16_where_it_has_instructions_for_it_and_transformers_choice_of_attention(cpu, tmp_path, instruction, dtype):
+def test_a_cpu_takes_bf16_where_it_has_instructions_for_it_and_attention_by_pass(cpu, tmp_path, instruction, dtype):
     cpu(instruction)
     folder = tiny.write_llm(tmp_path, dtype="bfloat16")
     llm = loading.load_llm(settings(folder, llm_dtype="auto"))
-    assert (llm.dtype, llm.config._attn_implementation) == (dtype, "sdpa")
+    assert (llm.dtype, llm.config._attn_implementation) == (dtype, "cpu_by_pass")
     given = loading.load_llm(settings(folder, llm_dtype="float32", attn_implementation="eager"))
     assert (given.dtype, given.config._attn_implementation) == (torch.float32, "eager")  # what is set stays
 

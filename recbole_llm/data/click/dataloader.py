@@ -15,6 +15,7 @@ import numpy as np
 from recbole_llm import registry
 from recbole_llm.data.click.collate import ClickCollate
 from recbole_llm.data.click.questions import ClickRows, Question
+from recbole_llm.data.click.rows import check_classes
 from recbole_llm.data.dataloader import EvalPromptDataLoader, TrainBatches, TrainPromptDataLoader
 from recbole_llm.data.sample import sample_evaluation_rows, sample_rows
 
@@ -96,7 +97,7 @@ def labelled_questions(config, rows: ClickRows, phase: str) -> list[Question]:
     """The labelled rows of a phase as prompts, rows of one history together where model and retriever allow it."""
     size = config["valid_sample_size"] if phase == "valid" else None
     kept = sample_evaluation_rows(len(rows), size, config["candidate_seed"], phase)
-    _check_classes(rows.split.inter_feat[config["LABEL_FIELD"]].numpy()[kept], size)
+    check_classes(rows.split.inter_feat[config["LABEL_FIELD"]].numpy()[kept], phase, config, sampled=size is not None)
     shared = not rows.per_item and rows.model_class.shares_prefix(config)
     text, long = rows.histories(kept, rows.targets[kept])
     order = np.argsort(-rows.token_lengths(kept, rows.targets[kept][:, None]), kind="stable")
@@ -115,13 +116,6 @@ def labelled_questions(config, rows: ClickRows, phase: str) -> list[Question]:
         items = tuple(int(rows.targets[row]) for row in mine)
         questions.append(Question(mine[0], items, 0, text=(text[group[0]],), long=(long[group[0]],), rows=mine))
     return questions
-
-
-def _check_classes(labels: np.ndarray, size: int | None) -> None:
-    """Refuse a sample of validation rows (`size`) by which no epoch could be chosen; of whole phases rows.py has seen to that."""
-    if size is not None and labels.min() == labels.max():
-        raise ValueError(f"valid_sample_size: {size}: all {len(labels)} rows of the sample are labelled {labels[0]:g}, so AUC is undefined; "
-                         "give more, or null for all")  # fmt: skip
 
 
 def _padded(keys: list[Question]) -> list[Question]:

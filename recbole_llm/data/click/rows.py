@@ -65,19 +65,21 @@ def build_labelled_rows(config) -> LabelledRows:
     kept = sample_evaluation_rows(n_test, config["test_sample_size"], int(config["candidate_seed"]), "test")
     rows = LabelledRows(data, {**numbers, "test": numbers["test"][kept]}, n_test)
     for phase in PHASES:
-        _check_classes(rows, phase, config)
+        labels = rows.columns(phase)[2]
+        check_classes(labels, phase, config, sampled=phase == "test" and len(labels) < n_test)
     return rows
 
 
-def _check_classes(rows: LabelledRows, phase: str, config) -> None:
-    labels = rows.columns(phase)[2]
+def check_classes(labels: np.ndarray, phase: str, config, sampled: bool) -> None:
+    """Refuse a phase, or a sample of its rows (``<phase>_sample_size``), that has no row or rows of one class only."""
     if not len(labels):
         raise ValueError(f"{config['dataset']}: no {phase} row; change eval_args.split {config['eval_args']['split']}")
     if labels.min() == labels.max():
         undefined = "a model can learn nothing from it" if phase == "train" else "AUC is undefined"
-        larger = "test_sample_size, " if phase == "test" and len(labels) < rows.n_test else ""
+        size = f"{phase}_sample_size"
+        larger = f"{size} {config[size]}, " if sampled else ""
         raise ValueError(
-            f"{config['dataset']}: all {len(labels)} {phase} rows are labelled {labels[0]}, so {undefined}; "
+            f"{config['dataset']}: all {len(labels)} {phase} rows are labelled {labels[0]:g}, so {undefined}; "
             f"change {larger}threshold {config['threshold']} or eval_args.split {config['eval_args']['split']}"
         )
 

@@ -55,7 +55,7 @@ def test_a_sample_of_test_rows_changes_nothing_else(make, model):
 
 
 def test_a_sample_of_one_class_names_its_size(make):
-    with pytest.raises(ValueError, match="all 1 test rows are labelled [01], so AUC is undefined; change test_sample_size, threshold"):
+    with pytest.raises(ValueError, match="all 1 test rows are labelled [01], so AUC is undefined; change test_sample_size 1, threshold"):
         labelled_rows(make(test_sample_size=1))
 
 
