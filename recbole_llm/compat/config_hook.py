@@ -45,7 +45,7 @@ def install():
 
     def __str__(self):
         settings = ", ".join(f"{key}={value}" for key, value in getattr(self, "llm_config_dict", {}).items())
-        return show(self) + (set_color("LLM", "pink") + f": {self['llm_path']} sets {settings}\n\n" if settings else "")
+        return show(self) + (set_color("LLM", "pink") + f": {self['settings_of'] or self['llm_path']} sets {settings}\n\n" if settings else "")
 
     Config.__str__ = __str__  # which both entry points log, once
     Config._init_device, Config._load_config_files = _init_device, _file_by_file(Config._load_config_files)

@@ -12,6 +12,8 @@ from pathlib import Path
 from recbole_llm import registry
 from recbole_llm.config.values import ConfigError, read_yaml
 
+SETTINGS_OF = "settings_of"  # of an LLM's YAML: another's, below its own
+
 
 @lru_cache(maxsize=1)
 def properties_dir():
@@ -75,7 +77,7 @@ def plugin_settings(model, dataset, given):
     if registry.is_plugin_model(model):
         layers["recipe"] = recipe_settings(given.get("recipe"), model, dataset)
         llm_path = next((values["llm_path"] for values in (given, *reversed(layers.values())) if "llm_path" in values), None)
-        layers["llm"], layers["llm for model"] = llm_settings(llm_path, _class_names(model))
+        layers["llm"], layers["llm for model"] = llm_settings(llm_path, _class_names(model), given.get(SETTINGS_OF))
     merged = {}
     for layer in ("overall", "llms", "llm", *own, "llm for model", "family", "dataset", "recipe"):
         merged.update(layers.get(layer, {}))
@@ -95,16 +97,38 @@ def short_names() -> list[str]:
     return sorted(file.stem for file in (properties_dir() / "llm").glob("*.yaml"))
 
 
-def llm_settings(llm_path, names: list[str]) -> tuple[dict, dict]:
-    """(settings that suit an LLM, those for the classes `names`): two layers, both empty without a short name's YAML."""
-    file = short_name_file(llm_path)
+def llm_settings(llm_path, names: list[str], settings_of: str | None = None) -> tuple[dict, dict]:
+    """(settings that suit an LLM, those for the classes `names`): two layers, both empty without a short name's YAML.
+
+    A file's own `settings_of` names another, whose settings lie below its own; `models` is merged by model.
+
+    Args:
+        llm_path: the setting.
+        names: a model's class and its bases, the last over the others.
+        settings_of: a short name whose settings are taken in place of `llm_path`'s; of another, the rules of settings tell.
+
+    Raises:
+        ConfigError: a file's `settings_of` names none, or one that has it too.
+    """
+    file = short_name_file(llm_path if settings_of is None else settings_of)
     values = read_yaml(file) if file else {}
-    models = values.pop("models", None) or {}
-    values.pop("llm_source", None)
+    below = _settings_of(file, values[SETTINGS_OF]) if SETTINGS_OF in values else {}
+    models = {**(below.get("models") or {}), **(values.get("models") or {})}
+    values = {key: value for key, value in (below | values).items() if key not in ("models", "llm_source", SETTINGS_OF)}
     own: dict = {}
     for name in names:
         own |= models.get(name) or {}
     return values, own
+
+
+def _settings_of(file: Path, name) -> dict:
+    """What the YAML holds that another, `file`, names."""
+    named = short_name_file(name)
+    found = read_yaml(named) if named else None
+    if found is None or SETTINGS_OF in found:
+        raise ConfigError([f"{file}: settings_of must name a file of its folder that has no settings_of, got {name!r}; "
+                           f"choose one of {', '.join(short_names())}"])  # fmt: skip
+    return found
 
 
 def recipe_settings(recipe, model, dataset):

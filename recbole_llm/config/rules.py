@@ -7,6 +7,7 @@ import re
 from numbers import Real
 
 from recbole_llm import registry
+from recbole_llm.config.properties import short_name_file, short_names
 from recbole_llm.config.stages import stages_hold
 
 
@@ -154,6 +155,7 @@ RULES = {
     "crm_epochs": COUNT,
     "crm_config": SETTINGS,
     "llm_path": TEXT,
+    "settings_of": optional((lambda value: short_name_file(value) is not None, f"must be one of properties/llm/: {', '.join(short_names())}")),
     "llm_random_weights": FLAG,
     "llm_dtype": choice("auto", "float32", "bfloat16", "float16"),
     "attn_implementation": optional(choice("sdpa", "eager", "flash_attention_2")),

@@ -3,9 +3,12 @@
 import recbole_llm  # noqa: F401, I001  isort: skip  (RecBole imports only after it)
 
 import pytest
+import yaml
 
+from recbole_llm.config import properties
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.properties import properties_dir
+from recbole_llm.config.values import ConfigError
 from tests.config.make import make
 
 
@@ -69,6 +72,45 @@ def test_a_small_llm_on_a_cpu_needs_less_of_each():
         config = LLMConfig(model, "ml-100k")
         assert config["llm_path"] == "smollm2-135m" and config["accumulation_steps"] <= 2 and config["epochs"] == 1
         assert config["train_sample_size"] <= 8000 and config["valid_sample_size"] and config["likelihood_over"] == "candidates"
+
+
+@pytest.mark.parametrize("name, rate", [("smollm2-360m", 1e-3), ("qwen2.5-0.5b", 1e-3), ("qwen3-0.6b", 1e-3), ("gemma-3-270m", 2e-3)])
+def test_small_llms_take_the_settings_of_the_default_one(name, rate):
+    for model in ("iLoRA", "RecLoRA"):
+        default, config = LLMConfig(model, "ml-100k"), LLMConfig(model, "ml-100k", config_dict={"llm_path": name})
+        assert config.llm_config_dict | {"learning_rate": None} == default.llm_config_dict | {"learning_rate": None}
+        assert config.llm_config_dict.keys() <= default.llm_config_dict.keys() | {"learning_rate"} and config["settings_of"] is None
+        assert model == "RecLoRA" or config["learning_rate"] == rate
+
+
+def test_an_llm_s_own_settings_go_over_those_it_takes_from_another(tmp_path, monkeypatch):
+    (tmp_path / "llm").mkdir()
+    files = {
+        "large": {"llm_source": {"hub": "a/large"}, "epochs": 1, "lora_r": 4, "models": {"LLaRA": {"lora_r": 2}, "iLoRA": {"lora_r": 3}}},
+        "own": {"llm_source": {"hub": "a/own"}, "settings_of": "large", "epochs": 2, "models": {"LLaRA": {"epochs": 5}}},
+        "lost": {"settings_of": "gone"}, "self": {"settings_of": "self"}, "far": {"settings_of": "own"}, "odd": {"settings_of": None},
+    }  # fmt: skip
+    for name, values in files.items():
+        (tmp_path / f"llm/{name}.yaml").write_text(yaml.safe_dump(values))
+    monkeypatch.setattr(properties, "properties_dir", lambda: tmp_path)
+    assert properties.llm_settings("own", ["LLaRA"]) == ({"epochs": 2, "lora_r": 4}, {"epochs": 5})
+    assert properties.llm_settings("own", ["iLoRA"]) == ({"epochs": 2, "lora_r": 4}, {"lora_r": 3})
+    assert properties.llm_settings("FILE.gguf", ["iLoRA"], "own") == ({"epochs": 2, "lora_r": 4}, {"lora_r": 3})
+    for name in ("lost", "self", "far", "odd"):
+        with pytest.raises(ConfigError, match=f"{name}.yaml: settings_of must name a file .* choose one of far, large"):
+            properties.llm_settings(name, [])
+
+
+def test_a_user_chooses_whose_settings_an_llm_takes():
+    default = LLMConfig("iLoRA", "ml-100k")
+    own = LLMConfig("iLoRA", "ml-100k", config_dict={"llm_path": "FILE.gguf", "settings_of": "smollm2-135m", "lora_r": 4})
+    assert own.llm_config_dict == {key: value for key, value in default.llm_config_dict.items() if key != "lora_r"}
+    assert own["lora_r"] == 4 and "smollm2-135m sets" in str(own)
+    papers = LLMConfig("iLoRA", "ml-100k", config_dict={"settings_of": "llama-2-7b"})
+    assert papers.llm_config_dict == {} and papers["llm_path"] == "smollm2-135m" and papers["learning_rate"] == 8e-4
+    with pytest.raises(ConfigError) as caught:
+        LLMConfig("iLoRA", "ml-100k", config_dict={"settings_of": "smollm2", "lora_r": 0})
+    assert sorted(line.partition(": ")[0] for line in caught.value.problems) == ["lora_r", "settings_of"]
 
 
 def test_models_that_answer_yes_or_no_read_no_user_vector_in_the_prompt_unless_they_say_so():

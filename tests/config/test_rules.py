@@ -18,7 +18,7 @@ BAD = {
     "n_candidates": [1, 2.0, True], "lora_r": [0, 8.0, True], "lora_alpha": [0, "16"], "lora_dropout": [1, -0.1],
     "learning_rate": [0, -1, "fast"], "train_sample_size": [0, -5, 0.0, 1.5], "history_max_len": [0], "seed": [-1, 1.5],
     "test_sample_size": [0, -1, 0.5], "projector_form": ["MLP", None], "slot_scale": [0, -1, "8x"], "behaviour_token_place": ["first", None], "item_separator": ["", ", ", None, 3, "\\n"],
-    "user_token": ["yes", 1], "crm_config": [[1]], "llm_path": [3], "warmup_ratio": [1.1], "epochs": [-1, "3 "],
+    "user_token": ["yes", 1], "crm_config": [[1]], "llm_path": [3], "settings_of": ["smollm2", 3, ["smollm2-135m"]], "warmup_ratio": [1.1], "epochs": [-1, "3 "],
     "user_inter_num_interval": [5, "5", "[5,)", "[9,5]", "5,inf"], "item_inter_num_interval": ["[5,inf"],
     "prompt_templates": ["{history}", [], [1]], "click_templates": [["{history}"], {"ctr": "{history}"}], "note_words": ["liked"],
     "prompt_fields": [["age"], {"users": ["age"]}, {"user": "age"}, {"item": [1]}, {"item": {"class": "genre"}}, {"item": [{"class": "genre", "year": "y"}]}, {"user": [""]}],
@@ -54,7 +54,7 @@ def test_intervals_that_recbole_reads(value):
 
 GOOD = {
     "attn_implementation": [None, "eager"], "train_sample_size": [None, 1, 70000, 0.1],
-    "protocol": [None, "candidates"],
+    "protocol": [None, "candidates"], "settings_of": [None, "smollm2-135m", "llama-2-7b"],
     "lora_alpha": [16, 0.5], "lora_dropout": [0, 0.1], "epochs": [0], "gate_form": ["topk"], "crm_path": [None, "x"],
     "test_sample_size": [None, 300], "gate_init": ["uniform"], "gate_input": ["token_embedding", "random_embedding"], "projector_form": ["linear"], "slot_scale": [8, 0.5], "behaviour_token_place": ["before"], "item_separator": [",", "\n", ";"],
     "prompt_templates": [["{history}"]], "click_templates": [{"candidates": ["{history}"], "ctr": []}], "note_words": [{}],

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recbole_llm.adapter import RowDropout
-from recbole_llm.config.properties import short_names
+from recbole_llm.config.properties import llm_settings, short_names
 from tests import tiny, workers
 from tests.model.contract import ModelContract
 
@@ -159,12 +159,16 @@ FAMILIES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES.values())))
-def test_every_family_that_has_a_short_name_learns(family, tiny_data, tmp_path):
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_every_short_name_s_family_learns_with_the_settings_that_suit_it(name, tiny_data, tmp_path):
     assert FAMILIES.keys() == set(short_names())
+    family, (suited, _) = FAMILIES[name], llm_settings(name, [])
     own = {"head_dim": 8} if family in ("qwen3", "gemma3_text") else {}
     llm = tiny.write_llm(tmp_path / family, architecture=family, **own)
-    given = tiny.settings(tiny_data, llm, tmp_path, crm_epochs=0, learning_rate=1e-2, train_sample_size=8, valid_sample_size=8)
+    quick = {"crm_epochs": 0, "learning_rate": 1e-2, "train_sample_size": 8, "valid_sample_size": 8, "history_from": 0.0, "eval_step": 8}
+    if suited:
+        quick |= {"users_per_list": 4, "train_batch_size": 8}
+    given = tiny.settings(tiny_data, llm, tmp_path, **{**suited, **quick})
     config, data, model = workers.build("iLoRA", given)
     before = {name: weight.clone() for name, weight in model.trainable_state().items()}
     data[1].set_epoch(0)
@@ -172,7 +176,7 @@ def test_every_family_that_has_a_short_name_learns(family, tiny_data, tmp_path):
     model.eval()
     with torch.no_grad():
         untrained = model(batch)[0].sum()
-    fitted = workers.train((config, data, model), tmp_path / "saved", epochs=3)
+    fitted = workers.train((config, data, model), tmp_path / "saved", epochs=8)
     assert model.llm.config.model_type == family
     moved = [name for name, weight in fitted.model.trainable_state().items() if not torch.equal(weight, before[name])]
     assert any("lora_B" in name for name in moved) and any("projector" in name for name in moved)
