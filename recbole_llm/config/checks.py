@@ -93,6 +93,16 @@ def time_split_problems(eval_args):
     return problems
 
 
+def rows_kept_together(final) -> int:
+    """How many rows one forward pass must hold for lists (`users_per_list`) to stay whole; 1 where that changes nothing.
+
+    With experts what a list's rows share takes the mean of their gates. Lists are made within a batch.
+    """
+    sizes = [final.get("users_per_list"), final.get("train_batch_size")]
+    alike = final.get("num_experts") in (None, 1) or final.get("gate_input") == "uniform"
+    return 1 if alike or any(type(size) is not int for size in sizes) else min(sizes)
+
+
 def list_problems(final):
     """Lines for shared candidate lists (`users_per_list`, `history_from`) that say nothing of the target or cannot be."""
     users, later = final.get("users_per_list"), final.get("history_from")
@@ -102,9 +112,9 @@ def list_problems(final):
     if type(final.get("n_candidates")) is int and users >= final["n_candidates"]:
         problems.append(f"users_per_list: must be below n_candidates={final['n_candidates']}, got {users}: a list of targets alone "
                         "has no other item in it")  # fmt: skip
-    few = final.get("history_batch_size")
-    if "num_experts" in final and type(few) is int and few < users:
-        problems.append(f"history_batch_size: must be at least users_per_list={users} with experts, got {few}: what a list's rows share takes "
+    few, whole = final.get("history_batch_size"), rows_kept_together(final)
+    if type(few) is int and few < whole and later < 1:
+        problems.append(f"history_batch_size: must be at least {whole}, the rows of a list, with experts, got {few}: what they share takes "
                         "the mean of their gates, so that a list must stay in one pass; raise it, or lower users_per_list")  # fmt: skip
     if later and not problems and not final.get("user_token"):
         problems.append("history_from: prompts without a history say nothing of the user without user_token: True; set it, or "

@@ -138,6 +138,8 @@ def check_and_complete(config, final):
     users, count = final.get("users_per_list"), final.get("n_candidates")
     if "users_per_list" not in set_by_user and type(users) is type(count) is int:  # a list of targets alone has no other item in it
         final["users_per_list"] = max(1, min(users, count - 1))
+    if "history_batch_size" not in set_by_user and type(final.get("history_batch_size")) is int:  # the LLM's own, which must hold a list
+        final["history_batch_size"] = max(final["history_batch_size"], checks.rows_kept_together(final))
     known = known_keys(config.model, config.dataset, config.model_class) | also_known
     problems = unknown_problems(set_by_user, known)
     problems += checks.value_problems(final, config.model_class)

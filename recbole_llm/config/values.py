@@ -32,6 +32,11 @@ class ConfigError(ValueError):
         super().__init__(f"{count} problem{'s' * (count > 1)} in the configuration:\n  " + "\n  ".join(self.problems))
 
 
+def first_line(error) -> str:
+    """What another library's error says, short enough for a line of ours."""
+    return str(error).strip().split("\n")[0][:200]
+
+
 class SafeLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # libyaml's parser, where PyYAML has it, is many times faster
     """YAML without Python tags, with RecBole's reading of 1e-3 as a number."""
 

@@ -6,6 +6,8 @@ Where a gradient is wanted, eager attention takes less time than sdpa, whose bac
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 
 import torch
@@ -19,7 +21,7 @@ def choose_by_pass(llm) -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
 
-    if llm.config._attn_implementation == "sdpa" and eager_of(llm) is not None:
+    if llm.config._attn_implementation == "sdpa" and eager_of(llm) is not None and not _asks_for_names(llm):
         AttentionInterface.register(BY_PASS, attention)
         AttentionMaskInterface.register(BY_PASS, eager_mask)  # both read an additive mask; sdpa's own may be none, which eager cannot read
         llm.set_attn_implementation(BY_PASS)
@@ -39,6 +41,15 @@ def attention(module, query, key, value, attention_mask, **options):
 def eager_of(module):
     """The eager attention of the family of models that ``module`` is of, or None."""
     return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+
+
+def _asks_for_names(llm) -> bool:
+    """Whether the family's code does something else under ``sdpa``, by its name, as sparse attention (DeepSeek-V3.2) does."""
+    try:
+        code = inspect.getsource(sys.modules[type(llm).__module__])
+    except (OSError, TypeError):  # typed into a notebook: unknown
+        return True
+    return re.search(r"_attn_implementation\s*(==|!=|in\b|not in\b)", code) is not None
 
 
 def held_bytes(layers: int, query: torch.Tensor, key: torch.Tensor) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from recbole_llm.config.properties import short_names
+from recbole_llm.config.values import first_line
 from recbole_llm.llm import source as llm_source
 
 EXAMPLES = "use one of the families Llama, Qwen, Mistral, Gemma, GPT-2 ..."
@@ -82,7 +83,3 @@ def _check_weights(folder):
 
 def _others():
     return f"a .gguf file, or a short name ({', '.join(short_names())})"
-
-
-def first_line(error):
-    return str(error).strip().split("\n")[0][:200]

@@ -20,7 +20,7 @@ from logging import getLogger
 import numpy as np
 import torch
 
-from recbole_llm.llm.folder import first_line
+from recbole_llm.config.values import first_line
 from recbole_llm.llm.gguf_header import GGUFError, Header, check_header, read_header
 
 ROPE_FACTORS = "rope_freqs.weight"

@@ -9,8 +9,9 @@ import importlib.util
 
 import torch
 
+from recbole_llm.config.values import first_line
 from recbole_llm.llm.attention import choose_by_pass
-from recbole_llm.llm.folder import CONVERT, EXAMPLES, check_config, first_line, resolve_path
+from recbole_llm.llm.folder import CONVERT, EXAMPLES, check_config, resolve_path
 from recbole_llm.runtime import distributed, hardware
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

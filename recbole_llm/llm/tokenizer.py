@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from recbole_llm.llm.folder import check_config, first_line, resolve_path
+from recbole_llm.config.values import first_line
+from recbole_llm.llm.folder import check_config, resolve_path
 
 
 def load_tokenizer(config):

@@ -7,6 +7,7 @@ from logging import getLogger
 
 import torch
 
+from recbole_llm.config.checks import rows_kept_together
 from recbole_llm.runtime import distributed, memory
 from recbole_llm.training.step_batches import to_device
 
@@ -32,6 +33,9 @@ def choose_micro_batch(steps, loader, rows: int) -> int:
     if not fits:
         with memory.explained(loader.batch(longest[:1]), training=True):
             raise MemoryError("not even one prompt fits")
+    if fits < (whole := rows_kept_together(steps.config.final_config_dict)):
+        getLogger().warning(f"auto_batch_size: {fits} prompts fit, fewer than the {whole} of a list: gates are averaged over parts of lists, "
+                            f"which trains other weights; users_per_list: {fits} keeps lists whole")  # fmt: skip
     getLogger().info(
         f"auto_batch_size: {fits} prompts per forward pass and process, {math.ceil(most / fits)} passes per step; "
         f"the effective batch stays {rows}"

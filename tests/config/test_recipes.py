@@ -54,10 +54,13 @@ def test_ml_25m_likes_above_three():
     assert make("RecLoRA", "ml-25m", recipe="paper")["threshold"] == {"rating": 3.5}
 
 
-def test_it_lies_over_the_llms_layer_and_under_the_users():
+def test_it_stands_in_place_of_what_suits_an_llm_and_under_what_the_user_sets():
     config = make("iLoRA", "ml-100k", recipe="paper", llm_path="smollm2-135m", epochs=2)
     assert config["epochs"] == 2 and config["lora_r"] == 8 and config["llm_path"] == "smollm2-135m"
-    assert config["behaviour_token_place"] == "before"  # of smollm2-135m, and no affair of the paper's
+    assert config["behaviour_token_place"] == "after" and config["history_from"] == 0.0 and not config["user_token"]  # all of it is the paper's
+    assert config.llm_config_dict == {}
+    mixed = make("iLoRA", "ml-100k", recipe="paper", settings_of="smollm2-135m")
+    assert mixed["lora_r"] == 8 and mixed["behaviour_token_place"] == "before"
     plain = make("iLoRA", "ml-100k")
     assert plain["recipe"] is None and plain["lora_r"] == 16 and plain["selection"] == "valid_metric"
 

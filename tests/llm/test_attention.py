@@ -66,6 +66,22 @@ def test_eager_holds_float32_weights_and_a_copy_in_the_llms_precision(dtype, siz
     assert attention.held_bytes(4, query, key) == 4 * 2 * 3 * 5 * 7 * size
 
 
+def test_sparse_attention_that_asks_for_an_implementations_name_keeps_it():
+    """DeepSeek-V3.2's indexer keeps 8 of 24 tokens here; under a name that its code does not know it would keep all."""
+    pytest.importorskip("transformers.models.deepseek_v32")
+    sparse = {
+        "num_key_value_heads": 4, "moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+        "first_k_dense_replace": 2, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8,
+        "index_topk": 8, "index_n_heads": 2, "index_head_dim": 16,
+    }  # fmt: skip
+    plain, ours = (build("deepseek_v32", **sparse) for _ in range(2))
+    attention.choose_by_pass(ours)
+    assert ours.config._attn_implementation == "sdpa"
+    embeds = torch.randn(2, 24, 32, generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(2, 24, dtype=torch.bool)
+    torch.testing.assert_close(results(ours, embeds, mask), results(plain, embeds, mask))
+
+
 def test_it_is_what_a_cpu_takes_and_what_is_set_stays(tmp_path):
     build("llama").save_pretrained(tmp_path)
     chosen = loading.load_llm(settings(tmp_path)).config._attn_implementation

@@ -162,7 +162,7 @@ def test_a_loader_that_starts_later_draws_the_same_lists(tiny_data, tiny_llm, tm
     "name, settings, line",
     [
         ("LLaRA", {"users_per_list": 8}, "users_per_list: must be below n_candidates=8, got 8"),
-        ("iLoRA", {"history_batch_size": 2, **SHARED}, "history_batch_size: must be at least users_per_list=3 with experts, got 2"),
+        ("iLoRA", {"history_batch_size": 2, **SHARED}, "history_batch_size: must be at least 3, the rows of a list, with experts, got 2"),
         ("LLaRA", {"users_per_list": 0}, "users_per_list: must be an integer >= 1"),
         ("LLaRA", {"history_from": 0.5, "user_token": False}, "history_from: prompts without a history say nothing"),
         ("LLaRA", {"history_from": 0.5, "curriculum": "linear"}, "history_from: text-only prompts, with which curriculum: linear"),
@@ -174,6 +174,15 @@ def test_settings_that_cannot_be_are_refused(name, settings, line, tiny_data, ti
     given = tiny.settings(tiny_data, tiny_llm, tmp_path, **({**SHARED, **settings} if name == "LLaRA" else settings))
     with pytest.raises(ConfigError, match=line):
         LLMConfig(name, "tiny", config_dict=given)
+
+
+@pytest.mark.parametrize("settings, kept", [
+    ({"history_batch_size": 4, "train_batch_size": 4}, 4), ({"history_batch_size": 4, "gate_input": "uniform"}, 4), ({"history_batch_size": 4, "num_experts": 1}, 4),
+    ({"history_batch_size": 4, "history_from": 1.0}, 4), ({"users_per_list": 15}, 15), ({"n_candidates": 5}, 10), ({"history_batch_size": None}, None),
+])  # fmt: skip
+def test_passes_with_histories_hold_whole_lists(settings, kept):
+    """The default LLM's own setting grows with a list that the user makes longer."""
+    assert LLMConfig("iLoRA", "ml-100k", config_dict=settings)["history_batch_size"] == kept
 
 
 def test_an_llm_that_takes_no_tree_is_named(tiny_data, tmp_path):

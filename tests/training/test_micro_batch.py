@@ -1,5 +1,6 @@
 """auto_batch_size finds what fits and changes nothing else."""
 
+import logging
 import math
 
 import pytest
@@ -29,6 +30,18 @@ def test_auto_batch_size_finds_what_fits_and_keeps_the_effective_batch(fresh, mo
     passes = 2 * math.ceil(8 / min(room, 8))
     assert sum(sizes[-passes:]) == 16 and max(sizes[-passes:]) <= room
     assert max(longest[:-passes]) >= max(longest[-passes:])  # what was tried was the worst case
+
+
+@pytest.mark.parametrize("experts, told", [(4, True), (1, False)])
+def test_lists_that_do_not_fit_are_told_of_where_gates_differ(fresh, monkeypatch, caplog, experts, told):
+    config, data, model = fresh
+    monkeypatch.setattr(memory, "largest_that_fits", lambda most, fits: 3)
+    for key, value in {"auto_batch_size": True, "users_per_list": 4, "num_experts": experts, "gate_input": "sequence"}.items():
+        config[key] = value
+    found = trainer_of(config, data, model)
+    with caplog.at_level(logging.WARNING):
+        found._prepare(None, data[1])
+    assert found.position.micro_batch == 3 and ("3 prompts fit, fewer than the 4 of a list" in caplog.text) == told
 
 
 def test_auto_batch_size_with_nothing_to_train_asks_for_nothing(fresh, monkeypatch):
