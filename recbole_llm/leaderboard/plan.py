@@ -59,16 +59,19 @@ def read_spec(file: str | Path) -> dict:
 
 
 def seed_list(seeds, first: int = DEFAULT_SEED) -> list[int]:
-    """``3`` -> three seeds from ``first`` on; a list stays.
+    """``3`` or ``"3"`` -> three seeds from ``first`` on; a list, or ``"1,2"``, stays.
 
     Raises:
         ConfigError: no seed, a negative one, or one twice; ``first`` is no seed.
     """
+    problems, number = [], parse_value(seeds) if isinstance(seeds, str) and "," not in seeds else seeds
     if type(first) is not int or first < 0:
-        raise ConfigError([f"seed: must be an integer >= 0, got {first!r}; several are given as --seeds=1,2,3"])
-    found = list(range(first, first + seeds)) if type(seeds) is int else [parse_value(str(s)) for s in as_list(seeds)]
+        problems, first = [f"seed: must be an integer >= 0, got {first!r}; several are given as --seeds=1,2,3"], 0
+    found = list(range(first, first + number)) if type(number) is int else [parse_value(str(s)) for s in as_list(number)]
     if not found or any(type(seed) is not int or seed < 0 for seed in found) or len(set(found)) < len(found):
-        raise ConfigError([f"seeds: must be a number >= 1 or a list of different integers >= 0, got {seeds!r}"])
+        problems.append(f"seeds: must be a number >= 1 or a list of different integers >= 0, got {seeds!r}")
+    if problems:
+        raise ConfigError(problems)
     return found
 
 

@@ -83,12 +83,12 @@ def test_a_first_seed_of_zero_is_zero(monkeypatch):
     assert asked == [(3, 0), (0, 0)] and seed_list(3, 0) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("given, seeds", [(3, [2020, 2021, 2022]), ([5, 1], [5, 1]), ("7,8", [7, 8])])
+@pytest.mark.parametrize("given, seeds", [(3, [2020, 2021, 2022]), ("3", [2020, 2021, 2022]), ([5, 1], [5, 1]), ("7,8", [7, 8]), ("[7]", [7])])
 def test_seeds(given, seeds):
     assert seed_list(given) == seeds
 
 
-@pytest.mark.parametrize("bad", [0, [1, 1], [-1], ["a"], []])
+@pytest.mark.parametrize("bad", [0, "0", [1, 1], [-1], ["a"], "a", [], None, True, 1.5])
 def test_bad_seeds(bad):
     with pytest.raises(ConfigError, match="seeds: must be"):
         seed_list(bad)
@@ -102,8 +102,8 @@ def test_a_bad_first_seed_is_refused(shared, bad):
 
 def test_a_bad_seed_is_told_with_what_else_is_wrong(shared):
     with pytest.raises(ConfigError) as caught:
-        make_plan("Pop@n_candidates=0", "tiny", None, 0, shared, llm={"seed": 3})
-    assert [line.partition(": ")[0] for line in caught.value.problems] == ["seeds", "llm", "Pop@n_candidates=0"]
+        make_plan("Pop@n_candidates=0", "tiny", None, 0, {**shared, "seed": -1}, llm={"seed": 3})
+    assert [line.partition(": ")[0] for line in caught.value.problems] == ["seed", "seeds", "llm", "Pop@n_candidates=0"]
 
 
 def test_what_a_table_has_for_all_rows_is_refused_for_llm_rows_or_baselines_alone(shared):
