@@ -31,9 +31,9 @@ def attention(module, query, key, value, attention_mask, **options):
     """One layer's attention, as transformers calls it: ``[B, H, Q, d]`` against ``[B, H', K, d]`` under an additive mask ``[B, 1, Q, K]``."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    eager = eager_of(module)
-    suits = eager is not None and attention_mask is not None and torch.is_grad_enabled() and query.requires_grad
-    if suits and held_bytes(module.config.num_hidden_layers, query, key) <= HELD:
+    eager, layers = eager_of(module), getattr(getattr(module, "config", None), "num_hidden_layers", None)
+    suits = None not in (eager, layers) and attention_mask is not None and torch.is_grad_enabled() and query.requires_grad
+    if suits and held_bytes(layers, query, key) <= HELD:
         return eager(module, query, key, value, attention_mask, **options)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 

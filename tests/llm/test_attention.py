@@ -60,6 +60,16 @@ def test_eager_where_a_gradient_is_wanted_within_the_memory_and_sdpa_elsewhere(c
     assert calls[6:] == ["sdpa"] * 2
 
 
+def test_a_layer_that_does_not_say_how_many_there_are_takes_sdpa(calls):
+    layer = build("llama").model.layers[0].self_attn
+    query, key = torch.ones(1, 4, 3, 8, requires_grad=True), torch.ones(1, 2, 3, 8)
+    given = {"attention_mask": torch.zeros(1, 1, 3, 3), "scaling": 1.0}
+    attention.attention(layer, query, key, key, **given)
+    layer.config = None
+    attention.attention(layer, query, key, key, **given)
+    assert calls == ["eager", "sdpa"]
+
+
 @pytest.mark.parametrize("dtype, size", [(torch.float32, 4), (torch.bfloat16, 6), (torch.float16, 6)])
 def test_eager_holds_float32_weights_and_a_copy_in_the_llms_precision(dtype, size):
     query, key = torch.zeros(2, 3, 5, 8, dtype=dtype), torch.zeros(2, 1, 7, 8, dtype=dtype)
