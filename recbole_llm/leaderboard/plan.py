@@ -15,7 +15,7 @@ from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.properties import recipe_settings
 from recbole_llm.config.values import ConfigError, parse_value, read_yaml
 from recbole_llm.crm.settings import check_crm
-from recbole_llm.leaderboard.entries import Entry, as_list, parse_entries, shared_problems
+from recbole_llm.leaderboard.entries import NOT_OF_A_ROW, Entry, as_list, parse_entries, shared_problems
 from recbole_llm.leaderboard.reuse import llm_keys
 from recbole_llm.results import result_file
 from recbole_llm.results.place import place_problems
@@ -94,10 +94,11 @@ def make_plan(
         ConfigError: every problem of every row at once.
     """
     entries = parse_entries(models)
-    settings = {k: v for k, v in (settings or {}).items() if k not in ("model", "dataset", "variant")}
+    settings = {k: v for k, v in (settings or {}).items() if k not in ("model", "dataset")}
     first, protocols = settings.pop("seed", DEFAULT_SEED), protocols or settings.pop("protocol", None)
     settings.pop("protocol", None)
-    runs, problems = [], shared_problems(llm or {}, "llm: ") + shared_problems(baselines or {}, "baselines: ")
+    runs, problems = [], [] if settings.pop("variant", None) is None else [f"variant: {NOT_OF_A_ROW['variant']}"]
+    problems += shared_problems(llm or {}, "llm: ") + shared_problems(baselines or {}, "baselines: ")
     try:
         numbers = seed_list(seeds, first)
     except ConfigError as error:

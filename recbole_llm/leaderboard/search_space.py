@@ -21,6 +21,7 @@ from pathlib import Path
 
 from recbole_llm import registry
 from recbole_llm.config.values import ConfigError, parse_value, read_yaml
+from recbole_llm.leaderboard.entries import NOT_OF_A_ROW
 
 ALGORITHMS = ("tpe", "random", "exhaustive")
 BOUNDS = {"uniform": 2, "loguniform": 2, "quniform": 3}
@@ -30,7 +31,8 @@ def read_space(file: str | Path) -> dict:
     """A search space.
 
     Raises:
-        ConfigError: an unknown algorithm or kind, bad bounds, no budget, a file of RecBole's tuner that is not there or not readable.
+        ConfigError: an unknown algorithm or kind, bad bounds, no budget, a key that is the same for all rows, a file of
+            RecBole's tuner that is not there or not readable.
     """
     space = read_yaml(file)
     problems = [
@@ -48,7 +50,7 @@ def read_space(file: str | Path) -> dict:
             spaces[name], problems = kinds, problems + wrong
         for kind, keys in (kinds or {}).items():
             for key, value in (keys or {}).items():
-                if problem := _bad(kind, value):
+                if problem := NOT_OF_A_ROW.get(key) or _bad(kind, value):
                     problems.append(f"{file}: {name}: {key}: {problem}")
     if problems:
         raise ConfigError(problems)

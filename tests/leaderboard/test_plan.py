@@ -112,6 +112,12 @@ def test_what_a_table_has_for_all_rows_is_refused_for_llm_rows_or_baselines_alon
     assert [line.partition(": is ")[0] for line in caught.value.problems] == ["llm: seed", "baselines: protocol"]
 
 
+def test_a_name_for_all_rows_is_refused_and_none_is_not(shared):
+    with pytest.raises(ConfigError, match="variant: is the row's name"):
+        make_plan("Pop", "tiny", None, 2, {**shared, "variant": "Pop@mine"})
+    assert len(make_plan("Pop", "tiny", None, 2, {**shared, "variant": None})) == 2
+
+
 def test_rows_whose_results_could_not_be_filed_are_refused(shared):
     rows = [{"name": "SASRec", "model": "LLaRA"}, {"name": "x" * 250, "model": "Pop"}]
     with pytest.raises(ConfigError) as caught:

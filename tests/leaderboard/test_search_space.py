@@ -13,6 +13,7 @@ from recbole_llm.leaderboard import search_space
         ("budget: 1\nalgorithm: bayes\nspaces: {}", "algorithm must be one of"),
         ("budget: 1\nspaces: {BPR: {uniform: {a: [2, 1]}}}", "uniform needs 2 numbers"),
         ("budget: 1\nspaces: {BPR: {normal: {a: [1]}}}", "unknown kind 'normal'"),
+        ("budget: 1\nspaces: {BPR: {choice: {seed: [1, 2]}}}", "BPR: seed: is the same for all rows"),
         ("budget: 1\nspace: {}", "unknown key 'space'"),
         ("budget: 1\nspaces: {BPR: none.hyper}", r"none\.hyper: cannot be read"),
         ("budget: 1\nspaces: {BPR: space.yaml}", r"space\.yaml, line 1: 'budget: 1' is not `key kind values`"),
