@@ -5,7 +5,7 @@ prompts over the frozen LLM's forward and backward pass of as many sequences of 
 and trainable input embeddings: `prompts` shows a history and candidates of its own for each answer, `lists` is a step of the
 LLM's own YAML, without histories as most of its steps are. And tokens/s of scoring 20 candidates in a tree over a plain forward
 pass of as many tokens that gives one position's logits. Then the peak memory of a fresh process for each. Exit status 1 where
-a ratio is under .9 or a peak above 3 GB. Precision is what `llm_dtype: auto` takes here, attention what transformers takes.
+a ratio is under .9 or a peak above 3 GB. Precision and attention are what the defaults take here (`llm_dtype: auto`, attention by pass).
 """
 
 from __future__ import annotations

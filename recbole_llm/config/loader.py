@@ -17,6 +17,7 @@ from recbole.utils import InputType, get_model
 from recbole_llm import registry
 from recbole_llm.config import checks
 from recbole_llm.config.known_keys import known_keys, unknown_problems
+from recbole_llm.config.llm_yaml import llm_yaml_problems
 from recbole_llm.config.values import ConfigError, SafeLoader, parse_value, read_yaml
 
 _COLUMNS = ("load_col", "unload_col")  # what is read of the atomic files
@@ -147,6 +148,7 @@ def check_and_complete(config, final):
     protocol = registry.protocol(name if registry.is_protocol(name) else None)  # `value_problems` names a wrong one
     problems += protocol.problems(final, given, config.model_class)
     if registry.is_plugin_model(config.model):
+        problems += llm_yaml_problems(final.get("llm_path"), final.get("settings_of"))
         problems += _crm_problems(final, config.dataset, config.model_class)
     try:
         _complete(protocol, final, given, config.model_class, set_by_user)

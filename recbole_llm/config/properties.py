@@ -13,6 +13,7 @@ from recbole_llm import registry
 from recbole_llm.config.values import ConfigError, read_yaml
 
 SETTINGS_OF = "settings_of"  # of an LLM's YAML: another's, below its own
+NOT_SETTINGS = ("llm_source", SETTINGS_OF, "models")  # of an LLM's YAML: all other keys are settings
 
 
 @lru_cache(maxsize=1)
@@ -101,7 +102,8 @@ def short_names() -> list[str]:
 def llm_settings(llm_path, names: list[str], settings_of: str | None = None) -> tuple[dict, dict]:
     """(settings that suit an LLM, those for the classes `names`): two layers, both empty without a short name's YAML.
 
-    A file's own `settings_of` names another, whose settings lie below its own; `models` is merged by model.
+    A file's own `settings_of` names another, whose settings, its `models` included, lie below all of its own. What is wrong in a file
+    tells :mod:`recbole_llm.config.llm_yaml`.
 
     Args:
         llm_path: the setting.
@@ -114,12 +116,22 @@ def llm_settings(llm_path, names: list[str], settings_of: str | None = None) -> 
     file = short_name_file(llm_path if settings_of is None else settings_of)
     values = read_yaml(file) if file else {}
     below = _settings_of(file, values[SETTINGS_OF]) if SETTINGS_OF in values else {}
-    models = {**(below.get("models") or {}), **(values.get("models") or {})}
-    values = {key: value for key, value in (below | values).items() if key not in ("models", "llm_source", SETTINGS_OF)}
-    own: dict = {}
+    own, borrowed = _plain(values), _plain(below)
+    section: dict = {}
     for name in names:
-        own |= models.get(name) or {}
-    return values, own
+        section |= {key: own.get(key, value) for key, value in _section(below, name).items()} | _section(values, name)
+    return borrowed | own, section
+
+
+def _plain(values: dict) -> dict:
+    return {key: value for key, value in values.items() if key not in NOT_SETTINGS}
+
+
+def _section(values: dict, name: str) -> dict:
+    """A class's part of `models`; of what is no mapping, nothing."""
+    models = values.get("models")
+    found = models.get(name) if isinstance(models, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _settings_of(file: Path, name) -> dict:

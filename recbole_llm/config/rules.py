@@ -17,11 +17,11 @@ def integer(low):
 
 
 def number(low, high=float("inf"), above=False):
-    """A rule: a number in [low, high], or in (low, high] with `above`."""
+    """A rule: a finite number in [low, high], or in (low, high] with `above`."""
     text = f"must be a number {'>' if above else '>='} {low}" + (f" and <= {high}" if high != float("inf") else "")
 
     def holds(value):
-        return type(value) in (int, float) and (low < value if above else low <= value) and value <= high
+        return type(value) in (int, float) and (low < value if above else low <= value) and value <= high and value != float("inf")
 
     return holds, text
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recbole_llm.config.properties import short_names
+from recbole_llm.config.properties import short_name_file, short_names
 from recbole_llm.config.values import first_line
 from recbole_llm.llm import source as llm_source
 
@@ -51,7 +51,7 @@ def check_config(path, trust_remote_code, name):
         raise FileNotFoundError(
             f"llm_path {name!r}{'' if name == path else f' ({path})'} is neither a folder here nor a model that the Hugging Face hub "
             f"gave ({first_line(error)}); check the name, the network, HF_HUB_OFFLINE and, for gated models, the login; or download "
-            f"it elsewhere (hf download {path} --local-dir DIR), copy DIR here and give llm_path=DIR; or use {_others()}"
+            f"it elsewhere (hf download {path} --local-dir DIR), copy DIR here and give llm_path=DIR{_with_settings(name)}; or use {_others()}"
         ) from error
     except ValueError as error:
         raise ValueError(
@@ -79,6 +79,11 @@ def _check_weights(folder):
             f"{CONVERT}"
         )
     raise FileNotFoundError(f"llm_path {str(folder)!r} holds no *.safetensors; give a folder saved by save_pretrained")
+
+
+def _with_settings(name) -> str:
+    """What keeps the settings that suit a short name where its folder stands for it."""
+    return f" with settings_of={name}" if short_name_file(name) else ""
 
 
 def _others():

@@ -3,7 +3,7 @@
 transformers does the work. It leaves out what a header says in places that it does not read, so that the LLM would compute
 something else than it was trained to, silently; that is put right, or refused, here:
 
-- Llama 3's stretched positions, which GGUF keeps as the tensor ``rope_freqs.weight``;
+- stretched positions: Llama 3's, which GGUF keeps as the tensor ``rope_freqs.weight``, and linear ones (Gemma 3 from 4B on);
 - Qwen3's width of a head, Gemma 3's attention scale;
 - tensors that the model has no place for (biases, experts);
 - SmolLM's digits, which its tokenizer cuts apart before anything else;
@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from recbole_llm.config.values import first_line
-from recbole_llm.llm.gguf_header import GGUFError, Header, check_header, read_header
+from recbole_llm.llm.gguf_check import check_header, linear_stretch
+from recbole_llm.llm.gguf_header import GGUFError, Header, read_header
 
 ROPE_FACTORS = "rope_freqs.weight"
 LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -48,6 +49,7 @@ def load_gguf(path):
         llm, loaded = AutoModelForCausalLM.from_pretrained(**where, config=config, dtype=_dtype(header), output_loading_info=True)
         if loaded["missing_keys"]:
             raise GGUFError(path, f"lacks weights of a {type(llm).__name__}: {sorted(loaded['missing_keys'])[:3]}", "choose another file")
+        _check_values(llm, path)
         return llm, _tokenizer(where, header)
 
 
@@ -60,6 +62,10 @@ def completed(config, header: Header):
         config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads if large else config.head_dim
     if ROPE_FACTORS in header.tensors:
         config.rope_parameters = {**config.rope_parameters, **_llama3_positions(config, header)}
+    elif (stretch := linear_stretch(header)) != 1.0:
+        ropes, linear = config.rope_parameters, {"rope_type": "linear", "factor": stretch}
+        far = "full_attention"  # Gemma 3's layers that look at all positions; the others' are not stretched
+        config.rope_parameters = {**ropes, far: {**ropes[far], **linear}} if far in ropes else {**ropes, **linear}
     return config
 
 
@@ -84,6 +90,19 @@ def _llama3_positions(config, header: Header) -> dict:
 
 def _dtype(header: Header) -> torch.dtype:
     return torch.float32 if all(tensor.kind.name == "F32" for tensor in header.tensors.values()) else torch.bfloat16
+
+
+def _check_values(llm, path) -> None:
+    """Whether weights are numbers and matrices were written: what an interrupted download has not filled reads as zeros.
+
+    Raises:
+        GGUFError: some are not.
+    """
+    for name, weight in llm.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise GGUFError(path, f"is damaged: {name} holds values that are no numbers", "download it again")
+        if weight.ndim > 1 and not weight.any():
+            raise GGUFError(path, f"is damaged or cut short: {name} holds zeros alone", "download it again")
 
 
 def _check_places(config, header: Header) -> None:

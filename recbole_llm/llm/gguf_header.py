@@ -1,4 +1,4 @@
-"""The header of a GGUF file (the format of llama.cpp), read without trusting any length in it, and what is wrong with it.
+"""The header of a GGUF file (the format of llama.cpp), read without trusting any length in it, and what is damaged in it.
 
     magic, version, counts | metadata: key, type, value ... | tensors: name, shape, type, offset ... | padding | data
 
@@ -16,15 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")  # whose logits are checked against transformers' own
-TOKENIZERS = {"gpt2": "byte-level BPE", "llama": "SentencePiece"}
-WORDS = {"gpt2": "tokenizer.ggml.merges", "llama": "tokenizer.ggml.scores"}
-SPECIAL = [f"tokenizer.ggml.{kind}_token_id" for kind in ("bos", "eos", "unknown", "padding")]  # which transformers reads
 VERSIONS = (2, 3)
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 4
-_FOLDER = "or give a folder with the model's safetensors"
+FOLDER = "or give a folder with the model's safetensors"
 
 
 class GGUFError(ValueError):
@@ -36,11 +32,12 @@ class GGUFError(ValueError):
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies: its shape as torch has it, gguf's quantisation type, its first byte in the file."""
+    """Where a tensor lies: its shape as torch has it, gguf's quantisation type, its first byte in the file and how many there are."""
 
     shape: tuple[int, ...]
     kind: object
     start: int
+    n_bytes: int
 
 
 @dataclass(frozen=True)
@@ -77,53 +74,6 @@ def read_header(path: Path) -> Header:
                 raise reader.damaged(f"its header ends too early or is garbled ({error})") from error
 
 
-def check_header(header: Header) -> None:
-    """Whether what a file describes is a causal LM with its tokenizer, of an architecture that is read exactly.
-
-    Raises:
-        GGUFError: what it is instead.
-    """
-    path, meta = header.path, header.metadata
-    if header.architecture not in ARCHITECTURES:
-        raise GGUFError(
-            path, f"is of the architecture {header.architecture!r}, which is not read here (only {', '.join(ARCHITECTURES)})",
-            f"choose another model, {_FOLDER}",
-        )  # fmt: skip
-    if meta.get("split.count", 1) not in (0, 1):
-        raise GGUFError(path, f"is one of {meta['split.count']} parts", "join them with llama-gguf-split --merge")
-    table = header.tensors.get("token_embd.weight")
-    if table is None or len(table.shape) != 2:
-        raise GGUFError(path, "holds no token_embd.weight: it is no whole model, perhaps an adapter", "give the model's own file")
-    _check_tokenizer(header, table.shape[0])
-    blocks = {name.split(".")[1] for name in header.tensors if name.startswith("blk.")}
-    if len(blocks) != header.own("block_count"):
-        raise GGUFError(
-            path, f"holds {len(blocks)} layers and says that it has {header.own('block_count')} ({header.architecture}.block_count)",
-            "download it again",
-        )  # fmt: skip
-    if (scaling := header.own("rope.scaling.type", "none")) != "none":
-        raise GGUFError(path, f"stretches its positions ({scaling} RoPE scaling), which is not read here", f"choose another, {_FOLDER}")
-
-
-def _check_tokenizer(header: Header, embeddings: int) -> None:
-    path, meta = header.path, header.metadata
-    kind, tokens = meta.get("tokenizer.ggml.model"), meta.get("tokenizer.ggml.tokens", 0)
-    if kind not in TOKENIZERS or not tokens:
-        found = "no tokenizer" if kind in (None, "none", "no_vocab") or not tokens else f"a tokenizer of the kind {kind!r}"
-        known = ", ".join(f"{name} ({words})" for name, words in TOKENIZERS.items())
-        raise GGUFError(path, f"holds {found}; {known} are read", f"choose a file with one, {_FOLDER}")
-    if tokens != embeddings:
-        raise GGUFError(
-            path, f"holds a tokenizer of {tokens} tokens and embeddings of {embeddings}: they are of two models",
-            "choose a file made from one",
-        )  # fmt: skip
-    if not meta.get(WORDS[kind]):
-        raise GGUFError(path, f"holds no {WORDS[kind]}: its tokenizer is not whole", f"download it again, {_FOLDER}")
-    for key in SPECIAL:
-        if key in meta and not (type(meta[key]) is int and 0 <= meta[key] < tokens):
-            raise GGUFError(path, f"is damaged: it holds {key} {meta[key]!r} and {tokens} tokens", "download it again")
-
-
 class _Reader:
     """Walks through a header; ``at`` is the next byte."""
 
@@ -151,7 +101,16 @@ class _Reader:
         tensors = {name: self.placed(name, shape, kind, start + offset) for name, shape, kind, offset in entries}
         if len(tensors) < n_tensors:
             raise self.damaged("two tensors have one name")
+        self.apart(tensors, alignment)
         return Header(self.path, metadata, tensors)
+
+    def apart(self, tensors: dict[str, Tensor], alignment: int) -> None:
+        """Whether tensors begin where the format lets them begin, each behind the end of another."""
+        end, before = 0, ""
+        for name, tensor in sorted(tensors.items(), key=lambda item: item[1].start):
+            if tensor.start % alignment or tensor.start < end:
+                raise self.damaged(f"the tensor {name!r} begins at byte {tensor.start}" + (f", inside {before!r}" if tensor.start < end else ""))
+            end, before = tensor.start + tensor.n_bytes, name
 
     def take(self, form: str) -> tuple:
         values = struct.unpack_from("<" + form, self.data, self.at)
@@ -207,12 +166,12 @@ class _Reader:
         except (ValueError, KeyError, NotImplementedError) as error:
             raise GGUFError(
                 self.path, f"holds {name!r} in the quantisation {_kind_name(number)}, which the package gguf cannot read",
-                f"choose another quantisation, e.g. Q8_0 or Q4_K_M, {_FOLDER}",
+                f"choose another quantisation, e.g. Q8_0 or Q4_K_M, {FOLDER}",
             ) from error  # fmt: skip
-        end = start + prod(shape) // block * size
-        if shape[-1] % block or end > len(self.data):
-            raise self.damaged(f"the tensor {name!r} should end at byte {end} of {len(self.data)}")
-        return Tensor(shape, kind, start)
+        n_bytes = prod(shape) // block * size
+        if shape[-1] % block or start + n_bytes > len(self.data):
+            raise self.damaged(f"the tensor {name!r} should end at byte {start + n_bytes} of {len(self.data)}")
+        return Tensor(shape, kind, start, n_bytes)
 
 
 def _kind_name(number: int) -> str:

@@ -24,12 +24,13 @@ from importlib import metadata
 from logging import getLogger
 from pathlib import Path
 
+from recbole_llm.config.llm_yaml import source_problems
 from recbole_llm.config.properties import short_name_file
 from recbole_llm.config.values import ConfigError, read_yaml
 from recbole_llm.runtime.files import whole_folder
 
 SOURCE = "source.json"  # what a cached folder was made from, and the sizes of its files
-FORMAT = 2  # of the conversion; another number makes folders of earlier ones again
+FORMAT = 3  # of the conversion; another number makes folders of earlier ones again
 CACHE = "RECBOLE_LLM_CACHE"
 
 
@@ -121,7 +122,7 @@ def _write(llm, tokenizer, folder: Path, source: dict, file: Path) -> None:
     from recbole_llm.llm.gguf_convert import savable
 
     try:
-        with whole_folder(folder) as aside:
+        with whole_folder(folder, sync=True) as aside:
             savable(llm).save_pretrained(aside)
             tokenizer.save_pretrained(aside)
             source["files"] = {path.name: path.stat().st_size for path in sorted(aside.iterdir())}
@@ -144,10 +145,10 @@ def _source(llm_path) -> dict | None:
     file = short_name_file(llm_path)
     if file is None:
         return None
-    source = read_yaml(file).get("llm_source") or {}
-    if set(source) not in ({"hub"}, {"distribution", "file", "sha256"}):
-        raise ConfigError([f"{file}: llm_source must hold hub alone, or distribution, file and sha256; holds {sorted(source)}"])
-    return source
+    values = read_yaml(file)
+    if problems := source_problems(file, values):
+        raise ConfigError(problems)
+    return values["llm_source"]
 
 
 def _distributed_file(llm_path: str, source: dict) -> Path:
@@ -173,7 +174,7 @@ def _distributed_file(llm_path: str, source: dict) -> Path:
 
 
 def _is_gguf(file: Path) -> bool:
-    return file.suffix.lower() == ".gguf" and not file.is_dir()
+    return file.is_file() or (file.suffix.lower() == ".gguf" and not file.is_dir())
 
 
 def _sha256(file: Path) -> str:

@@ -88,14 +88,15 @@ def test_an_llm_s_own_settings_go_over_those_it_takes_from_another(tmp_path, mon
     files = {
         "large": {"llm_source": {"hub": "a/large"}, "epochs": 1, "lora_r": 4, "models": {"LLaRA": {"lora_r": 2}, "iLoRA": {"lora_r": 3}}},
         "own": {"llm_source": {"hub": "a/own"}, "settings_of": "large", "epochs": 2, "models": {"LLaRA": {"epochs": 5}}},
-        "lost": {"settings_of": "gone"}, "self": {"settings_of": "self"}, "far": {"settings_of": "own"}, "odd": {"settings_of": None},
+        "over": {"settings_of": "large", "lora_r": 8}, "lost": {"settings_of": "gone"}, "self": {"settings_of": "self"}, "far": {"settings_of": "own"}, "odd": {"settings_of": None},
     }  # fmt: skip
     for name, values in files.items():
         (tmp_path / f"llm/{name}.yaml").write_text(yaml.safe_dump(values))
     monkeypatch.setattr(properties, "properties_dir", lambda: tmp_path)
-    assert properties.llm_settings("own", ["LLaRA"]) == ({"epochs": 2, "lora_r": 4}, {"epochs": 5})
+    assert properties.llm_settings("own", ["LLaRA"]) == ({"epochs": 2, "lora_r": 4}, {"lora_r": 2, "epochs": 5})
     assert properties.llm_settings("own", ["iLoRA"]) == ({"epochs": 2, "lora_r": 4}, {"lora_r": 3})
     assert properties.llm_settings("FILE.gguf", ["iLoRA"], "own") == ({"epochs": 2, "lora_r": 4}, {"lora_r": 3})
+    assert properties.llm_settings("over", ["LLaRA"]) == ({"epochs": 1, "lora_r": 8}, {"lora_r": 8})  # also over the other's section
     for name in ("lost", "self", "far", "odd"):
         with pytest.raises(ConfigError, match=f"{name}.yaml: settings_of must name a file .* choose one of far, large"):
             properties.llm_settings(name, [])

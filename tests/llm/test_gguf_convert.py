@@ -87,6 +87,35 @@ def test_the_stretched_positions_of_llama_3_are_kept(tmp_path):
     torch.testing.assert_close(logits(loaded, 100), logits(original, 100), atol=1e-4, rtol=1e-4)
 
 
+LINEAR = {"rope_type": "linear", "factor": 8.0}
+
+
+@pytest.mark.parametrize("written", [{"scaling.type": ("add_string", "linear"), "scaling.factor": ("add_float32", 8.0)},
+                                     {"scaling.factor": ("add_float32", 8.0)}, {"scale_linear": ("add_float32", 8.0)}])  # fmt: skip
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text"])
+def test_positions_stretched_linearly_are_kept(model_type, written, tmp_path):
+    """Gemma 3 from 4B on, whose layers that look at few tokens are not stretched."""
+    layers = LAYERS.get(model_type, 2)
+    ropes = gguf_files.llm(model_type).config.rope_parameters
+    far = {"full_attention": {**ropes["full_attention"], **LINEAR}} if model_type == "gemma3_text" else LINEAR
+    original = gguf_files.llm(model_type, num_hidden_layers=layers, rope_parameters={**ropes, **far})
+    plain = gguf_files.llm(model_type, num_hidden_layers=layers)
+    plain.load_state_dict(original.state_dict())
+    assert not torch.allclose(logits(plain), logits(original), atol=1e-3)
+    edit = {f"{gguf_files.TYPES[model_type]}.rope.{key}": value for key, value in written.items()}
+    torch.testing.assert_close(logits(through_gguf(original, tmp_path, edit=edit)), logits(original), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("value, words", [(0.0, "holds zeros alone"), (float("nan"), "no numbers"), (float("inf"), "no numbers")])
+def test_weights_that_were_never_written_or_are_no_numbers_are_damage(value, words, tmp_path):
+    model = gguf_files.llm()
+    with torch.no_grad():
+        weight = model.model.layers[1].mlp.up_proj.weight
+        weight.copy_(weight * 0) if value == 0 else weight[3, 5].fill_(value)
+    with pytest.raises(GGUFError, match=f"a.gguf' is damaged.*layers.1.mlp.up_proj.weight holds.* {words.split()[-1]}"):
+        load_gguf(gguf_files.write(tmp_path / "a.gguf", model))
+
+
 def _saved(model, folder):
     model.save_pretrained(folder / "saved")
     return folder / "saved"

@@ -183,6 +183,19 @@ def test_files_that_are_not_there_or_no_gguf(tmp_path, cache):
         loading.load_llm(Settings(llm_path=str(tmp_path)))
 
 
+def test_any_file_is_read_as_gguf_and_what_is_kept_has_reached_the_disk(file, cache, tmp_path, monkeypatch):
+    from recbole_llm.runtime import files
+
+    synced, sync = [], files._sync
+    monkeypatch.setattr(files, "_sync", lambda path: synced.append(path.name) or sync(path))
+    blob = tmp_path / "blob.bin"
+    blob.write_bytes(file.read_bytes())
+    assert llm_source.locate(str(blob)) == str(cache / digest(file)) and {"model.safetensors", "source.json"} <= set(synced)
+    with pytest.raises(ValueError, match="odd.bin' is no GGUF file"):
+        (tmp_path / "odd.bin").write_text("pickle")
+        llm_source.locate(str(tmp_path / "odd.bin"))
+
+
 def test_a_distribution_s_file_is_found_verified_and_never_imported(file, cache, conversions, tmp_path, monkeypatch):
     source = {"distribution": "some-llm==1.0", "file": "small.gguf", "sha256": digest(file)}
     short_names(monkeypatch, tmp_path, small={"llm_source": source, "epochs": 1})
@@ -220,8 +233,9 @@ def test_a_hub_name_offline_says_what_to_download_and_where_to_put_it(monkeypatc
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    for path, shown in (("qwen3-0.6b", r"'qwen3-0.6b' \(Qwen/Qwen3-0.6B\)"), ("Qwen/Qwen3-0.6B", "'Qwen/Qwen3-0.6B'")):
-        with pytest.raises(FileNotFoundError, match=f"llm_path {shown} is neither .*hf download Qwen/Qwen3-0.6B --local-dir DIR.*smollm2-135m"):
+    names = {"qwen3-0.6b": (r"'qwen3-0.6b' \(Qwen/Qwen3-0.6B\)", " with settings_of=qwen3-0.6b"), "Qwen/Qwen3-0.6B": ("'Qwen/Qwen3-0.6B'", "")}
+    for path, (shown, more) in names.items():
+        with pytest.raises(FileNotFoundError, match=f"llm_path {shown} is neither .*hf download Qwen/Qwen3-0.6B --local-dir DIR.*llm_path=DIR{more}; or use .*smollm2-135m"):
             load_tokenizer(Settings(llm_path=path))
         assert provenance.weights_hash(path) is None
 
