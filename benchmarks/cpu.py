@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from contextlib import nullcontext
-from itertools import cycle, islice
+from itertools import chain, count, cycle, islice
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -36,7 +36,7 @@ from recbole_llm.llm.title_likelihood import score_candidates
 from recbole_llm.results import result_file
 from recbole_llm.training.optimizer_step import OptimizerSteps, adamw
 from recbole_llm.training.schedule import Schedule
-from recbole_llm.training.step_batches import step_loader
+from recbole_llm.training.step_batches import Prefetch, step_loader
 
 ANSWER, CANDIDATES, TITLE = 9, 20, 8  # tokens of an answer, candidates, tokens of each, end token included
 RATIO, PEAK = 0.9, 3.0  # aims; GB
@@ -75,25 +75,26 @@ def training(options):
     if options.work == "prompts":
         shown = {"users_per_list": 1, "train_batch_size": options.batch, "history_from": 0.0, "history_batch_size": options.micro_batch}
     with tempfile.TemporaryDirectory() as folder:
-        steps, groups, schedule = optimizer_steps(options, {**SETTINGS, "checkpoint_dir": folder, **shown})
+        steps, ahead, schedule = optimizer_steps(options, {**SETTINGS, "checkpoint_dir": folder, **shown})
+    groups = iter(ahead)
     fed: list[list] = []  # of each step, the shapes [B, S, d] of its passes
 
     def noted(module, arguments, named):
         fed[-1].append(named["inputs_embeds"].shape)
 
     hook = base_of(steps.model.llm).register_forward_pre_hook(noted, with_kwargs=True)
-    for number, group in enumerate(groups):
+    for number in range(STEPS):
         fed.append([])
-        steps.step(group, number, schedule)
+        steps.step(next(groups), number, schedule)
     hook.remove()
-    ours, shapes = cycle(groups), cycle(fed)
+    shapes = cycle(fed)
     frozen = None if options.measure else load(options).train()
     tokens = sum(shape[:2].numel() for step in fed for shape in step) / len(fed)
-    return lambda: steps.step(next(ours), 0, schedule), lambda: [backward(frozen, shape) for shape in next(shapes)], tokens
+    return lambda: steps.step(next(groups), 0, schedule), lambda: [backward(frozen, shape) for shape in next(shapes)], tokens
 
 
 def optimizer_steps(options, settings):
-    """The trainer's :class:`OptimizerSteps`, the micro-batches of a few steps, and the schedule of rates."""
+    """The trainer's :class:`OptimizerSteps`, the micro-batches of a few steps in turn, made ahead as in training, and the schedule of rates."""
     settings |= {"use_gpu": False, "llm_dtype": options.dtype, "attn_implementation": options.attention, "lora_dropout": options.dropout}
     settings |= {"likelihood_over": options.likelihood_over} | ({"llm_path": options.llm_path} if options.llm_path else {})
     name = "iLoRA" if options.experts > 1 else "LLaRA"
@@ -104,7 +105,8 @@ def optimizer_steps(options, settings):
     train.set_epoch(0)
     loader = step_loader(train, config["accumulation_steps"], history_batch=config["history_batch_size"])
     steps = OptimizerSteps(config, model, adamw(model, config["learning_rate"]), torch.device("cpu"))
-    return steps, list(islice(loader, STEPS)), Schedule.of(config, len(train))
+    ahead = Prefetch(chain.from_iterable(islice(loader, STEPS) for _ in count()), config["prefetch_steps"])
+    return steps, ahead, Schedule.of(config, len(train))
 
 
 def backward(llm, shape):

@@ -57,10 +57,21 @@ def known_keys(model, dataset, model_class=None):
     return known - DERIVED.keys()
 
 
-def model_keys():
-    """{plugin model: the keys that its YAML files declare, along the bases of its class}; imports the classes."""
-    files = {name: properties.model_files(name) for name in registry.available_models()[0]}
-    return {name: frozenset().union(*(_keys_of(file) for file in own.values() if file.is_file())) for name, own in files.items()}
+def class_keys() -> dict[str, frozenset]:
+    """{class of plugin models, bases included: the keys that its YAML and those of its bases declare}; imports the classes."""
+    found: dict[str, frozenset] = {}
+    for model in registry.available_models()[0]:
+        keys: frozenset = frozenset()
+        for name, file in properties.model_files(model).items():
+            keys |= _keys_of(file) if file.is_file() else frozenset()
+            found[name] = found.get(name, frozenset()) | keys
+    return found
+
+
+def model_keys() -> dict[str, frozenset]:
+    """:func:`class_keys` of the models alone."""
+    keys = class_keys()
+    return {name: keys[name] for name in registry.available_models()[0]}
 
 
 def without_others(model, dataset, shared):

@@ -8,9 +8,8 @@
 
 from pathlib import Path
 
-from recbole_llm import registry
 from recbole_llm.config import properties
-from recbole_llm.config.known_keys import hint
+from recbole_llm.config.known_keys import class_keys, hint
 from recbole_llm.config.values import read_yaml
 
 OF_A_RUN = ("llm_path", "settings_of", "recipe", "resume")  # of llm.yaml: no LLM has them of itself
@@ -37,7 +36,7 @@ def source_problems(file: Path, values: dict) -> list[str]:
 def _problems(file: Path, values: dict) -> list[str]:
     shared = set(read_yaml(properties.properties_dir() / "llm.yaml")) - {*OF_A_RUN}
     own = {key: value for key, value in values.items() if key not in properties.NOT_SETTINGS}
-    models, classes = values.get("models", {}), _classes()
+    models, classes = values.get("models", {}), class_keys()
     problems = source_problems(file, values) + _unknown(str(file), own, shared, "put what one model has alone under models: {<model>: ...}")
     if not isinstance(models, dict):
         return [*problems, f"{file}: models must be a mapping from models to their settings, got {models!r}"]
@@ -53,14 +52,3 @@ def _problems(file: Path, values: dict) -> list[str]:
 
 def _unknown(where: str, settings: dict, known: set, remedy: str) -> list[str]:
     return [f"{where}: {key} is no setting of an LLM here{hint(str(key), known) or '; ' + remedy}" for key in settings if key not in known]
-
-
-def _classes() -> dict[str, set]:
-    """{class of plugin models, bases included: the keys that its YAML and those of its bases declare}"""
-    found: dict[str, set] = {}
-    for model in registry.available_models()[0]:
-        keys: set = set()
-        for name, file in properties.model_files(model).items():
-            keys |= set(read_yaml(file)) if file.is_file() else set()
-            found.setdefault(name, set()).update(keys)
-    return found

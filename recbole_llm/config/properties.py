@@ -119,7 +119,9 @@ def llm_settings(llm_path, names: list[str], settings_of: str | None = None) -> 
     own, borrowed = _plain(values), _plain(below)
     section: dict = {}
     for name in names:
-        section |= {key: own.get(key, value) for key, value in _section(below, name).items()} | _section(values, name)
+        under = _section(below, name)
+        section |= under | {key: own[key] for key in under.keys() & own.keys()}  # what the file itself sets is over all that it borrows
+        section |= _section(values, name)
     return borrowed | own, section
 
 

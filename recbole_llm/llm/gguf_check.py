@@ -10,6 +10,7 @@ ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")  # whose logits are checke
 TOKENIZERS = {"gpt2": "byte-level BPE", "llama": "SentencePiece"}
 WORDS = {"gpt2": "tokenizer.ggml.merges", "llama": "tokenizer.ggml.scores"}
 SPECIAL = [f"tokenizer.ggml.{kind}_token_id" for kind in ("bos", "eos", "unknown", "padding")]  # which transformers reads
+ROPE_FACTORS = "rope_freqs.weight"  # the tensor that stretches Llama 3's positions
 POSITIVE = ("rope.freq_base", "attention.layer_norm_rms_epsilon")
 # What llama.cpp computes otherwise where a header has another value, and transformers does not read from it
 NEUTRAL = {"attention.causal": True, "attention.clamp_kqv": 0.0, "attention.scale": 0.0, "attn_logit_softcapping": 0.0, "final_logit_softcapping": 0.0,
@@ -52,6 +53,11 @@ def _check_settings(header: Header) -> None:
             raise GGUFError(path, f"is damaged: {header.architecture}.{key} is {value!r}", "download it again")
     if not 0 < linear_stretch(header) < inf:
         raise GGUFError(path, f"is damaged: it stretches its positions by {linear_stretch(header)}", "download it again")
+    if ROPE_FACTORS in header.tensors and linear_stretch(header) != 1.0:
+        raise GGUFError(
+            path, f"stretches its positions twice, by {ROPE_FACTORS} and by {linear_stretch(header)}, which is not read here",
+            f"choose another, {FOLDER}",
+        )  # fmt: skip
     if header.architecture == "gemma3" and not header.own("attention.sliding_window"):
         raise GGUFError(path, "holds no gemma3.attention.sliding_window, how far most of its layers look back", f"choose another file, {FOLDER}")
     for key, neutral in NEUTRAL.items():

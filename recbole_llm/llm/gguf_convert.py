@@ -21,10 +21,9 @@ import numpy as np
 import torch
 
 from recbole_llm.config.values import first_line
-from recbole_llm.llm.gguf_check import check_header, linear_stretch
+from recbole_llm.llm.gguf_check import ROPE_FACTORS, check_header, linear_stretch
 from recbole_llm.llm.gguf_header import GGUFError, Header, read_header
 
-ROPE_FACTORS = "rope_freqs.weight"
 LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 DIGITS_APART = ("smollm",)  # values of tokenizer.ggml.pre
 GPT2_LIKE = ("gpt-2", "llama-bpe", "llama3", "llama-v3", "qwen2", *DIGITS_APART)  # transformers' or ours is theirs

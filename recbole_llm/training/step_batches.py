@@ -129,7 +129,9 @@ class Prefetch:
     def __init__(self, items, depth: int, pin: bool = False):
         self.items, self.depth, self.pin = items, depth, pin
         self.waited = 0.0
-        self._pool = ThreadPoolExecutor(1, "tokenise")  # its thread starts with the first item asked of it
+        # Its thread starts with the first item asked of it. Torch's operations have one thread there: with more than the machine has
+        # cores, those that compute no longer wait for each other by spinning, and a training step on two cores takes a third longer.
+        self._pool = ThreadPoolExecutor(1, "tokenise", initializer=torch.set_num_threads, initargs=(1,))
 
     def __enter__(self):
         return self

@@ -129,6 +129,9 @@ def test_positions_stretched_in_another_way_are_refused(tmp_path):
     file = gguf_files.write(tmp_path / "b.gguf", original, edit={"llama.rope.scaling.type": ("add_string", "yarn")})
     with pytest.raises(GGUFError, match="yarn RoPE scaling"):
         load_gguf(file)
+    twice = {"edit": {"llama.rope.scaling.factor": ("add_float32", 8.0)}, "more": {"rope_freqs.weight": factors}}
+    with pytest.raises(GGUFError, match="stretches its positions twice, by rope_freqs.weight and by 8.0"):
+        load_gguf(gguf_files.write(tmp_path / "c.gguf", original, **twice))
 
 
 def test_tensors_without_a_place_and_places_without_a_tensor_are_refused(tmp_path):

@@ -38,6 +38,19 @@ def test_prefetch_makes_as_many_items_ahead_as_asked():
         assert made == [0, 1, 2, 3]
 
 
+def test_prefetch_takes_no_threads_from_the_step():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with Prefetch((torch.get_num_threads() for _ in range(4)), 2) as ahead:
+            assert list(ahead) == [1, 1, 1, 1]
+            assert torch.get_num_threads() == 2
+        with Prefetch((torch.get_num_threads() for _ in range(2)), 0) as ahead:
+            assert list(ahead) == [2, 2]  # in the caller's thread, which keeps its own
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_prefetch_hands_errors_on_and_ends_its_thread():
     def broken():
         yield 1
