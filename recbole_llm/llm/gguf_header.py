@@ -20,6 +20,7 @@ VERSIONS = (2, 3)
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 4
+_TAIL = 4096  # bytes at the end of the last tensor, which are not all zeros in a whole file
 FOLDER = "or give a folder with the model's safetensors"
 
 
@@ -105,12 +106,14 @@ class _Reader:
         return Header(self.path, metadata, tensors)
 
     def apart(self, tensors: dict[str, Tensor], alignment: int) -> None:
-        """Whether tensors begin where the format lets them begin, each behind the end of another."""
+        """Whether tensors begin where the format lets them begin, each behind the end of another, and the last was written to its end."""
         end, before = 0, ""
         for name, tensor in sorted(tensors.items(), key=lambda item: item[1].start):
             if tensor.start % alignment or tensor.start < end:
                 raise self.damaged(f"the tensor {name!r} begins at byte {tensor.start}" + (f", inside {before!r}" if tensor.start < end else ""))
             end, before = tensor.start + tensor.n_bytes, name
+        if end and not any(self.data[max(self.at, end - _TAIL) : end]):
+            raise self.damaged("it ends in zeros, as a download does that was interrupted")
 
     def take(self, form: str) -> tuple:
         values = struct.unpack_from("<" + form, self.data, self.at)

@@ -33,6 +33,18 @@ def test_a_file_cut_anywhere_is_damaged(good, tmp_path):
             read_header(cut)
 
 
+def test_a_file_whose_end_was_never_written_is_damaged(good, tmp_path):
+    """A download that took the whole file's place at once, and was interrupted."""
+    whole, file = good.read_bytes(), tmp_path / "part.gguf"
+    start = min(tensor.start for tensor in read_header(good).tensors.values())
+    for written in (start, (start + len(whole)) // 2, len(whole) - 4096):
+        file.write_bytes(whole[:written] + bytes(len(whole) - written))
+        with pytest.raises(GGUFError, match="part.gguf.* is damaged or cut short: it ends in zeros"):
+            read_header(file)
+    file.write_bytes(whole[:-4000] + bytes(4000))
+    assert read_header(file).tensors.keys() == read_header(good).tensors.keys()
+
+
 def test_numbers_of_a_header_that_lie_are_caught(good, tmp_path):
     """Every count, length and type of the first kilobyte replaced by a huge one: an error or the same file, at once."""
     whole, file = good.read_bytes(), tmp_path / "lies.gguf"
@@ -56,7 +68,7 @@ def test_tensors_that_overlap_or_begin_between_two_places(good, tmp_path):
     start = last.start - struct.unpack_from("<Q", whole, at)[0]
     end = -(-len(whole) // 32) * 32
     for place, words in ((start, "inside '"), (end + 32, None), (end + 36, f"begins at byte {end + 36};")):
-        data = bytearray(whole + bytes(end - len(whole) + 64 + last.n_bytes))
+        data = bytearray(whole + b"\1" * (end - len(whole) + 64 + last.n_bytes))
         struct.pack_into("<Q", data, at, place - start)
         file.write_bytes(data)
         if words is None:
@@ -85,7 +97,7 @@ def blocks(path, kind, rows: int = 2):
     """A file with one tensor of empty blocks."""
     block, size = GGML_QUANT_SIZES[kind]
     writer = GGUFWriter(path, "llama")
-    writer.add_tensor("a.weight", np.zeros((rows, size * (256 // block)), np.uint8), raw_dtype=kind)
+    writer.add_tensor("a.weight", np.ones((rows, size * (256 // block)), np.uint8), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
