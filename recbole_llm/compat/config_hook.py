@@ -44,7 +44,7 @@ def install():
             place_on_device(final, "gpu_id" in self.external_config_dict)
 
     def __str__(self):
-        settings = ", ".join(f"{key}={value}" for key, value in getattr(self, "llm_config_dict", {}).items())
+        settings = ", ".join(f"{key}={value!r}" for key, value in getattr(self, "llm_config_dict", {}).items())
         return show(self) + (set_color("LLM", "pink") + f": {self['settings_of'] or self['llm_path']} sets {settings}\n\n" if settings else "")
 
     Config.__str__ = __str__  # which both entry points log, once

@@ -117,10 +117,8 @@ def llm_settings(llm_path, names: list[str], settings_of: str | None = None) -> 
     values = read_yaml(file) if file else {}
     below = _settings_of(file, values[SETTINGS_OF]) if SETTINGS_OF in values else {}
     own, borrowed = _plain(values), _plain(below)
-    section: dict = {}
+    section = {key: own.get(key, value) for name in names for key, value in _section(below, name).items()}
     for name in names:
-        under = _section(below, name)
-        section |= under | {key: own[key] for key in under.keys() & own.keys()}  # what the file itself sets is over all that it borrows
         section |= _section(values, name)
     return borrowed | own, section
 

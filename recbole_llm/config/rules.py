@@ -70,6 +70,11 @@ def is_templates(value):
     return isinstance(value, list) and all(isinstance(template, str) for template in value)
 
 
+def is_words(value):
+    """Whether it has what templates call an item and its choice, as words."""
+    return isinstance(value, dict) and {"verb", "verbed", "item", "items"} <= value.keys() and all(isinstance(word, str) for word in value.values())
+
+
 def is_fields(value):
     """Whether it lists fields by file, {user: [field, ...], item: [field: name in prompts, ...]}: lists, since the order of a mapping is not kept."""
     if not isinstance(value, dict) or not set(value) <= {"user", "item"}:
@@ -197,7 +202,7 @@ RULES = {
     "selection": choice("valid_metric", "generation"),
     "curriculum": choice("linear", "none"),
     "stages": optional((stages_hold, "must be a list of {name, until, trains: [adapter, projector, router]} with rising `until`, the last 1")),
-    "prompt_words": SETTINGS,
+    "prompt_words": (is_words, "must be a mapping of verb, verbed, item and items to words; it replaces the whole of another"),
     "prompt_templates": (lambda value: is_templates(value) and value != [], "must be a list of one or more templates, each a string"),
     "click_templates": (
         lambda value: isinstance(value, dict) and all(map(is_templates, value.values())),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from recbole_llm import registry
+from recbole_llm.config.rules import is_words
 from recbole_llm.data import dataloader
 from recbole_llm.data.click import dataloader as click_dataloader
 from recbole_llm.data.click.collate import ClickCollate
@@ -94,7 +95,11 @@ class YesNo(Head):
     def template_problems(self, final, fields):
         given = final.get("click_templates")
         kinds = given.items() if isinstance(given, dict) else ()
-        return [
+        labelled = registry.is_protocol(final.get("protocol")) and registry.protocol(final["protocol"]).labelled
+        asked = "ctr" if labelled else "candidates"
+        rule = f"click_templates: must hold one or more templates for {asked}, which is what this protocol asks"
+        missing = [f"{rule}, got {given!r}"] if isinstance(given, dict) and not given.get(asked) else []
+        return missing + [
             line
             for kind, texts in kinds
             for line in _unreadable(f"click_templates, {kind}", texts, final, lambda text: parse_question(text, fields))
@@ -114,9 +119,9 @@ class YesNo(Head):
 
 def _unreadable(key: str, texts, final: dict, parse) -> list[str]:
     words, problems = final.get("prompt_words"), []
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts) or not isinstance(words, dict):
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts) or not is_words(words):
         return []  # a line of `config.rules.RULES` says so
-    for text in with_words(texts, {name: str(word) for name, word in words.items()}):
+    for text in with_words(texts, words):
         try:
             parse(text)
         except ValueError as error:

@@ -56,8 +56,10 @@ def parse_template(template: str, fields: Sequence[str]) -> list[str | Field]:
         fields: the names that may and must each appear exactly once (``user`` and ``profile`` may be left out).
 
     Raises:
-        ValueError: a field is unknown, missing or repeated.
+        ValueError: a field is unknown, missing or repeated, or braces are doubled.
     """
+    if "{{" in template or "}}" in template:
+        raise ValueError(f"prompt template {template!r}: doubled braces are no escape here; write {{history}} for a field")
     pieces: list[str | Field] = []
     end = 0
     for match in _FIELD.finditer(template):

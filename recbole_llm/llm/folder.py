@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from recbole_llm.config.properties import short_name_file, short_names
 from recbole_llm.config.values import first_line
 from recbole_llm.llm import source as llm_source
+from recbole_llm.runtime.files import expanded
 
 EXAMPLES = "use one of the families Llama, Qwen, Mistral, Gemma, GPT-2 ..."
 CONVERT = (
@@ -26,7 +25,7 @@ def resolve_path(config):
         ValueError: a folder with a PEFT adapter, or with pickled weights only; a GGUF file that cannot be used.
     """
     name = llm_source.locate(str(config["llm_path"]))
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if not folder.exists():
         if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
             raise FileNotFoundError(f"llm_path {name!r} does not exist; give a folder, a hub name (owner/name), {_others()}")

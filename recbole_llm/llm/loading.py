@@ -9,13 +9,14 @@ import importlib.util
 
 import torch
 
-from recbole_llm.config.values import first_line
+from recbole_llm.config.values import ConfigError, first_line
 from recbole_llm.llm.attention import choose_by_pass
 from recbole_llm.llm.folder import CONVERT, EXAMPLES, check_config, resolve_path
 from recbole_llm.runtime import distributed, hardware
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("eager", "sdpa", "flash_attention_2")
+BITS = ("8bit", "4bit")
 
 
 def load_llm(config):
@@ -26,11 +27,13 @@ def load_llm(config):
 
     Raises:
         FileNotFoundError: no such folder, file or distribution, or a hub name that cannot be fetched.
+        ConfigError: a package that a setting needs is missing, or two settings exclude each other.
         ValueError: a key's value is unknown, or what is there is no complete causal LM in safetensors.
-        ImportError: a quantisation or attention package is missing.
     """
     from transformers import GenerationConfig
 
+    if lines := loading_problems(config):
+        raise ConfigError(lines)
     options = _options(config)
     path = resolve_path(config)
     found = check_config(path, options["trust_remote_code"], config["llm_path"])
@@ -46,12 +49,26 @@ def load_llm(config):
     return llm
 
 
+def loading_problems(config) -> list[str]:
+    """Lines for settings of a configuration, whole or not checked yet, that no LLM can be loaded with here."""
+    attention, bits, problems = _get(config, "attn_implementation"), _get(config, "llm_quantization"), []
+    if attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        problems.append("attn_implementation: flash_attention_2 needs the package flash-attn; install it, or use sdpa")
+    if bits in BITS and importlib.util.find_spec("bitsandbytes") is None:
+        problems.append(f"llm_quantization: {bits} needs bitsandbytes; pip install 'recbole_llm[quantized]'")
+    if bits and _get(config, "llm_random_weights"):
+        problems.append("llm_random_weights: random weights are not quantised; set llm_quantization: null")
+    return problems
+
+
+def _get(config, key):
+    return config[key] if key in config else None
+
+
 def _untrained(found, options, config):
     """A model of the same shape whose weights are drawn from `seed`."""
     from transformers import AutoModelForCausalLM
 
-    if "quantization_config" in options:
-        raise ValueError("llm_random_weights: random weights are not quantised; set llm_quantization: null")
     dtype = found.dtype if options["dtype"] == "auto" else options["dtype"]
     attention = {name: value for name, value in options.items() if name == "attn_implementation"}
     with torch.random.fork_rng(devices=[]):
@@ -117,13 +134,9 @@ def _options(config):
         "trust_remote_code": bool(config["trust_remote_code"]),
     }
     attention = _choice(config, "attn_implementation", ATTENTION)
-    if attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
-        raise ImportError(
-            "attn_implementation: flash_attention_2 needs the package flash-attn; install it, or use sdpa"
-        )
     if attention is not None:
         options["attn_implementation"] = attention
-    bits = _choice(config, "llm_quantization", ("8bit", "4bit"))
+    bits = _choice(config, "llm_quantization", BITS)
     if bits is not None:
         if distributed.sharded():
             raise ValueError(
@@ -136,8 +149,6 @@ def _options(config):
 
 
 def _quantization(bits, dtype):
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ImportError(f"llm_quantization: {bits} needs bitsandbytes; pip install 'recbole_llm[quantized]'")
     from transformers import BitsAndBytesConfig
 
     if bits == "8bit":

@@ -27,7 +27,7 @@ from pathlib import Path
 from recbole_llm.config.llm_yaml import source_problems
 from recbole_llm.config.properties import short_name_file
 from recbole_llm.config.values import ConfigError, read_yaml
-from recbole_llm.runtime.files import whole_folder
+from recbole_llm.runtime.files import expanded, whole_folder
 
 SOURCE = "source.json"  # what a cached folder was made from, and the sizes of its files
 FORMAT = 3  # of the conversion; another number makes folders of earlier ones again
@@ -44,7 +44,7 @@ def locate(llm_path: str) -> str:
     """
     source = _source(llm_path)
     if source is None:
-        file = Path(llm_path).expanduser()
+        file = expanded(llm_path)
         return str(converted(file, _sha256(file))) if _is_gguf(file) else llm_path
     if "hub" in source:
         return source["hub"]
@@ -57,14 +57,14 @@ def gguf_sha256(llm_path: str) -> str | None:
     source = _source(llm_path)
     if source is not None:
         return source.get("sha256")
-    file = Path(llm_path).expanduser()
+    file = expanded(llm_path)
     return _sha256(file) if _is_gguf(file) and file.is_file() else None
 
 
 def cache_dir() -> Path:
     """The folder of converted LLMs."""
     own, users = os.environ.get(CACHE), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (Path(own) if own else Path(users) / "recbole_llm").expanduser() / "llm"
+    return expanded(own or Path(users) / "recbole_llm") / "llm"
 
 
 def converted(file: Path, sha256: str) -> Path:

@@ -16,6 +16,7 @@ from pathlib import Path
 from recbole_llm.config.properties import short_name_file
 from recbole_llm.data.fingerprint import fingerprint
 from recbole_llm.llm import source as llm_source
+from recbole_llm.runtime.files import expanded
 
 PACKAGES = ("recbole_llm", "recbole", "torch", "numpy", "pandas", "scipy")
 LLM_PACKAGES = (*PACKAGES, "transformers", "peft")
@@ -93,7 +94,7 @@ def weights_hash(llm_path: str) -> str | None:
     gguf = llm_source.gguf_sha256(llm_path)
     if gguf or short_name_file(llm_path):
         return gguf
-    folder = Path(llm_path).expanduser()
+    folder = expanded(llm_path)
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()

@@ -30,7 +30,10 @@ def whole_file(path: str | os.PathLike, elsewhere: str | None = None) -> Iterato
     aside = _aside(path)
     with explained(path, elsewhere):
         try:
+            aside.touch()
+            mode = aside.stat().st_mode
             yield aside
+            aside.chmod(mode)  # safetensors' writer lets nobody else read
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
@@ -54,6 +57,9 @@ def whole_folder(folder: str | os.PathLike, elsewhere: str | None = None, sync: 
         try:
             aside.mkdir(parents=True)
             yield aside
+            mode = aside.stat().st_mode & 0o666
+            for path in filter(Path.is_file, aside.rglob("*")):
+                path.chmod(mode)  # safetensors' writer lets nobody else read
             if sync:
                 for path in (*aside.rglob("*"), aside):
                     _sync(path)
@@ -108,6 +114,14 @@ def remove_folder(folder: Path) -> None:
 def place_of(path: str | os.PathLike) -> Path:
     """Where a file or folder lies: at ``path``, or where the symbolic link leads that is there."""
     return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+
+
+def expanded(path: str | os.PathLike) -> Path:
+    """A path whose ``~`` is the user's home; of a home that is not known, as it is: no such file."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def write_text(path: str | os.PathLike, text: str, elsewhere: str | None = None) -> None:

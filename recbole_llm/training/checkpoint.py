@@ -99,7 +99,7 @@ def check_identity(model, state: dict, folder: Path) -> None:
     digest = here["llm_sha256"]
     if digest is not None and there.get("llm_sha256") == digest:
         del here["llm"]  # the same weights at another place
-    elif digest is None or there.get("llm_sha256") is None:
+    elif there.get("llm_sha256") is None:
         del here["llm_sha256"]  # a hub name, or a checkpoint of an earlier version
     wrong = [
         f"{key}: checkpoint {there.get(key)!r}, here {value!r}"
@@ -117,8 +117,10 @@ def check_identity(model, state: dict, folder: Path) -> None:
         if key in settings and key not in unread and settings[key] != model.config[key]
     ]
     if wrong:
+        crm = here.get("crm_sha256") != there.get("crm_sha256")  # of the same settings, perhaps, but trained elsewhere
+        remedy = "set checkpoint_dir or crm_path to where the run's own recommender lies, " if crm else ""
         raise ValueError(
-            f"checkpoint {folder} does not belong to this run ({'; '.join(wrong)}); use the settings in its "
+            f"checkpoint {folder} does not belong to this run ({'; '.join(wrong)}); {remedy}use the settings in its "
             "config.yaml, or another checkpoint"
         )
 

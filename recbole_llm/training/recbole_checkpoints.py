@@ -98,7 +98,7 @@ def load_data_and_model(model_file, trust_remote_code=False, settings=None):
         values = state["config"]
     if "trust_remote_code" in values:
         values = {**values, "trust_remote_code": trust_remote_code}
-    config = config_from_values(values, _moved(values, settings or {}))
+    config = config_from_values(values, _moved(values, _beside(path, values) | (settings or {})))
     if state is None:
         check_data(config, saved, path)
     init_seed(config["seed"], config["reproducibility"])
@@ -115,6 +115,16 @@ def load_data_and_model(model_file, trust_remote_code=False, settings=None):
         model.load_state_dict(state["state_dict"])
         model.load_other_parameter(to_device(state["other_parameter"], config["device"]))
     return config, model, dataset, *loaders
+
+
+def _beside(path: Path, values: dict) -> dict:
+    """The `checkpoint_dir` that a plugin model's checkpoint lies in, where that of its settings is another from here.
+
+    It holds the run's recommender and candidates: looked for in the present directory, they would be made anew.
+    """
+    folder = path.resolve().parent.parent  # <checkpoint_dir>/<run>/<checkpoint>
+    elsewhere = path.is_dir() and (folder / "crm").is_dir() and folder != Path(values["checkpoint_dir"]).resolve()
+    return {"checkpoint_dir": str(folder)} if elsewhere else {}
 
 
 def _moved(values, settings):

@@ -129,9 +129,7 @@ class Prefetch:
     def __init__(self, items, depth: int, pin: bool = False):
         self.items, self.depth, self.pin = items, depth, pin
         self.waited = 0.0
-        # Its thread starts with the first item asked of it. Torch's operations have one thread there: with more than the machine has
-        # cores, those that compute no longer wait for each other by spinning, and a training step on two cores takes a third longer.
-        self._pool = ThreadPoolExecutor(1, "tokenise", initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = ThreadPoolExecutor(1, "tokenise")  # its thread starts with the first item asked of it
 
     def __enter__(self):
         return self
@@ -141,6 +139,8 @@ class Prefetch:
 
     def __iter__(self):
         items = iter(self.items)
+        if self.depth:
+            self._leave_cores_alone()
         ahead = deque(self._pool.submit(self._next, items) for _ in range(self.depth))
         while True:
             start = time.perf_counter()
@@ -152,10 +152,25 @@ class Prefetch:
                 ahead.append(self._pool.submit(self._next, items))
             yield found
 
+    def _leave_cores_alone(self) -> None:
+        """Give torch one thread in the pool's thread.
+
+        With more threads than the machine has cores, those that compute do not wait for each other by spinning any more, and a
+        training step on two cores takes a third longer. Torch notes the last number set for threads to come: it is set again here.
+        """
+        threads = torch.get_num_threads()
+        self._pool.submit(_have_one_thread).result()
+        torch.set_num_threads(threads)
+
     def _next(self, items):
         """The next item; this object at their end, since a StopIteration does not pass a future."""
         found = next(items, self)
         return pinned(found) if self.pin and found is not self else found
+
+
+def _have_one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # a thread takes the number last set when it first asks for it: now
 
 
 def pinned(item):

@@ -48,7 +48,7 @@ def test_the_llm_s_own_layer_lies_between_llm_yaml_and_the_model_s(properties):
     assert [config[key] for key in ("layer", "epochs", "lora_r", "lora_alpha")] == ["a", 1, 3, 5]
     assert config.llm_config_dict == {"layer": "a", "epochs": 1, "lora_alpha": 5}, "lora_r is the model's"
     for shown in (str(config), str(Config("iLoRA", "ml-100k"))):
-        assert shown.count(": a sets layer=a, epochs=1, lora_alpha=5\n") == shown.count(" sets ") == 1
+        assert shown.count(": a sets layer='a', epochs=1, lora_alpha=5\n") == shown.count(" sets ") == 1
     assert " sets " not in str(make("SASRec"))
     assert make("LLaRA")["lora_r"] == 1 and make("LLaRA")["lora_alpha"] is None
     assert config["llm_source"] is None and config["models"] is None

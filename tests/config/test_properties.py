@@ -88,6 +88,7 @@ def test_an_llm_s_own_settings_go_over_those_it_takes_from_another(tmp_path, mon
     files = {
         "large": {"llm_source": {"hub": "a/large"}, "epochs": 1, "lora_r": 4, "models": {"LLaRA": {"lora_r": 2}, "iLoRA": {"lora_r": 3}}},
         "own": {"llm_source": {"hub": "a/own"}, "settings_of": "large", "epochs": 2, "models": {"LLaRA": {"epochs": 5}}},
+        "base": {"settings_of": "large", "models": {"LLMRecommender": {"lora_r": 7, "epochs": 6}}},
         "over": {"settings_of": "large", "lora_r": 8}, "lost": {"settings_of": "gone"}, "self": {"settings_of": "self"}, "far": {"settings_of": "own"}, "odd": {"settings_of": None},
     }  # fmt: skip
     for name, values in files.items():
@@ -96,9 +97,10 @@ def test_an_llm_s_own_settings_go_over_those_it_takes_from_another(tmp_path, mon
     assert properties.llm_settings("own", ["LLaRA"]) == ({"epochs": 2, "lora_r": 4}, {"lora_r": 2, "epochs": 5})
     assert properties.llm_settings("own", ["iLoRA"]) == ({"epochs": 2, "lora_r": 4}, {"lora_r": 3})
     assert properties.llm_settings("FILE.gguf", ["iLoRA"], "own") == ({"epochs": 2, "lora_r": 4}, {"lora_r": 3})
+    assert properties.llm_settings("base", ["LLMRecommender", "LLaRA"])[1] == {"lora_r": 7, "epochs": 6}  # also what it sets for a base class
     assert properties.llm_settings("over", ["LLaRA"]) == ({"epochs": 1, "lora_r": 8}, {"lora_r": 8})  # also over the other's section
     for name in ("lost", "self", "far", "odd"):
-        with pytest.raises(ConfigError, match=f"{name}.yaml: settings_of must name a file .* choose one of far, large"):
+        with pytest.raises(ConfigError, match=f"{name}.yaml: settings_of must name a file .* choose one of base, far, large"):
             properties.llm_settings(name, [])
 
 

@@ -20,7 +20,7 @@ BAD = {
     "test_sample_size": [0, -1, 0.5], "projector_form": ["MLP", None], "slot_scale": [0, -1, "8x", float("inf")], "behaviour_token_place": ["first", None], "item_separator": ["", ", ", None, 3, "\\n"],
     "user_token": ["yes", 1], "crm_config": [[1]], "llm_path": [3], "settings_of": ["smollm2", 3, ["smollm2-135m"]], "warmup_ratio": [1.1], "epochs": [-1, "3 "],
     "user_inter_num_interval": [5, "5", "[5,)", "[9,5]", "5,inf"], "item_inter_num_interval": ["[5,inf"],
-    "prompt_templates": ["{history}", [], [1]], "click_templates": [["{history}"], {"ctr": "{history}"}], "note_words": ["liked"],
+    "prompt_templates": ["{history}", [], [1]], "click_templates": [["{history}"], {"ctr": "{history}"}], "note_words": ["liked"], "prompt_words": [[], {"verb": "watch"}, {"verb": 1, "verbed": "b", "item": "c", "items": "d"}],
     "prompt_fields": [["age"], {"users": ["age"]}, {"user": "age"}, {"item": [1]}, {"item": {"class": "genre"}}, {"item": [{"class": "genre", "year": "y"}]}, {"user": [""]}],
     "field_words": [None, {}, {"user": "{fields}", "item": "{fields}", "field": "{name}", "empty": "?"}], "value_words": [None, {"age": "old"}],
     "val_interval": ["[3,inf)", {"rating": 3}, {"rating": "3,5"}],

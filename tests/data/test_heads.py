@@ -58,6 +58,8 @@ def test_questions_of_one_history_share_it():
 
 @pytest.mark.parametrize("name, own, message", [
     ("LLaRA", {"prompt_templates": ["What next? {candidates}"]}, r"prompt_templates: prompt template .*missing fields \['history'\]"),
+    ("TALLRec", {"click_templates": {"ctr": ["{liked}{disliked}{target}"], "candidates": []}}, "click_templates: must hold one or more templates for candidates"),
+    ("RecLoRA", {"click_templates": {"ctr": ["{history}{target}"]}}, "click_templates: must hold one or more templates for candidates"),
     ("TALLRec", {"click_templates": {"ctr": ["{liked}{disliked}{target}"], "candidates": ["{liked} {oops} {target}"]}},
      r"click_templates, candidates: prompt template .*unknown fields \['oops'\]"),
     ("RecLoRA", {"click_templates": {"ctr": ["{target} {history}"], "candidates": ["{target} after {history}?"]}},

@@ -21,6 +21,7 @@ def test_template_is_split_at_its_fields():
     "template, complaint",
     [
         ("{history}", r"missing fields \['candidates'\]"),
+        ("{{history}}{candidates}", "doubled braces are no escape"),
         ("{history}{candidates}{histroy}", r"unknown fields \['histroy'\]"),
         ("{history}{candidates}{history}", r"repeated fields \['history'\]"),
     ],

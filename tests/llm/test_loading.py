@@ -15,6 +15,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from recbole_llm.config.values import ConfigError
 from recbole_llm.llm import loading as loading
 from recbole_llm.llm import title_likelihood
 from recbole_llm.llm.tokenizer import check_tokenizer, load_tokenizer
@@ -91,7 +92,7 @@ def test_random_weights_keep_the_shape_and_come_from_the_seed(llama_folder):
     assert not torch.equal(states[1][name], states[0][name]) and not torch.equal(states[1][name], states[3][name])
     assert not any(weight.requires_grad for weight in first.parameters()) and not first.training
     with pytest.raises(ValueError, match="llm_random_weights: random weights are not quantised"):
-        loading._untrained(trained.config, {"dtype": torch.float32, "quantization_config": object()}, settings(llama_folder))
+        loading.load_llm(settings(llama_folder, llm_random_weights=True, llm_quantization="4bit"))
 
 
 def test_a_checkpoint_with_sampling_settings_decodes_greedily(llama_folder, tmp_path):
@@ -118,9 +119,9 @@ def test_unknown_values(llama_folder, keys, message):
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
 def test_quantisation_without_its_package_names_the_extra(llama_folder, bits, monkeypatch):
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"recbole_llm\[quantized\]"):
+    with pytest.raises(ConfigError, match=r"recbole_llm\[quantized\]"):
         loading.load_llm(settings(llama_folder, llm_quantization=bits))
-    with pytest.raises(ImportError, match="flash-attn"):
+    with pytest.raises(ConfigError, match="flash-attn"):
         loading.load_llm(settings(llama_folder, attn_implementation="flash_attention_2"))
 
 

@@ -145,6 +145,18 @@ def test_a_run_s_folder_and_its_checkpoint_are_the_same_run(made):
         pd.testing.assert_frame_equal(frame, run.recommend(users="u3", k=3))
 
 
+def test_a_run_is_read_from_any_folder_and_trains_no_recommender_there(made, tmp_path, monkeypatch):
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    for folder in (here, elsewhere):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    run = made("LLaRA", checkpoint_dir="saved")
+    expected = run.recommend(users="u3", k=3)
+    monkeypatch.chdir(elsewhere)
+    pd.testing.assert_frame_equal(recbole_llm.load(run.file).recommend(users="u3", k=3, show_progress=False), expected)
+    assert not list(elsewhere.glob("saved/*")) and (here / "saved/crm").is_dir()
+
+
 def test_load_opens_no_pickle(made, monkeypatch):
     import pickle
 

@@ -4,6 +4,8 @@ import errno
 import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from recbole_llm.runtime import files
 
@@ -29,6 +31,19 @@ def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
         aside.write_text("new")
         assert path.read_text() == "old" and aside.parent == tmp_path and aside.name.startswith(".")
     assert path.read_text() == "new" and names(tmp_path) == ["a.txt"]
+
+
+def test_others_may_read_what_safetensors_writes(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "plain.safetensors")
+    (tmp_path / "text").write_text("a")
+    mode = (tmp_path / "text").stat().st_mode & 0o777
+    with files.whole_file(tmp_path / "a.safetensors") as aside:
+        save_file({"a": torch.ones(2)}, aside)
+    with files.whole_folder(tmp_path / "folder") as aside:
+        (aside / "inner").mkdir()
+        save_file({"a": torch.ones(2)}, aside / "inner/a.safetensors")
+    written = [tmp_path / "a.safetensors", tmp_path / "folder/inner/a.safetensors"]
+    assert [path.stat().st_mode & 0o777 for path in written] == [mode, mode] and mode & 0o040
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -32,8 +32,18 @@ def test_an_llm_is_known_by_its_weights_wherever_it_lies(run, trained, tmp_path)
         edited(moved / "model.safetensors")
         with pytest.raises(ValueError, match="llm: checkpoint .*, here .*moved.*; llm_sha256: checkpoint '[0-9a-f]{64}'"):
             checkpoint.load_checkpoint_into(model, run)
+        config["llm_path"] = "owner/name"  # of the hub, whose weights have no sha256 here
+        with pytest.raises(ValueError, match="llm_sha256: checkpoint '[0-9a-f]{64}', here None"):
+            checkpoint.load_checkpoint_into(model, run)
     finally:
         config["llm_path"] = before
+
+
+def test_another_recommender_of_the_same_settings_is_refused_with_where_to_look(run, trained, monkeypatch):
+    model = trained[2]
+    monkeypatch.setattr(model.crm, "sha256", "0" * 64)
+    with pytest.raises(ValueError, match="crm_sha256: checkpoint '[0-9a-f]{64}', here '0+'.; set checkpoint_dir or crm_path to where"):
+        checkpoint.load_checkpoint_into(model, run)
 
 
 @pytest.mark.parametrize(("key", "other"), [("dataset", "elsewhere"), ("llm_path", "elsewhere"), ("lora_alpha", 3)])

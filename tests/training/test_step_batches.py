@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -45,6 +46,8 @@ def test_prefetch_takes_no_threads_from_the_step():
         with Prefetch((torch.get_num_threads() for _ in range(4)), 2) as ahead:
             assert list(ahead) == [1, 1, 1, 1]
             assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as later:  # a server's, say
+            assert later.submit(torch.get_num_threads).result() == 2
         with Prefetch((torch.get_num_threads() for _ in range(2)), 0) as ahead:
             assert list(ahead) == [2, 2]  # in the caller's thread, which keeps its own
     finally:
