@@ -7,6 +7,7 @@ for plugin models.
 
 import copy
 import os
+from pathlib import Path
 
 import recbole
 import torch
@@ -107,6 +108,15 @@ def config_from_values(values, chosen=None):
     return config
 
 
+def checkpoint_dir_of(run: Path, named: str) -> dict[str, str]:
+    """{checkpoint_dir: where a run's folder lies}, if that is another folder with recommenders than the one `named`.
+
+    A path of the settings means another one from another folder; the run's recommender, looked for there, would be trained anew.
+    """
+    folder = run.resolve().parent
+    return {"checkpoint_dir": str(folder)} if (folder / "crm").is_dir() and folder != Path(named).resolve() else {}
+
+
 def place_on_device(final, chosen):
     """Fill in the device keys of a single process.
 
@@ -136,11 +146,7 @@ def check_and_complete(config, final):
     else:  # plain RecBole reads the arguments of whatever script is running, which need not be settings
         set_by_user, also_known = {**config.file_config_dict, **config.variable_config_dict}, frozenset()
     given = config.plugin_config_dict | config.external_config_dict
-    users, count = final.get("users_per_list"), final.get("n_candidates")
-    if "users_per_list" not in set_by_user and type(users) is type(count) is int:  # a list of targets alone has no other item in it
-        final["users_per_list"] = max(1, min(users, count - 1))
-    if "history_batch_size" not in set_by_user and type(final.get("history_batch_size")) is int:  # the LLM's own, which must hold a list
-        final["history_batch_size"] = max(final["history_batch_size"], checks.rows_kept_together(final))
+    _fit_unset(final, set_by_user)
     known = known_keys(config.model, config.dataset, config.model_class) | also_known
     problems = unknown_problems(set_by_user, known)
     problems += checks.value_problems(final, config.model_class)
@@ -161,6 +167,19 @@ def check_and_complete(config, final):
             raise
     if problems:
         raise ConfigError(problems)
+
+
+def _fit_unset(final, chosen):
+    """Fit what the user has not `chosen` to other settings, whose values may still be of a wrong type."""
+    users, count = final.get("users_per_list"), final.get("n_candidates")
+    if "users_per_list" not in chosen and type(users) is type(count) is int:  # a list of targets alone has no other item in it
+        final["users_per_list"] = max(1, min(users, count - 1))
+    if "history_batch_size" not in chosen and type(final.get("history_batch_size")) is int:  # the LLM's own, which must hold a list
+        final["history_batch_size"] = max(final["history_batch_size"], checks.rows_kept_together(final))
+    resume, named = final.get("resume"), final.get("checkpoint_dir")
+    if isinstance(resume, str) and resume != "auto" and isinstance(named, str) and "checkpoint_dir" not in chosen:
+        run = Path(resume)
+        final.update(checkpoint_dir_of(run.parent if run.name.startswith("step-") else run, named))
 
 
 def _complete(protocol, final, given, model_class, chosen):

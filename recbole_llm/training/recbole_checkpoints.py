@@ -80,7 +80,7 @@ def load_data_and_model(model_file, trust_remote_code=False, settings=None):
     """
     from recbole.utils import get_model, init_logger, init_seed
 
-    from recbole_llm.config.loader import config_from_values
+    from recbole_llm.config.loader import checkpoint_dir_of, config_from_values
     from recbole_llm.config.values import read_yaml
     from recbole_llm.evaluation.preparation import prepare_data
 
@@ -98,7 +98,8 @@ def load_data_and_model(model_file, trust_remote_code=False, settings=None):
         values = state["config"]
     if "trust_remote_code" in values:
         values = {**values, "trust_remote_code": trust_remote_code}
-    config = config_from_values(values, _moved(values, _beside(path, values) | (settings or {})))
+    beside = checkpoint_dir_of(path.parent, values["checkpoint_dir"]) if path.is_dir() else {}
+    config = config_from_values(values, _moved(values, beside | (settings or {})))
     if state is None:
         check_data(config, saved, path)
     init_seed(config["seed"], config["reproducibility"])
@@ -115,16 +116,6 @@ def load_data_and_model(model_file, trust_remote_code=False, settings=None):
         model.load_state_dict(state["state_dict"])
         model.load_other_parameter(to_device(state["other_parameter"], config["device"]))
     return config, model, dataset, *loaders
-
-
-def _beside(path: Path, values: dict) -> dict:
-    """The `checkpoint_dir` that a plugin model's checkpoint lies in, where that of its settings is another from here.
-
-    It holds the run's recommender and candidates: looked for in the present directory, they would be made anew.
-    """
-    folder = path.resolve().parent.parent  # <checkpoint_dir>/<run>/<checkpoint>
-    elsewhere = path.is_dir() and (folder / "crm").is_dir() and folder != Path(values["checkpoint_dir"]).resolve()
-    return {"checkpoint_dir": str(folder)} if elsewhere else {}
 
 
 def _moved(values, settings):

@@ -38,6 +38,22 @@ def test_llm_settings_are_for_plugin_models_only(properties):
     assert make("SASRec")["epochs"] == 300 and make("SASRec")["layer"] == "overall"
 
 
+def test_a_run_that_is_resumed_from_elsewhere_keeps_its_checkpoint_dir(tmp_path, monkeypatch):
+    saved, bare = tmp_path / "there/saved", tmp_path / "bare/saved"
+    for folder in (saved / "crm", saved / "run/step-00000004", bare / "run", tmp_path / "here"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+
+    def found(resume, **given):
+        return LLMConfig("LLaRA", "ml-100k", config_dict={"resume": str(resume), **given})["checkpoint_dir"]
+
+    assert found(saved / "run") == found("../there/saved/run/step-00000004") == str(saved)
+    assert found(saved / "run", checkpoint_dir="mine") == "mine"
+    assert found("auto") == found(bare / "run") == "saved"
+    monkeypatch.chdir(saved.parent)
+    assert found(saved / "run") == "saved"
+
+
 def test_the_llm_s_own_layer_lies_between_llm_yaml_and_the_model_s(properties):
     """Which file it is depends on `llm_path`, wherever that is set."""
     properties({"llm.yaml": "llm_path: a\nlayer: llms\nepochs: 9\nlora_r: 9\ntrain_neg_sample_args: ~\n"})
