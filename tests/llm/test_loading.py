@@ -15,6 +15,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from recbole_llm import LLMConfig
 from recbole_llm.config.values import ConfigError
 from recbole_llm.llm import loading as loading
 from recbole_llm.llm import title_likelihood
@@ -123,6 +124,17 @@ def test_quantisation_without_its_package_names_the_extra(llama_folder, bits, mo
         loading.load_llm(settings(llama_folder, llm_quantization=bits))
     with pytest.raises(ConfigError, match="flash-attn"):
         loading.load_llm(settings(llama_folder, attn_implementation="flash_attention_2"))
+
+
+def test_what_cannot_be_loaded_here_is_told_with_the_configuration(monkeypatch):
+    """Before a recommender is trained, all of it at once."""
+    find = loading.importlib.util.find_spec
+    missing = ("flash_attn", "bitsandbytes")
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name, *package: None if name in missing else find(name, *package))
+    given = {"llm_quantization": "4bit", "attn_implementation": "flash_attention_2", "llm_random_weights": True}
+    with pytest.raises(ConfigError) as caught:
+        LLMConfig("LLaRA", "ml-100k", config_dict=given)
+    assert [line.partition(":")[0] for line in caught.value.problems] == ["attn_implementation", "llm_quantization", "llm_random_weights"]
 
 
 def test_quantisation_settings(monkeypatch):
