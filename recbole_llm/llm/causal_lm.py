@@ -48,15 +48,19 @@ def forward(llm, embeds, mask, positions, keep, tokens=None, **others):
 
 @contextmanager
 def _head_of(llm, tokens):
-    """Inside, a linear output head multiplies by the rows of ``tokens`` only; what the model does to logits follows."""
+    """Inside, a linear output head multiplies by the rows of ``tokens`` only, in float32; what the model does to logits follows.
+
+    In bfloat16 a logit has 8 bits, so that scores of one row's items would be equal by rounding (P(Yes): a third of them).
+    """
     head = llm.get_output_embeddings()
     if type(head) is not torch.nn.Linear or "forward" in vars(head):  # quantised, adapted, or hooked by Accelerate
         yield
         return
 
     def cut(hidden):  # indexed here: under FSDP weights are whole only while the model runs
-        bias = None if head.bias is None else head.bias[tokens]
-        return torch.nn.functional.linear(hidden, head.weight[tokens], bias)
+        bias = None if head.bias is None else head.bias[tokens].float()
+        with torch.autocast(hidden.device.type, enabled=False):
+            return torch.nn.functional.linear(hidden.float(), head.weight[tokens].float(), bias)
 
     head.forward = cut
     try:

@@ -60,6 +60,20 @@ def test_chosen_tokens_have_the_vocabularys_logits(model_type):
     assert logits_of(llm, None, batch)[0].shape == every.shape  # the head is whole again
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_chosen_tokens_are_multiplied_in_float32(autocast):
+    """In bfloat16 logits near 2 are multiples of 2^-6, so that items of one row would have equal scores."""
+    llm = build("llama").bfloat16()
+    embeds, mask = make_batch(llm).inputs[:2]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.no_grad():
+        out = causal_lm.forward(
+            llm, embeds, mask.long(), causal_lm.positions_of(mask), keep=3, tokens=TOKENS, use_cache=False, output_hidden_states=True
+        )
+    last = out.hidden_states[-1][:, -3:].float()  # the body stays in bfloat16
+    assert out.logits.dtype == torch.float32 and not torch.equal(out.logits, out.logits.bfloat16().float())
+    torch.testing.assert_close(out.logits, last @ llm.get_output_embeddings().weight[TOKENS].float().T)
+
+
 def test_chosen_tokens_of_heads_that_cannot_be_cut(monkeypatch):
     llm = build("llama")
     batch = make_batch(llm)
