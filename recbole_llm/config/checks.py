@@ -10,6 +10,7 @@ from recbole.evaluator import metric_types
 
 from recbole_llm.config.known_keys import hint
 from recbole_llm.config.rules import RULES
+from recbole_llm.config.stages import stages_hold, starts
 
 LEFT_OUT = ("valid_and_test", "valid_only", "test_only")  # what RecBole's LS knows
 PICKLES = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")
@@ -119,7 +120,14 @@ def list_problems(final):
     if later and not problems and not final.get("user_token"):
         problems.append("history_from: prompts without a history say nothing of the user without user_token: True; set it, or "
                         "history_from: 0")  # fmt: skip
-    if later and not problems and final.get("curriculum") == "linear":
-        problems.append("history_from: text-only prompts, with which curriculum: linear begins, say nothing of the user without a "
-                        "history; set curriculum: none, or history_from: 0")  # fmt: skip
+    if later and not problems:
+        stages = final.get("stages")
+        if stages_hold(stages):
+            early = [str(stage["name"]) for stage, start in zip(stages, starts(stages), strict=True) if start < later and stage.get("prompts") == "text"]
+            shown, remedy = early and f"the stage {early[0]}", "prompts: hybrid there"
+        else:
+            shown, remedy = final.get("curriculum") == "linear" and "curriculum: linear", "curriculum: none"
+        if shown:
+            problems.append(f"history_from: text-only prompts, with which {shown} begins, say nothing of the user without a history; "
+                            f"set {remedy}, or history_from: 0")  # fmt: skip
     return problems

@@ -8,7 +8,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_llm import registry
 from recbole_llm.config.checks import list_problems
-from recbole_llm.config.stages import stage_at
+from recbole_llm.config.stages import stage_at, stage_problems
 from recbole_llm.data import heads, prompt
 from recbole_llm.llm.loading import loading_problems
 
@@ -67,7 +67,7 @@ class Contract:
         for key, value in (("llm_eval", "generate"), ("selection", "generation")):
             if final.get(key) == value and not cls.head.writes:
                 problems.append(f"{key}: {value} has no meaning for {cls.__name__}, which scores items and writes no text; remove it")
-        return problems + loading_problems(final) + list_problems(final) + cls.head.template_problems(final, cls.template_fields)
+        return problems + loading_problems(final) + list_problems(final) + stage_problems(final) + cls.head.template_problems(final, cls.template_fields)
 
     @classmethod
     def hybrid_probability(cls, config, progress: float) -> float:

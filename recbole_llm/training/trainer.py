@@ -15,7 +15,7 @@ import time
 
 from recbole.utils import early_stopping, get_local_time, set_color
 
-from recbole_llm.config.stages import in_last_stage
+from recbole_llm.config.stages import check_parts, in_last_stage
 from recbole_llm.evaluation.rerank import attach_retriever
 from recbole_llm.runtime import distributed
 from recbole_llm.training.checkpoint import load_checkpoint_into
@@ -45,6 +45,7 @@ class LLMTrainer(EvaluatingTrainer):
 
     def __init__(self, config, model):
         super().__init__(config, model)
+        check_parts(config["stages"], {group["name"] for group in self.optimizer.param_groups})
         name = f"{config['model']}-{config['dataset']}-{get_local_time()}-{os.getpid()}-{next(_NUMBERS)}"
         name = distributed.broadcast(name)
         self.saved_model_file = os.path.join(self.checkpoint_dir, name)

@@ -75,6 +75,40 @@ def test_prompts_change_stages_with_the_weights(tiny_data, tiny_llm, tmp_path):
     assert batches.step_share(0) == 0.0
 
 
+@pytest.mark.parametrize(
+    "model, stages, settings, words",
+    [
+        ("LLaRA", [{"name": "one", "until": 1, "trains": ["projector"], "prompts": "text"}], {}, "one: train the projector alone, on prompts without"),
+        ("LLaRA", [{"name": "one", "until": 1, "trains": ["projector"]}], {"behaviour_tokens": "none"}, "one: train the projector alone"),
+        ("LLaRA", [{**STAGES[0], "until": 0.4}, {**STAGES[0], "until": 1.0}], {"user_token": True, "history_from": 0.3}, "history_from: .* the stage text"),
+    ],
+)
+def test_stages_that_teach_nothing_are_told_with_the_configuration(model, stages, settings, words):
+    given = {"stages": stages, "settings_of": "llama-2-7b", **settings}
+    with pytest.raises(ConfigError, match=words) as caught:
+        LLMConfig(model, "ml-100k", config_dict=given)
+    assert len(caught.value.problems) == 1
+    slots = [{**stage, "prompts": "hybrid", "trains": ["adapter", "projector"]} for stage in stages]
+    assert LLMConfig(model, "ml-100k", config_dict={**given, "stages": slots})["stages"] == slots
+
+
+def test_text_after_histories_are_shown_and_slots_of_users_alone_are_no_problem():
+    late = [{"name": "slots", "until": 0.5, "trains": ["adapter"]}, {"name": "text", "until": 1, "trains": ["adapter"], "prompts": "text"}]
+    given = {"settings_of": "llama-2-7b", "user_token": True, "history_from": 0.5, "stages": late}
+    assert LLMConfig("LLaRA", "ml-100k", config_dict=given)["history_from"] == 0.5
+    alone = {"behaviour_tokens": "none", "user_token": True, "stages": [{"name": "user", "until": 1, "trains": ["projector"]}]}
+    assert LLMConfig("LLaRA", "ml-100k", config_dict={"settings_of": "llama-2-7b", **alone})["user_token"]
+
+
+def test_a_stage_without_weights_of_the_model_is_refused_before_a_step(tiny_data, tiny_llm, tmp_path):
+    stages = [{"name": "gate", "until": 0.5, "trains": ["router"]}, {"name": "all", "until": 1.0, "trains": ["adapter", "router"]}]
+    own = {"stages": stages, "crm_config": {"train_batch_size": 64, "embedding_size": 8}}
+    config = LLMConfig("CoLLM", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path, **own))
+    model = get_model("CoLLM")(config, prepare_data(config)[1]._dataset)
+    with pytest.raises(ConfigError, match=r"stages: gate \(trains router\): this model has weights of adapter, projector alone"):
+        LLMTrainer(config, model)
+
+
 def test_stages_decide_over_what_a_model_does_without_them():
     given = {"stages": STAGES, "recipe": "released", "curriculum": "linear", "epochs": 2}
     for name in ("RecLoRA", "LLaRA", "iLoRA", "CoLLM"):
