@@ -146,6 +146,9 @@ def check_and_complete(config, final):
     else:  # plain RecBole reads the arguments of whatever script is running, which need not be settings
         set_by_user, also_known = {**config.file_config_dict, **config.variable_config_dict}, frozenset()
     given = config.plugin_config_dict | config.external_config_dict
+    if final.get("recipe") == "released" and hasattr(config.model_class, "released_settings"):
+        quirks = config.model_class.released_settings(final)
+        final.update({key: value for key, value in quirks.items() if key not in set_by_user})
     _fit_unset(final, set_by_user)
     known = known_keys(config.model, config.dataset, config.model_class) | also_known
     problems = unknown_problems(set_by_user, known)
@@ -155,6 +158,8 @@ def check_and_complete(config, final):
     problems += protocol.problems(final, given, config.model_class)
     if registry.is_plugin_model(config.model):
         problems += llm_yaml_problems(final.get("llm_path"), final.get("settings_of"))
+        if None not in (set_by_user.get("settings_of"), set_by_user.get("recipe")):
+            problems.append("settings_of: with a recipe, which takes the place of what suits an LLM, it sets nothing; leave one of them out")
         problems += _crm_problems(final, config.dataset, config.model_class)
     try:
         _complete(protocol, final, given, config.model_class, set_by_user)
@@ -183,9 +188,7 @@ def _fit_unset(final, chosen):
 
 
 def _complete(protocol, final, given, model_class, chosen):
-    """Set what the recipe's quirks, the protocol and a long CRM history fix."""
-    if final.get("recipe") == "released" and hasattr(model_class, "released_settings"):
-        final.update({key: value for key, value in model_class.released_settings(final).items() if key not in chosen})
+    """Set what the protocol and a long CRM history fix."""
     protocol.complete(final, given, model_class, chosen)
     if final.get("crm_history_len"):  # the dataset's rows are as long as what the CRM reads
         final["MAX_ITEM_LIST_LENGTH"] = final["crm_history_len"]

@@ -2,8 +2,8 @@
 
 Layers, later over earlier: overall.yaml; for plugin models llm.yaml, and where `llm_path` is a short name llm/<llm_path>.yaml;
 model/<model>.yaml, along the bases of the model's class; the LLM's section `models: <model>`; dataset/<dataset>.yaml; with `recipe`,
-recipe/<model>-<dataset>.yaml, in place of what suits an LLM unless `settings_of` is set; the model's `fixed_settings`. A recipe's key `datasets` lists the names that it is for: a paper's split
-and the same data from their source.
+recipe/<model>-<dataset>.yaml, in place of what suits an LLM; the model's `fixed_settings`. A recipe's key `datasets` lists the names that
+it is for: a paper's split and the same data from their source.
 """
 
 from functools import cache, lru_cache
@@ -78,7 +78,7 @@ def plugin_settings(model, dataset, given):
     if registry.is_plugin_model(model):
         layers["recipe"] = recipe_settings(given.get("recipe"), model, dataset)
         llm_path = next((values["llm_path"] for values in (given, *reversed(layers.values())) if "llm_path" in values), None)
-        if given.get(SETTINGS_OF) is not None or not layers["recipe"]:
+        if given.get("recipe") is None:  # parts of both would be settings of nobody's
             layers["llm"], layers["llm for model"] = llm_settings(llm_path, _class_names(model), given.get(SETTINGS_OF))
     merged = {}
     for layer in ("overall", "llms", "llm", *own, "llm for model", "family", "dataset", "recipe"):

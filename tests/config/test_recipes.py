@@ -59,8 +59,8 @@ def test_it_stands_in_place_of_what_suits_an_llm_and_under_what_the_user_sets():
     assert config["epochs"] == 2 and config["lora_r"] == 8 and config["llm_path"] == "smollm2-135m"
     assert config["behaviour_token_place"] == "after" and config["history_from"] == 0.0 and not config["user_token"]  # all of it is the paper's
     assert config.llm_config_dict == {}
-    mixed = make("iLoRA", "ml-100k", recipe="paper", settings_of="smollm2-135m")
-    assert mixed["lora_r"] == 8 and mixed["behaviour_token_place"] == "before"
+    with pytest.raises(ConfigError, match="settings_of: with a recipe, .* leave one of them out"):
+        make("iLoRA", "ml-100k", recipe="paper", settings_of="smollm2-135m")
     plain = make("iLoRA", "ml-100k")
     assert plain["recipe"] is None and plain["lora_r"] == 16 and plain["selection"] == "valid_metric"
 
@@ -74,6 +74,20 @@ def test_released_is_the_recipe_with_quirks():
     differ = {k for k, v in paper.final_config_dict.items() if released.final_config_dict[k] != v}
     assert differ == {"recipe", "epochs", "lr_epochs"}
     assert (released["epochs"], released["lr_epochs"]) == (1, 10)
+
+
+@pytest.mark.parametrize("model, curriculum", [("LLaRA", "linear"), ("iLoRA", "linear")])
+def test_released_without_a_recipe_is_quirks_over_the_papers_settings(model, curriculum):
+    """Never over what suits an LLM, which would hide the history from most steps and leave the curriculum out."""
+    config = make(model, "ml-1m", recipe="released")
+    assert (config["curriculum"], config["answer_bos"]) == (curriculum, True) and config.llm_config_dict == {}
+    assert (config["history_from"], config["users_per_list"], config["user_token"], config["likelihood_over"]) == (0.0, 1, False, "vocabulary")
+    assert make("RecLoRA", "ml-100k", recipe="released")["lr_epochs"] == make("RecLoRA", "ml-100k", settings_of="llama-2-7b")["epochs"] > 1
+
+
+def test_quirks_are_checked_as_what_the_user_sets():
+    with pytest.raises(ConfigError, match="history_from: text-only prompts, with which curriculum: linear begins"):
+        make("iLoRA", "ml-1m", recipe="released", user_token=True, history_from=0.5)
 
 
 def test_a_missing_recipe_is_an_error_that_lists_those_there_are():
