@@ -21,6 +21,7 @@ from recbole_llm.llm.loading import count_parameters
 from recbole_llm.results import cost, provenance, result_file
 from recbole_llm.results.place import place_problems, replaced
 from recbole_llm.runtime import distributed
+from recbole_llm.training.resume import named_run
 
 
 def run_recbole_llm(
@@ -53,6 +54,8 @@ def run_recbole_llm(
     _check_tested(config)
     if registry.is_plugin_model(config["model"]) and getattr(config.model_class, "needs_crm", lambda _: True)(config):
         check_crm(config)
+    if registry.is_plugin_model(config["model"]) and config["resume"] not in (None, "auto"):
+        named_run(config, config["resume"])  # told before a recommender is trained
     distributed.start(config["device"])
     init_logger(config) if distributed.is_main() else distributed.quiet_others()
     getLogger().info(config)

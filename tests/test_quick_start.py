@@ -175,6 +175,21 @@ def test_wrong_values_of_the_recommender_are_found_before_data_are_read(tiny_dat
     assert "crm_config (SASRec): train_batch_size: must be" in str(raised.value) and not (tmp_path / "saved").exists()
 
 
+def test_a_run_that_cannot_go_on_is_told_before_a_recommender_is_trained(results, tiny_data, tiny_llm, tmp_path):
+    result = Path(results["iLoRA"]["result_file"])
+    run = (result.parent / record(results["iLoRA"])["checkpoint"]).resolve().parent
+    settings = tiny.settings(tiny_data, tiny_llm, tmp_path, epochs=1, llm_eval="generate")
+    for resume, more, error, words in (
+        (tmp_path / "none", {}, FileNotFoundError, "no run of recbole_llm"),
+        (run, {"learning_rate": 0.5}, ValueError, "learning_rate: run .*, here 0.5"),
+    ):
+        with pytest.raises(error, match=words):
+            run_recbole_llm("iLoRA", "tiny", config_dict={**settings, "resume": str(resume), **more})
+        assert not (tmp_path / "saved").exists()
+    again = run_recbole_llm("iLoRA", "tiny", config_dict={**settings, "resume": str(run)})
+    assert again["test_result"] == results["iLoRA"]["test_result"]
+
+
 def test_the_answer_must_fit_too(tiny_data, tiny_llm, tmp_path):
     """The context is that of the longest prompt: nothing is left for its answer."""
     config = LLMConfig("LLaRA", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path))

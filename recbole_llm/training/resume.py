@@ -67,6 +67,23 @@ def find_run(config, resume, model=None):
     """
     if resume == "auto":
         return _newest(config, model), None
+    run, step = named_run(config, resume)
+    record, made = run.record(), input_hashes(config)
+    if record.get("data", made["data"]) != made["data"]:
+        raise ValueError(f"resume={resume!r}: the dataset's files changed since this run began; start a new run")
+    if record.get("code", made["code"]) != made["code"]:
+        logging.getLogger().warning(f"resume={resume!r}: this run began with other code of recbole_llm")
+    run.lock()
+    run.sweep()
+    return run, step
+
+
+def named_run(config, resume):
+    """The run, and the step folder or None, that a path names, without a look at its weights.
+
+    Raises:
+        FileNotFoundError, ValueError, DamagedCheckpoint: as :func:`find_run`.
+    """
     path = Path(resume)
     step = path if path.name.startswith("step-") else None
     run = Run(path.parent if step else path)
@@ -83,13 +100,6 @@ def find_run(config, resume, model=None):
     if differ:
         raise ValueError(f"resume={resume!r}: a run goes on with the settings it began with, which differ "
                          f"({'; '.join(differ)}); set them alike, or start a new run")  # fmt: skip
-    made = input_hashes(config)
-    if record.get("data", made["data"]) != made["data"]:
-        raise ValueError(f"resume={resume!r}: the dataset's files changed since this run began; start a new run")
-    if record.get("code", made["code"]) != made["code"]:
-        logging.getLogger().warning(f"resume={resume!r}: this run began with other code of recbole_llm")
-    run.lock()
-    run.sweep()
     return run, step
 
 
