@@ -73,11 +73,12 @@ def table(board: dict) -> str:
     main, rows = board["main"], chosen_rows(board)
     head = ["rank", "model", "seeds", f"{main} [95%]", f"vs {escaped(board['reference'])} (Holm)", "trained", "s a seed"]
     left = len(board["rows"]) + len(board["failed"]) - len(rows)
+    more = f" and {left} more row{'s' if left > 1 else ''}" if left else ""
     page = f"[docs/leaderboards/](docs/leaderboards/{board['dataset']}.{board['protocol']}.md)"
     note = f"Mean over seeds [interval over users] ± deviation over seeds; a rank is 1 + the number of rows that are significantly better.\n{page} has more metrics"
     return "\n".join([
         *_wrapped(facts(board)), "", f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(line(row, main) for row in rows), "",
-        note + (f" and {left} more row{'s' if left > 1 else ''}." if left else "."),
+        f"{note}{more}. trained: weights; s a seed: recommender, training, test.",
     ])  # fmt: skip
 
 
