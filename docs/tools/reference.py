@@ -216,7 +216,7 @@ GENERATED = {
     "settings": settings_tables, "commands": commands, "datasets": datasets, "llms": llms, "leaderboards": leaderboards,
     "measured": measured, "published": published, "analyses": analyses,
 }  # fmt: skip
-MARKER = re.compile(r"^<!-- generated: (\w+)((?: \w+)*) -->$", re.MULTILINE)
+MARKER = re.compile(r"^<!-- generated: (\w+)((?: \w+)*) -->.*$", re.MULTILINE)  # what follows is read where pages are shown as they lie
 
 
 def fill(text: str) -> str:
