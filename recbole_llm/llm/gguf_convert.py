@@ -1,4 +1,4 @@
-"""A GGUF file as a causal LM and tokenizer of transformers, dequantised: what `llm_source` keeps in its cache.
+"""A GGUF file as a causal LM and tokenizer of transformers, dequantised: what :mod:`recbole_llm.llm.source` keeps.
 
 transformers does the work. It leaves out what a header says in places that it does not read, so that the LLM would compute
 something else than it was trained to, silently; that is put right, or refused, here:
@@ -13,9 +13,7 @@ something else than it was trained to, silently; that is put right, or refused, 
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
-from logging import getLogger
 
 import numpy as np
 import torch
@@ -23,10 +21,9 @@ import torch
 from recbole_llm.config.values import first_line
 from recbole_llm.llm.gguf_check import ROPE_FACTORS, check_header, linear_stretch
 from recbole_llm.llm.gguf_header import GGUFError, Header, read_header
+from recbole_llm.llm.gguf_tokenizer import gguf_tokenizer
 
 LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-DIGITS_APART = ("smollm",)  # values of tokenizer.ggml.pre
-GPT2_LIKE = ("gpt-2", "llama-bpe", "llama3", "llama-v3", "qwen2", *DIGITS_APART)  # transformers' or ours is theirs
 GEMMA3_27B_LAYERS = 62  # the one Gemma 3 whose attention scale is not that of its heads' width
 
 
@@ -49,7 +46,7 @@ def load_gguf(path):
         if loaded["missing_keys"]:
             raise GGUFError(path, f"lacks weights of a {type(llm).__name__}: {sorted(loaded['missing_keys'])[:3]}", "choose another file")
         _check_values(llm, path)
-        return llm, _tokenizer(where, header)
+        return llm, gguf_tokenizer(where, header)
 
 
 def completed(config, header: Header):
@@ -128,34 +125,6 @@ def _check_places(config, header: Header) -> None:
             raise GGUFError(
                 header.path, f"holds {name} of shape {list(found)}, where its own settings make it {list(placed[name])}", "download it again"
             )
-
-
-def _tokenizer(where: dict, header: Header):
-    from tokenizers import Tokenizer, decoders, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer, count = PreTrainedTokenizerFast.from_pretrained(**where), header.metadata["tokenizer.ggml.tokens"]
-    if len(tokenizer) > count:
-        backend = json.loads(tokenizer.backend_tokenizer.to_str())
-        backend["added_tokens"] = [token for token in backend["added_tokens"] if token["id"] < count]
-        backend = Tokenizer.from_str(json.dumps(backend))
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **tokenizer.special_tokens_map)
-    if header.metadata["tokenizer.ggml.model"] != "gpt2":
-        if header.architecture != "gemma3" and header.metadata.get("tokenizer.ggml.add_space_prefix") is False:  # Gemma's has none
-            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
-            tokenizer.backend_tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-        return tokenizer
-    cut = header.metadata.get("tokenizer.ggml.pre")
-    if cut in DIGITS_APART:
-        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-        apart = pre_tokenizers.Digits(individual_digits=True)
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([apart, words])
-    elif cut not in GPT2_LIKE:
-        getLogger().warning(
-            f"llm_path {str(header.path)!r}: how its tokenizer cuts words (tokenizer.ggml.pre: {cut}) is not known here; GPT-2's way "
-            "is taken. A folder with the model's own tokenizer.json and safetensors is exact."
-        )
-    return tokenizer
 
 
 def savable(llm):

@@ -1,12 +1,11 @@
-"""GGUF files of each architecture: the LLM and the tokenizer that come out are those that went in."""
+"""GGUF files of each architecture: the LLM that comes out is the one that went in."""
 
-import logging
 
 import numpy as np
 import pytest
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize, quantize
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from recbole_llm.llm.gguf_convert import load_gguf, savable
 from recbole_llm.llm.gguf_header import GGUFError
@@ -164,47 +163,3 @@ def test_settings_of_a_damaged_header_end_in_one_kind_of_error_or_in_the_same_sh
         assert refused
     elif refused is None:
         assert {w.shape for w in loaded.state_dict().values()} == {w.shape for w in gguf_files.llm().state_dict().values()}
-
-
-TEXTS = ["The Matrix", "12 Monkeys (1995)", "Toy  Story  2 ", "é ½ 漢字\n\t1", "don't </s> <s>", "<|x|>   42"]
-
-
-@pytest.mark.parametrize("add_bos", [False, True])
-def test_the_byte_level_tokenizer_encodes_as_the_original(add_bos, tmp_path):
-    original = gguf_files.byte_level()
-    file = gguf_files.write(tmp_path / "a.gguf", gguf_files.llm(), edit={"tokenizer.ggml.add_bos_token": ("add_bool", add_bos)})
-    tokenizer = AutoTokenizer.from_pretrained(_saved(load_gguf(file)[1], tmp_path))
-    assert (tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1, 2, 2)
-    assert len(tokenizer) == 300
-    reference = PreTrainedTokenizerFast(tokenizer_object=original, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
-    for options in ({}, {"split_special_tokens": True}):
-        for text in TEXTS:
-            expected = reference(text, add_special_tokens=False, **options)["input_ids"]
-            assert tokenizer(text, add_special_tokens=False, **options)["input_ids"] == expected, text
-            assert tokenizer(text, **options)["input_ids"] == [1] * add_bos + expected
-        assert tokenizer.decode(tokenizer(TEXTS[2], add_special_tokens=False)["input_ids"]) == TEXTS[2]
-
-
-PIECES = [*"▁thecaat", "th", "he", "the", "▁the", "ca", "cat", "▁cat"]
-NO_PREFIX = {"add_space_prefix": ("add_bool", False), "add_bos_token": ("add_bool", True)}  # as Gemma's files say
-
-
-@pytest.mark.parametrize(
-    "model_type, changes, first", [("llama", {}, "▁the"), ("llama", NO_PREFIX, "the"), ("gemma3_text", NO_PREFIX, "the")]
-)
-def test_a_sentencepiece_tokenizer_starts_with_its_start_token(model_type, changes, first, tmp_path):
-    edit = gguf_files.sentence_pieces(PIECES, **changes)
-    model = gguf_files.llm(model_type, vocab_size=len(edit["tokenizer.ggml.tokens"][1]), num_hidden_layers=LAYERS.get(model_type, 2))
-    _, tokenizer = load_gguf(gguf_files.write(tmp_path / "a.gguf", model, edit=edit))
-    tokenizer = AutoTokenizer.from_pretrained(_saved(tokenizer, tmp_path))
-    assert tokenizer.convert_ids_to_tokens(tokenizer("the cat")["input_ids"]) == ["<s>", first, "▁cat"]
-    assert tokenizer.decode(tokenizer("the é cat", add_special_tokens=False)["input_ids"]) == "the é cat"
-
-
-def test_words_that_are_cut_in_an_unknown_way_are_warned_of(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING):
-        load_gguf(gguf_files.write(tmp_path / "a.gguf", gguf_files.llm(), edit={"tokenizer.ggml.pre": ("add_string", "mpt")}))
-    assert "tokenizer.ggml.pre: mpt) is not known here" in caplog.text
-    caplog.clear()
-    load_gguf(gguf_files.write(tmp_path / "b.gguf", gguf_files.llm()))
-    assert "is not known here" not in caplog.text

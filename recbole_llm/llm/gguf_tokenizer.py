@@ -1,0 +1,40 @@
+"""The tokenizer of a GGUF file, with what transformers does not take from its header (:mod:`recbole_llm.llm.gguf_convert`)."""
+
+from __future__ import annotations
+
+import json
+from logging import getLogger
+
+from recbole_llm.llm.gguf_header import Header
+
+DIGITS_APART = ("smollm",)  # values of tokenizer.ggml.pre
+GPT2_LIKE = ("gpt-2", "llama-bpe", "llama3", "llama-v3", "qwen2", *DIGITS_APART)  # transformers' or ours is theirs
+
+
+def gguf_tokenizer(where: dict, header: Header):
+    """The tokenizer of the file that ``where`` names for transformers' ``from_pretrained``."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer, count = PreTrainedTokenizerFast.from_pretrained(**where), header.metadata["tokenizer.ggml.tokens"]
+    if len(tokenizer) > count:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        backend["added_tokens"] = [token for token in backend["added_tokens"] if token["id"] < count]
+        backend = Tokenizer.from_str(json.dumps(backend))
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **tokenizer.special_tokens_map)
+    if header.metadata["tokenizer.ggml.model"] != "gpt2":
+        if header.architecture != "gemma3" and header.metadata.get("tokenizer.ggml.add_space_prefix") is False:  # Gemma's has none
+            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+            tokenizer.backend_tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+        return tokenizer
+    cut = header.metadata.get("tokenizer.ggml.pre")
+    if cut in DIGITS_APART:
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        apart = pre_tokenizers.Digits(individual_digits=True)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([apart, words])
+    elif cut not in GPT2_LIKE:
+        getLogger().warning(
+            f"llm_path {str(header.path)!r}: how its tokenizer cuts words (tokenizer.ggml.pre: {cut}) is not known here; GPT-2's way "
+            "is taken. A folder with the model's own tokenizer.json and safetensors is exact."
+        )
+    return tokenizer
