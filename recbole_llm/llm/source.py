@@ -95,12 +95,26 @@ def converted(file: Path, sha256: str) -> Path:
 
 def is_whole(folder: Path) -> bool:
     """Whether a cached folder holds every file as it was written, of the GGUF file that its name says."""
+    source = _made_from(folder)
     try:
-        source = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in source["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return source.get("format") == FORMAT and source.get("sha256") == folder.name and sizes == source["files"]
+
+
+def is_converted(folder) -> bool:
+    """Whether a folder was made from a GGUF file, in the cache or copied from it."""
+    return {"sha256", "format"} <= _made_from(Path(folder)).keys()
+
+
+def _made_from(folder: Path) -> dict:
+    """What SOURCE says; nothing where there is none that can be read."""
+    try:
+        source = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return source if isinstance(source, dict) else {}
 
 
 def _convert(file: Path, folder: Path, sha256: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recbole_llm.config.values import first_line
 from recbole_llm.llm.folder import check_config, resolve_path
+from recbole_llm.llm.source import is_converted
 
 
 def load_tokenizer(config):
@@ -14,15 +15,16 @@ def load_tokenizer(config):
         FileNotFoundError: there is no such LM, or no tokenizer.
         ValueError: what is there is no causal LM, or its tokenizer has no end token.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     path = resolve_path(config)
     trust = bool(config["trust_remote_code"])
     found = check_config(path, trust, config["llm_path"])  # first: the name may be wrong, or no causal LM
+    # AutoTokenizer goes by the model's type, and Qwen2's class puts its own rules over those of tokenizer.json; this one reads the
+    # file as it is, which is what was made from the GGUF file and checked.
+    reader = PreTrainedTokenizerFast if is_converted(path) else AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, padding_side="left", trust_remote_code=bool(config["trust_remote_code"])
-        )
+        tokenizer = reader.from_pretrained(path, padding_side="left", trust_remote_code=trust)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         raise FileNotFoundError(
             f"llm_path {path!r} has no tokenizer that can be read ({first_line(error)}); put its tokenizer.json and "

@@ -1,12 +1,35 @@
 """GGUF files' tokenizers: what comes out is what went in."""
 
+import json
 import logging
+import shutil
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from recbole_llm.llm import source
 from recbole_llm.llm.gguf_convert import load_gguf
+from recbole_llm.llm.tokenizer import load_tokenizer
 from tests import gguf_files
+from tests.llm.test_loading import Settings
+
+
+@pytest.fixture
+def reloaded(tmp_path, monkeypatch):
+    """A file's tokenizer as training gets it, by way of the cache."""
+    monkeypatch.setenv("RECBOLE_LLM_CACHE", str(tmp_path / "cache"))
+    return lambda path: load_tokenizer(Settings(llm_path=str(path)))
+
+
+KINDS = {str: "add_string", bool: "add_bool", type(None): ""}
+
+
+def write(folder, model_type="llama", tokenizer=None, edit=None, **keys):
+    """A GGUF file; ``keys`` are values of its ``tokenizer.ggml.*``, None to leave one out."""
+    edit = {**(edit or {}), **{f"tokenizer.ggml.{key}": (KINDS[type(value)], value) for key, value in keys.items()}}
+    _, tokens = edit.get("tokenizer.ggml.tokens", ("", (tokenizer or gguf_files.byte_level()).get_vocab()))
+    model = gguf_files.llm(model_type, vocab_size=len(tokens), num_hidden_layers=6 if model_type == "gemma3_text" else 2)
+    return gguf_files.write(folder / "a.gguf", model, tokenizer, edit=edit)
 
 
 def saved(tokenizer, folder):
@@ -56,3 +79,37 @@ def test_words_that_are_cut_in_an_unknown_way_are_warned_of(tmp_path, caplog):
     caplog.clear()
     load_gguf(gguf_files.write(tmp_path / "b.gguf", gguf_files.llm()))
     assert "is not known here" not in caplog.text
+
+
+VARIED = [*TEXTS, "Amber  birch 1999", "Käfer, Größe", "Cafe\u0301 A\u030angstro\u0308m", "🙂 birch🙂", "it's\n\n  so  1,234!"]
+CUT = [*((model_type, "smollm") for model_type in gguf_files.TYPES), ("llama", "llama-bpe"), ("qwen2", "qwen2"), ("qwen3", "qwen2")]
+
+
+def same(first, second):
+    options = {"add_special_tokens": False, "split_special_tokens": True}
+    for text in VARIED:
+        ids = first(text, **options)["input_ids"]
+        assert second(text, **options)["input_ids"] == ids and second(text)["input_ids"] == first(text)["input_ids"], text
+        assert second.decode(ids) == first.decode(ids), text
+    assert second.special_tokens_map == first.special_tokens_map
+
+
+@pytest.mark.parametrize("model_type, cut", CUT)
+def test_what_is_read_back_from_the_cache_is_what_was_made_and_checked(model_type, cut, tmp_path, reloaded):
+    file = write(tmp_path, model_type, pre=cut)
+    same(load_gguf(file)[1], reloaded(file))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text"])
+def test_so_is_sentencepiece(model_type, tmp_path, reloaded):
+    file = write(tmp_path, model_type, edit=gguf_files.sentence_pieces(PIECES, **NO_PREFIX))
+    same(load_gguf(file)[1], reloaded(file))
+
+
+def test_a_copy_of_a_cached_folder_is_read_so_too_and_another_source_json_means_nothing(tmp_path, reloaded):
+    file = write(tmp_path, "qwen2")
+    folder = shutil.copytree(source.locate(str(file)), tmp_path / "copy")
+    same(load_gguf(file)[1], reloaded(folder))
+    for other in ([1], {"sha256": "0"}):
+        (folder / "source.json").write_text(json.dumps(other))
+        assert type(reloaded(folder)) is type(AutoTokenizer.from_pretrained(folder)) is not PreTrainedTokenizerFast
