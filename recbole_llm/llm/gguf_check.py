@@ -8,6 +8,7 @@ from recbole_llm.llm.gguf_header import FOLDER, GGUFError, Header
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")  # whose logits are checked against transformers' own
 TOKENIZERS = {"gpt2": "byte-level BPE", "llama": "SentencePiece"}
+QWEN = ("qwen2", "qwen3")  # architectures whose own tokenizers are byte-level BPE
 WORDS = {"gpt2": "tokenizer.ggml.merges", "llama": "tokenizer.ggml.scores"}
 SPECIAL = [f"tokenizer.ggml.{kind}_token_id" for kind in ("bos", "eos", "unknown", "padding")]  # which transformers reads
 ROPE_FACTORS = "rope_freqs.weight"  # the tensor that stretches Llama 3's positions
@@ -72,6 +73,11 @@ def _check_tokenizer(header: Header, embeddings: int) -> None:
         found = "no tokenizer" if kind in (None, "none", "no_vocab") or not tokens else f"a tokenizer of the kind {kind!r}"
         known = ", ".join(f"{name} ({words})" for name, words in TOKENIZERS.items())
         raise GGUFError(path, f"holds {found}; {known} are read", f"choose a file with one, {FOLDER}")
+    if header.architecture in QWEN and kind != "gpt2":
+        raise GGUFError(
+            path, f"holds a tokenizer of the kind {kind!r} ({TOKENIZERS[kind]}); that of a {header.architecture} is gpt2 ({TOKENIZERS['gpt2']})",
+            f"choose another file, {FOLDER}",
+        )  # fmt: skip
     if tokens != embeddings:
         raise GGUFError(
             path, f"holds a tokenizer of {tokens} tokens and embeddings of {embeddings}: they are of two models",

@@ -40,6 +40,15 @@ def test_what_is_no_causal_lm_with_its_tokenizer_is_named(edit, words, tmp_path)
         check_header(read_header(file))
 
 
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3"])
+def test_a_qwen_with_sentencepiece(model_type, tmp_path):
+    edit = gguf_files.sentence_pieces(["a"])
+    file = gguf_files.write(tmp_path / "a.gguf", gguf_files.llm(model_type, vocab_size=260), edit=edit)
+    with pytest.raises(GGUFError, match=rf"a tokenizer of the kind 'llama' \(SentencePiece\); that of a {model_type} is gpt2 .*; choose another file"):
+        check_header(read_header(file))
+    check_header(read_header(gguf_files.write(tmp_path / "b.gguf", gguf_files.llm(vocab_size=260), edit=edit)))
+
+
 @pytest.mark.parametrize("architecture", ["clip", "bert", "t5", "qwen2moe"])
 def test_other_architectures(architecture, tmp_path):
     file = gguf_files.write(tmp_path / "a.gguf", gguf_files.llm(), architecture=architecture)
