@@ -30,7 +30,7 @@ from recbole_llm.config.values import ConfigError, read_yaml
 from recbole_llm.runtime.files import expanded, whole_folder
 
 SOURCE = "source.json"  # what a cached folder was made from, and the sizes of its files
-FORMAT = 3  # of the conversion; another number makes folders of earlier ones again
+FORMAT = 4  # of the conversion; another number makes folders of earlier ones again
 CACHE = "RECBOLE_LLM_CACHE"
 
 

@@ -5,8 +5,9 @@ import logging
 import shutil
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
+from recbole_llm.data.tokens import PromptTokenizer
 from recbole_llm.llm import source
 from recbole_llm.llm.gguf_convert import load_gguf
 from recbole_llm.llm.tokenizer import load_tokenizer
@@ -113,3 +114,32 @@ def test_a_copy_of_a_cached_folder_is_read_so_too_and_another_source_json_means_
     for other in ([1], {"sha256": "0"}):
         (folder / "source.json").write_text(json.dumps(other))
         assert type(reloaded(folder)) is type(AutoTokenizer.from_pretrained(folder)) is not PreTrainedTokenizerFast
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3"])
+def test_a_qwen_s_file_and_its_folder_give_the_same_prompts(model_type, tmp_path, reloaded):
+    parts = json.loads(gguf_files.byte_level().to_str())["model"]
+    own = Qwen2Tokenizer(parts["vocab"], [tuple(pair) for pair in parts["merges"]], unk_token="<unk>", eos_token="</s>", pad_token="</s>")
+    gguf_files.llm(model_type).save_pretrained(tmp_path / "folder")
+    own.save_pretrained(tmp_path / "folder")
+    file = write(tmp_path, model_type, pre="qwen2")
+    prompts = [PromptTokenizer(reloaded(path), VARIED).assemble(VARIED)[0] for path in (tmp_path / "folder", file)]
+    assert prompts[0] == prompts[1] and len(prompts[0]) > 100
+
+
+@pytest.mark.parametrize("model_type, composed", [("qwen2", True), ("qwen3", True), ("llama", False)])
+def test_qwen_composes_characters(model_type, composed, tmp_path, reloaded):
+    tokenizer = reloaded(write(tmp_path, model_type))
+    assert (tokenizer("Cafe\u0301")["input_ids"] == tokenizer("Caf\u00e9")["input_ids"]) is composed
+
+
+@pytest.mark.parametrize(
+    "model_type, add_bos, prefix",
+    [*((qwen, *case) for qwen in ("qwen2", "qwen3") for case in ((False, []), (None, []), (True, [1]))), ("llama", False, [1]), ("gemma3_text", None, [1])],
+)
+def test_prompts_begin_with_the_start_token_unless_a_qwen_says_no(model_type, add_bos, prefix, tmp_path, reloaded):
+    """SmolLM2 does not add its start token by itself, and its own tokenizer names it."""
+    tokenizer = reloaded(write(tmp_path, model_type, add_bos_token=add_bos))
+    assert tokenizer.bos_token_id == (1 if prefix else None) and PromptTokenizer(tokenizer, ["", "Amber"]).prefix == prefix
+    assert tokenizer("Amber")["input_ids"][0] == 1 or not add_bos
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (2, 2)
