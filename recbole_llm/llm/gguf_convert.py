@@ -7,6 +7,7 @@ something else than it was trained to, silently; that is put right, or refused, 
 - Qwen3's width of a head, Gemma 3's attention scale;
 - tensors that the model has no place for (biases, experts);
 - SmolLM's digits, which its tokenizer cuts apart before anything else;
+- Llama 3's words that are a token, which it does not look up merges for (``ignore_merges``);
 - Qwen's composed characters (NFC), and the start token that Qwen's own tokenizers do not have;
 - SentencePiece without a blank before the first word;
 - a token that GPT-2 has and the file has not, for which there is no embedding.

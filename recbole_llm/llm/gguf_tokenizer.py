@@ -10,6 +10,7 @@ from recbole_llm.llm.gguf_header import Header
 
 DIGITS_APART = ("smollm",)  # values of tokenizer.ggml.pre
 GPT2_LIKE = ("gpt-2", "llama-bpe", "llama3", "llama-v3", "qwen2", *DIGITS_APART)  # transformers' or ours is theirs
+WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "tekken")  # Llama 3's and Mistral's, which set ignore_merges
 
 
 def gguf_tokenizer(where: dict, header: Header):
@@ -47,6 +48,8 @@ def _cut_words(backend, header: Header) -> None:
             f"llm_path {str(header.path)!r}: how its tokenizer cuts words (tokenizer.ggml.pre: {cut}) is not known here; GPT-2's way "
             "is taken. A folder with the model's own tokenizer.json and safetensors is exact."
         )
+    if cut in WHOLE_WORDS:  # a word that is a token stays one, also where no merges lead to it; transformers' splits do not say so
+        backend.model.ignore_merges = True
 
 
 def _as_qwen_s_own(tokenizer, header: Header) -> None:

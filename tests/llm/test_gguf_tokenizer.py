@@ -5,6 +5,7 @@ import logging
 import shutil
 
 import pytest
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from recbole_llm.data.tokens import PromptTokenizer
@@ -143,3 +144,11 @@ def test_prompts_begin_with_the_start_token_unless_a_qwen_says_no(model_type, ad
     assert tokenizer.bos_token_id == (1 if prefix else None) and PromptTokenizer(tokenizer, ["", "Amber"]).prefix == prefix
     assert tokenizer("Amber")["input_ids"][0] == 1 or not add_bos
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (2, 2)
+
+
+@pytest.mark.parametrize("cut, whole", [("llama-bpe", True), ("llama3", True), ("llama-v3", True), ("tekken", True), ("gpt-2", False)])
+def test_a_word_that_no_merges_lead_to_is_one_token_where_llama_3_says_so(cut, whole, tmp_path, reloaded):
+    parts = json.loads(gguf_files.byte_level().to_str())
+    parts["model"]["vocab"]["Ġzqz"] = len(parts["model"]["vocab"])
+    tokenizer = reloaded(write(tmp_path, tokenizer=Tokenizer.from_str(json.dumps(parts)), pre=cut))
+    assert tokenizer.tokenize(" zqz zq") == [*(["Ġzqz"] if whole else ["Ġ", "z", "q", "z"]), "Ġ", "z", "q"]
