@@ -43,13 +43,22 @@ def _cut_words(backend, header: Header) -> None:
         words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
         apart = pre_tokenizers.Digits(individual_digits=True)
         backend.pre_tokenizer = pre_tokenizers.Sequence([apart, words])
-    elif cut not in GPT2_LIKE:
+    elif cut not in GPT2_LIKE and cut not in _splits():
         getLogger().warning(
             f"llm_path {str(header.path)!r}: how its tokenizer cuts words (tokenizer.ggml.pre: {cut}) is not known here; GPT-2's way "
             "is taken. A folder with the model's own tokenizer.json and safetensors is exact."
         )
     if cut in WHOLE_WORDS:  # a word that is a token stays one, also where no merges lead to it; transformers' splits do not say so
         backend.model.ignore_merges = True
+
+
+def _splits() -> dict:
+    """How transformers cuts words in GGUF files, by ``tokenizer.ggml.pre``; versions without this table are taken to know no other way."""
+    try:
+        from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+    except ImportError:
+        return {}
+    return GGUF_PRE_TOKENIZER_SPLITS
 
 
 def _as_qwen_s_own(tokenizer, header: Header) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import sys
 
 import pytest
 from tokenizers import Tokenizer
@@ -74,13 +75,29 @@ def test_a_sentencepiece_tokenizer_starts_with_its_start_token(model_type, chang
     assert tokenizer.decode(tokenizer("the é cat", add_special_tokens=False)["input_ids"]) == "the é cat"
 
 
-def test_words_that_are_cut_in_an_unknown_way_are_warned_of(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING):
-        load_gguf(gguf_files.write(tmp_path / "a.gguf", gguf_files.llm(), edit={"tokenizer.ggml.pre": ("add_string", "mpt")}))
-    assert "tokenizer.ggml.pre: mpt) is not known here" in caplog.text
+def cut_and_warnings(folder, caplog, **keys):
     caplog.clear()
-    load_gguf(gguf_files.write(tmp_path / "b.gguf", gguf_files.llm()))
-    assert "is not known here" not in caplog.text
+    with caplog.at_level(logging.WARNING):
+        tokenizer = load_gguf(write(folder, **keys))[1]
+    return str(tokenizer.backend_tokenizer.pre_tokenizer), caplog.text
+
+
+def test_words_that_are_cut_in_an_unknown_way_are_warned_of(tmp_path, caplog):
+    assert "tokenizer.ggml.pre: mpt) is not known here" in cut_and_warnings(tmp_path, caplog, pre="mpt")[1]
+    assert "is not known here" not in cut_and_warnings(tmp_path, caplog)[1]
+
+
+TABLE = "transformers.integrations.gguf.gguf_tokenizer_mapping"
+
+
+@pytest.mark.parametrize("cut, known", [("deepseek-r1-qwen", "qwen2"), ("falcon3", "llama-bpe")])
+def test_ways_that_transformers_knows_are_taken_without_a_warning(cut, known, tmp_path, caplog, monkeypatch):
+    pytest.importorskip(TABLE)
+    taken, warnings = cut_and_warnings(tmp_path, caplog, pre=cut)
+    assert taken == cut_and_warnings(tmp_path, caplog, pre=known)[0] != cut_and_warnings(tmp_path, caplog, pre="mpt")[0]
+    assert "is not known here" not in warnings
+    monkeypatch.setitem(sys.modules, TABLE, None)  # a version without it
+    assert f"{cut}) is not known here" in cut_and_warnings(tmp_path, caplog, pre=cut)[1]
 
 
 VARIED = [*TEXTS, "Amber  birch 1999", "Käfer, Größe", "Cafe\u0301 A\u030angstro\u0308m", "🙂 birch🙂", "it's\n\n  so  1,234!"]
