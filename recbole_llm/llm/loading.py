@@ -106,10 +106,14 @@ def context_length(llm):
     return None
 
 
+def numbers_in(weight):
+    """How many numbers a weight holds; a 4-bit one has two in each stored byte."""
+    return weight.numel() * (2 * weight.element_size() if type(weight).__name__ == "Params4bit" else 1)
+
+
 def count_parameters(module, trainable=False):
-    """Number of parameters of a module, or of its trainable ones; a 4-bit weight holds two in each stored byte."""
-    chosen = (p for p in module.parameters() if p.requires_grad or not trainable)
-    return sum(p.numel() * (2 * p.element_size() if type(p).__name__ == "Params4bit" else 1) for p in chosen)
+    """Number of parameters of a module, or of its trainable ones."""
+    return sum(numbers_in(weight) for weight in module.parameters() if weight.requires_grad or not trainable)
 
 
 @torch.no_grad()

@@ -11,6 +11,8 @@ import time
 import numpy as np
 import torch
 
+from recbole_llm.llm.loading import count_parameters
+
 WARM_UP, LIMIT = 2, 5.0  # rows not counted; seconds after which no further row is taken
 
 
@@ -26,11 +28,9 @@ def describe(trainer, loader, evaluate_seconds: float, n_rows: int, latency_rows
     ``training`` is what :meth:`recbole_llm.training.throughput.Meter.report` measured (tokens/s, utilisation, share of the time spent
     waiting for data); None for RecBole's own trainers and where nothing was trained.
     """
-    parameters = sum(weight.numel() for weight in trainer.model.parameters())
-    trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     return {
-        "parameters": parameters,
-        "trainable_parameters": trainable,
+        "parameters": count_parameters(trainer.model),
+        "trainable_parameters": count_parameters(trainer.model, trainable=True),
         "rows_per_second": round(n_rows / evaluate_seconds, 2) if evaluate_seconds > 0 else None,
         "latency_ms": latency(trainer, loader, latency_rows) if latency_rows else None,
         "training": getattr(trainer, "speed", None),

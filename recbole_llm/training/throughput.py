@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from recbole_llm.llm.constrained_vocabulary import until_last_choice
+from recbole_llm.llm.loading import numbers_in
 from recbole_llm.llm.packing import LIST_FIELD, SHARED_FIELD, fed_lengths
 from recbole_llm.results import result_file
 from recbole_llm.runtime import distributed
@@ -41,12 +42,12 @@ class ModelFlops:
 
     def __init__(self, llm):
         config = llm.config.get_text_config() if hasattr(llm.config, "get_text_config") else llm.config
-        frozen = sum(_elements(w) for w in llm.parameters() if not w.requires_grad)
+        frozen = sum(numbers_in(w) for w in llm.parameters() if not w.requires_grad)
         embedding = llm.get_input_embeddings().weight
         output = llm.get_output_embeddings()
-        self.output = _elements(output.weight) if output is not None else 0
+        self.output = numbers_in(output.weight) if output is not None else 0
         tied = output is not None and output.weight is embedding
-        self.body = frozen - _elements(embedding) - (0 if tied else self.output)
+        self.body = frozen - numbers_in(embedding) - (0 if tied else self.output)
         self.trained = sum(w.numel() for w in llm.parameters() if w.requires_grad)
         adapter = next(iter(getattr(llm, "peft_config", {}).values()), None)
         if getattr(adapter, "mixing", None) == "weight":  # RecLoRA's meta-LoRAs are mixed into one before use
@@ -63,11 +64,6 @@ class ModelFlops:
         """
         dense = (4 * self.body + 6 * self.trained) * tokens + 4 * self.output * answer_tokens
         return dense + 3 * self.attention * squared_lengths
-
-
-def _elements(weight):
-    """Numbers in a weight; bitsandbytes packs two 4-bit ones into a byte."""
-    return weight.numel() * 2 if type(weight).__name__ == "Params4bit" else weight.numel()
 
 
 class Meter:
