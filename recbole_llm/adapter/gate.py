@@ -182,9 +182,9 @@ def checkpoint_context_fn(model: nn.Module):
     return holder_of(model).checkpoint_contexts
 
 
-def enable_gradient_checkpointing(model: nn.Module) -> None:
-    """Turn a Hugging Face model's checkpointing on in the one form that is right for gated adapters."""
-    options = {"use_reentrant": False, "context_fn": checkpoint_context_fn(model)}
+def enable_gradient_checkpointing(model: nn.Module, gated: bool = True) -> None:
+    """Turn a Hugging Face model's checkpointing on in the one form that is right for its adapter, gated or plain."""
+    options = {"use_reentrant": False} | ({"context_fn": checkpoint_context_fn(model)} if gated else {})
     if hasattr(model, "activation_checkpointing_enable"):    # the name since late transformers 5
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
     else:

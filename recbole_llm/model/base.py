@@ -102,10 +102,7 @@ class LLMRecommender(CandidateScoring, SequentialRecommender):
 
         Layers checkpoint in training mode only, so evaluation is as before.
         """
-        if hasattr(self.llm, "gate_holder"):
-            enable_gradient_checkpointing(self.llm)
-        else:
-            self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable_gradient_checkpointing(self.llm, gated=hasattr(self.llm, "gate_holder"))
 
     def embed(self, interaction: Interaction) -> torch.Tensor:
         """Prompt embeddings ``[B, P, hidden]``: token embeddings with projected vectors in the slots."""
