@@ -18,7 +18,7 @@ from recbole_llm.crm.frozen import CRM, general_tables
 from recbole_llm.crm.settings import split_differences
 from recbole_llm.data.fingerprint import split_hash
 from recbole_llm.data.model_kinds import takes_users
-from recbole_llm.runtime.files import whole_file
+from recbole_llm.runtime.files import file_sha256, whole_file
 
 _TABLES = "tables."  # of a general model in a file of weights
 
@@ -118,7 +118,7 @@ def sha256_of(path: str | Path) -> str | None:
     if path.suffix != ".pth":
         with suppress(SafetensorError):
             return _digest(load_file(path))
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_sha256(path)
 
 
 def read(path: Path, own: LLMConfig, dataset, checked: bool = False) -> CRM:

@@ -7,7 +7,6 @@ in external tokens. Leaderboards are built from these files alone.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 import os
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from recbole_llm.runtime.files import explained, whole_file
+from recbole_llm.runtime.files import explained, file_sha256, whole_file
 
 SCHEMA = 1
 ROW_COLUMNS = ("user_id", "item_id", "rank", "target_position")
@@ -131,7 +130,7 @@ def write_result(
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(columns)
                 writer.writerows(rows)
-            full["rows_sha256"] = _sha256(rows_aside)
+            full["rows_sha256"] = file_sha256(rows_aside)
             record_aside.write_text(json.dumps(full, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         failure_path(path).unlink(missing_ok=True)
     return path
@@ -146,14 +145,9 @@ def check_rows(path: Path, record: dict) -> Path:
     file = path.with_name(str(record.get("rows")))
     if not file.is_file():
         raise ValueError(f"{path}: its rows {file.name} are not beside it; run the model again")
-    if "rows_sha256" in record and record["rows_sha256"] != _sha256(file):
+    if "rows_sha256" in record and record["rows_sha256"] != file_sha256(file):
         raise ValueError(f"{path}: {file.name} beside it was edited, or is of another run, one that ended while it wrote its result; run the model again")
     return file
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def count_of_rows(n_rows: int, n_test_rows: int | None) -> str:

@@ -23,7 +23,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
-from recbole_llm.runtime.files import whole_folder
+from recbole_llm.runtime.files import file_sha256, whole_folder
 
 ADAPTER, MODULES, CONFIG, STATE = "adapter_model.safetensors", "modules.safetensors", "config.yaml", "state.json"
 OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
@@ -52,13 +52,8 @@ def write_folder(folder: Path, state: dict, tensors: dict[str, dict], settings: 
             (aside / name).write_bytes(safetensors.save(values, metadata={"format": "pt"}))
         adapter.save_pretrained(aside)
         (aside / CONFIG).write_text(yaml.safe_dump(settings, sort_keys=True), encoding="utf-8")
-        record = {**state, "files": {path.name: _file_hash(path) for path in sorted(aside.iterdir())}}
+        record = {**state, "files": {path.name: file_sha256(path) for path in sorted(aside.iterdir())}}
         (aside / STATE).write_text(json.dumps({**record, "sha256": _record_hash(record)}, indent=1), encoding="utf-8")
-
-
-def _file_hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _record_hash(record: dict) -> str:
@@ -86,7 +81,7 @@ def read_state(folder: str | os.PathLike) -> dict:
         path = folder / name
         if not path.is_file():
             raise DamagedCheckpoint(f"{path} is missing")
-        if _file_hash(path) != digest:
+        if file_sha256(path) != digest:
             raise DamagedCheckpoint(f"{path} is damaged: it was cut or edited after it was written")
     return state
 

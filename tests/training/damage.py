@@ -2,6 +2,7 @@
 
 import json
 
+from recbole_llm.runtime.files import file_sha256
 from recbole_llm.training import checkpoint_files
 
 
@@ -27,5 +28,5 @@ def reseal(folder):
     """Make an edited folder's hashes right again."""
     state = json.loads((folder / "state.json").read_text())
     del state["sha256"]
-    state["files"] = {name: checkpoint_files._file_hash(folder / name) for name in state["files"]}
+    state["files"] = {name: file_sha256(folder / name) for name in state["files"]}
     (folder / "state.json").write_text(json.dumps({**state, "sha256": checkpoint_files._record_hash(state)}))

@@ -17,6 +17,7 @@ import torch
 
 from recbole_llm.data.candidates import read_npz, write_npz
 from recbole_llm.data.click.timelines import recent
+from recbole_llm.runtime.files import file_sha256
 
 MODES = ("recent", "relevant")
 _BLOCK = 2**22  # similarities held at once: 16 MiB
@@ -145,10 +146,7 @@ def vectors_hash(config, titles: list[str]) -> str:
 
         encoder = resolve_path(config)
     files = sorted(file for file in Path(encoder).rglob("*") if file.suffix in (".safetensors", ".json"))
-    digests = []
-    for file in files:
-        with open(file, "rb") as content:
-            digests.append((file.relative_to(encoder).as_posix(), hashlib.file_digest(content, "sha256").hexdigest()))
+    digests = [(file.relative_to(encoder).as_posix(), file_sha256(file)) for file in files]
     described = [digests or encoder, config["retrieval_encoder"] == "llm", config["title_max_tokens"], titles]
     if config["retrieval_encoder"] == "llm" and config["llm_random_weights"]:
         described.append(config["seed"])  # which draws the weights

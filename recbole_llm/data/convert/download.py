@@ -3,7 +3,6 @@
 The standard library is enough: torch.hub's download starts anew after a break, and huggingface_hub's is for its own hub.
 """
 
-import hashlib
 import http.client
 import os
 import ssl
@@ -14,6 +13,8 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
+
+from recbole_llm.runtime.files import file_sha256
 
 TRIES = 3  # of a connection that breaks
 TIMEOUT = 30  # seconds without a byte
@@ -73,8 +74,7 @@ def download(file: RemoteFile, folder: Path) -> dict | None:
 
 
 def _checked(file: RemoteFile, path: Path) -> dict:
-    with open(path, "rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    digest = file_sha256(path)
     if file.sha256 and digest != file.sha256.lower():
         path.unlink()
         raise ValueError(
