@@ -114,7 +114,7 @@ def permutation_spread(trainer, loader, k: int, seed: int) -> dict:
         ranks, top = [], []
         for batch in again:
             batch = batch.to(trainer.device)
-            with trainer._autocast():
+            with trainer.steps.autocast():
                 scores = trainer.model.score_candidates(batch).float().cpu()
             ranks.append(target_ranks(scores, batch["target_position"].cpu())[0])
             top.append(batch["candidates"].cpu().gather(1, scores.argmax(1, keepdim=True)).squeeze(1))

@@ -18,7 +18,7 @@ from recbole_llm.data.model_kinds import reads_ratings
 from recbole_llm.data.requests import Request, Requests
 from recbole_llm.data.tokens import PromptTokenizer
 from recbole_llm.evaluation.full_ranking import BLOCK
-from recbole_llm.training.optimizer_step import precision
+from recbole_llm.training.optimizer_step import autocast, precision
 from recbole_llm.training.step_batches import Prefetch
 
 WHOLE = "whole_history"  # column [B, W] of lines, right-padded: all of a history, of which models read the latest
@@ -172,8 +172,8 @@ class Ranker:
     @torch.no_grad()
     def score(self, batch: Interaction) -> np.ndarray:
         """The LLM's scores ``[b, N]`` of a batch, in the precision of the run's evaluation."""
-        device, kind = self.model.device, precision(self.config["mixed_precision"] or "auto", self.model.device)
-        with torch.autocast(device.type, torch.float16 if kind == "fp16" else torch.bfloat16, enabled=kind != "no"):
+        device = self.model.device
+        with autocast(precision(self.config["mixed_precision"] or "auto", device), device):
             return self.model.score_candidates(batch.to(device)).float().cpu().numpy()
 
     def _rank_block(self, requests, counts) -> Iterator[tuple[int, Ranked]]:

@@ -75,7 +75,7 @@ def _scorer(trainer, loader):
 
         def score(keys):
             batch = loader.collate_fn([loader.dataset[key] for key in keys]).to(trainer.device)
-            with trainer._autocast():
+            with trainer.steps.autocast():
                 trainer.model.evaluation_scores(batch)
     else:
         from recbole.data.dataloader import FullSortEvalDataLoader

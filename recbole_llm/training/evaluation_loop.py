@@ -43,10 +43,6 @@ class EvaluatingTrainer(Trainer):
         """RecBole's hook, called when the trainer is made."""
         return adamw(self.model, self.learning_rate)
 
-    def _autocast(self):
-        """The context of a forward pass in the run's precision."""
-        return self.steps.autocast()
-
     def _valid_epoch(self, valid_data, show_progress=False):
         """(score, metrics) of the validation rows.
 

@@ -33,6 +33,11 @@ def precision(setting: str, device) -> str:
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
+def autocast(kind: str, device: torch.device) -> torch.autocast:
+    """The context of a forward pass in a precision of :func:`precision`."""
+    return torch.autocast(device.type, torch.float16 if kind == "fp16" else torch.bfloat16, enabled=kind != "no")
+
+
 def adamw(model, learning_rate: float) -> torch.optim.AdamW:
     """AdamW over a model's parameter groups, each at ``learning_rate * lr_scale``."""
     groups = model.parameter_groups()
@@ -63,8 +68,7 @@ class OptimizerSteps:
 
     def autocast(self):
         """The context of a forward pass in the run's precision."""
-        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision != "no")
+        return autocast(self.precision, self.device)
 
     def prepare(self) -> None:
         """Hand model and optimizer to Accelerate."""
