@@ -7,9 +7,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from recbole_llm.leaderboard.board import stored_options
 from recbole_llm.leaderboard.compare import compare_files
-from recbole_llm.leaderboard.files import boards
 from recbole_llm.leaderboard.render.markdown import markdown
 from recbole_llm.leaderboard.report import write_report
 
@@ -28,17 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _report(options) -> int:
-    made = []
-    for dataset, protocol in boards(options.folder):
-        chosen = stored_options(options.folder, dataset, protocol)
-        for name in ("metric", "reference", "resamples", "candidates"):
-            if getattr(options, name) is not None:
-                setattr(chosen, name, getattr(options, name))
-        made += write_report(options.folder, [(dataset, protocol)], chosen)
-    if len(made) > 1:
-        from recbole_llm.leaderboard.report import write_pages
-
-        write_pages(options.folder, made)
+    over = {name: getattr(options, name) for name in ("metric", "reference", "resamples", "candidates")}
+    made = write_report(options.folder, **{name: value for name, value in over.items() if value is not None})
     for board in made:
         print(markdown(board))
     return 1 if any(board["failed"] for board in made) else 0

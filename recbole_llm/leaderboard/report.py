@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,12 +18,13 @@ from recbole_llm.runtime.files import write_text
 FORMATS = ("md", "csv", "json", "tex", "html")
 
 
-def write_report(folder: str | Path, selected=None, options: Options | None = None) -> list[dict]:
+def write_report(folder: str | Path, selected=None, options: Options | None = None, **over) -> list[dict]:
     """Build and write every board of a folder from its result files.
 
     Args:
         selected: (dataset, protocol) pairs; None: all that the folder holds.
         options: None: those of the board that is already there, else the usual ones.
+        over: options that go over these, by name.
 
     Returns:
         The boards. Several also make ``leaderboard.html`` with all of them.
@@ -34,7 +36,8 @@ def write_report(folder: str | Path, selected=None, options: Options | None = No
     folder = Path(folder)
     made = []
     for dataset, protocol in selected or boards_in(folder):
-        board = build_board(folder, dataset, protocol, options or stored_options(folder, dataset, protocol))
+        chosen = replace(options or stored_options(folder, dataset, protocol), **over)
+        board = build_board(folder, dataset, protocol, chosen)
         write_board(folder, board)
         made.append(board)
     if len(made) > 1:
