@@ -2,6 +2,7 @@
 
 import inspect
 
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import InputType, ModelType
 
 WHOLE_CATALOGUE = ("RepeatNet",)  # pointwise by RecBole's input_type, yet its loss reads no labels
@@ -33,6 +34,11 @@ def reads_users(model_class) -> bool:
 def takes_users(model_class) -> bool:
     """Whether the model is given users: general models, and forward(user, ...)."""
     return model_class.type == ModelType.GENERAL or "user" in inspect.signature(model_class.forward).parameters
+
+
+def scores_catalogue(model_class) -> bool:
+    """Whether the model scores all items at once; others (DIN) score pair by pair. Decision trees have no such method."""
+    return getattr(model_class, "full_sort_predict", None) is not AbstractRecommender.full_sort_predict
 
 
 def gives_probabilities(model_class) -> bool:

@@ -13,10 +13,10 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.data.interaction import Interaction
-from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import get_model
 
 from recbole_llm.data.candidate_sets import candidate_sets
+from recbole_llm.data.model_kinds import scores_catalogue
 from recbole_llm.data.rows import PHASE_FIELD, PHASES, ROW_FIELD, seen_items
 from recbole_llm.evaluation.candidate_collector import CandidateCollector, target_ranks
 from recbole_llm.evaluation.candidate_loaders import _CandidateRows
@@ -34,8 +34,7 @@ class FullRowsDataLoader(_CandidateRows, FullSortEvalDataLoader):
         AbstractDataLoader.__init__(self, config, dataset, sampler, shuffle=False)
 
     def _init_batch_size_and_step(self):
-        model = get_model(self.config["model"])
-        at_once = getattr(model, "full_sort_predict", None) is not AbstractRecommender.full_sort_predict
+        at_once = scores_catalogue(get_model(self.config["model"]))
         fits = (BLOCK if at_once else PAIRWISE_BLOCK) // self._dataset.item_num
         self.step = max(1, min(self.config["eval_batch_size"], fits))
         self.set_batch_size(self.step)

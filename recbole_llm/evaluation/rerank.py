@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from recbole.model.abstract_recommender import AbstractRecommender
 from torch.utils.data import DataLoader
 
 from recbole_llm import registry
+from recbole_llm.data.model_kinds import scores_catalogue
 from recbole_llm.data.prompt_rows import Key
 from recbole_llm.data.rows import match_rows
 from recbole_llm.data.sample import sample_evaluation_rows
@@ -60,7 +60,7 @@ def catalogue_scores(model, interaction, item_features) -> torch.Tensor:
         interaction: B lines.
         item_features: the dataset's item features, one line per item.
     """
-    if type(model).full_sort_predict is not AbstractRecommender.full_sort_predict:
+    if scores_catalogue(type(model)):
         return model.full_sort_predict(interaction).view(len(interaction), -1)
     n, parts = len(item_features), []
     for line in range(len(interaction)):

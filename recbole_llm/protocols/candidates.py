@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 from recbole.evaluator import metric_types
-from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import EvaluatorType, ModelType, get_model
 
 from recbole_llm.data.candidate_sets import candidate_sets
 from recbole_llm.data.fingerprint import ROWS
-from recbole_llm.data.model_kinds import training_negatives
+from recbole_llm.data.model_kinds import scores_catalogue, training_negatives
 from recbole_llm.evaluation import bias_checks
 from recbole_llm.evaluation.candidate_collector import CandidateCollector
 from recbole_llm.evaluation.candidate_loaders import CandidateEvalDataLoader, CandidateSequenceDataLoader
@@ -101,7 +100,7 @@ class Candidates(Ranking):
 
     def evaluation_loader(self, config):
         """By sequence where the model scores a whole catalogue at once, else pair by pair."""
-        whole_catalogue = getattr(get_model(config["model"]), "full_sort_predict", None) is not AbstractRecommender.full_sort_predict
+        whole_catalogue = scores_catalogue(get_model(config["model"]))
         sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
         ranks = config["eval_type"] == EvaluatorType.RANKING
         return CandidateSequenceDataLoader if sequential and whole_catalogue and ranks else CandidateEvalDataLoader
