@@ -19,7 +19,7 @@ from recbole_llm.data.click import dataloader as click_dataloader
 from recbole_llm.data.click.collate import ClickCollate
 from recbole_llm.data.click.dataset import ClickDataset
 from recbole_llm.data.click.questions import ClickRows, Question, parse_question
-from recbole_llm.data.click.wording import click_templates
+from recbole_llm.data.click.wording import click_templates, kind_asked
 from recbole_llm.data.collate import Collate
 from recbole_llm.data.dataset import PromptDataset
 from recbole_llm.data.prompt import parse_template, with_words
@@ -95,8 +95,7 @@ class YesNo(Head):
     def template_problems(self, final, fields):
         given = final.get("click_templates")
         kinds = given.items() if isinstance(given, dict) else ()
-        labelled = registry.is_protocol(final.get("protocol")) and registry.protocol(final["protocol"]).labelled
-        asked = "ctr" if labelled else "candidates"
+        asked = kind_asked(final.get("protocol"))
         rule = f"click_templates: must hold one or more templates for {asked}, which is what this protocol asks"
         missing = [f"{rule}, got {given!r}"] if isinstance(given, dict) and not given.get(asked) else []
         return missing + [

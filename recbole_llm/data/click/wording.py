@@ -6,9 +6,14 @@ from recbole_llm import registry
 from recbole_llm.data.click.timelines import Timelines
 
 
+def kind_asked(protocol) -> str:
+    """The key of `click_templates` for a protocol: of liking (ctr), or of what comes next (candidates), also where it is unknown."""
+    return "ctr" if registry.is_protocol(protocol) and registry.protocol(protocol).labelled else "candidates"
+
+
 def click_templates(config) -> list[str]:
-    """The question's templates for the run's protocol: of liking (ctr), or of what comes next (candidates)."""
-    return config["click_templates"]["ctr" if registry.protocol(config["protocol"]).labelled else "candidates"]
+    """The question's templates for the run's protocol."""
+    return config["click_templates"][kind_asked(config["protocol"])]
 
 
 def first_token_ids(tokenizer, yes="Yes", no="No", context="Answer:", separator=" "):
