@@ -49,7 +49,7 @@ class Router(nn.Module):
             raise ValueError(f"gate_form={form!r}: must be one of {', '.join(FORMS)}")
         if form == "topk" and top_k is None:
             raise ValueError("gate_form='topk' needs gate_top_k, the number of experts to keep; set it to 1 or more")
-        self.form, self.temperature, self.top_k, self.num_experts = form, temperature, top_k, num_experts
+        self.temperature, self.top_k = temperature, top_k
         self.body = nn.Sequential(nn.Linear(in_dim, hidden), nn.GELU()) if form == "mlp" else nn.Identity()
         self.out = nn.Linear(hidden if form == "mlp" else in_dim, num_experts, bias=form == "mlp")
         self.noise = nn.Linear(in_dim, num_experts, bias=False) if form == "noisy" else None
@@ -97,7 +97,7 @@ class PersonalisedRouter(nn.Module):
             raise ValueError(f"num_modules={num_modules}: must be 1 or more, or None for one shared router")
         if not 0 <= dropout < 1:
             raise ValueError(f"gate_dropout={dropout}: must be at least 0 and below 1")
-        self.shared, self.num_experts = num_modules is None, num_experts
+        self.shared = num_modules is None
         self.temperature, self.top_k = temperature, top_k
         m = num_modules or 1
         self.norm_weight = nn.Parameter(torch.ones(m, in_dim))

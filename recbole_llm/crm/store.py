@@ -150,9 +150,7 @@ def read(path: Path, own: LLMConfig, dataset, checked: bool = False) -> CRM:
     except RuntimeError as error:
         raise Damaged(f"{path} does not hold the weights of a {own['model']} with this crm_config "
                       f"({' '.join(str(error).split())[:300]})") from error  # fmt: skip
-    crm = CRM(model.to(own["device"]), whole, tables=tables).to(own["device"])
-    crm.seconds = _training_seconds(path.with_suffix(".json"))
-    return crm
+    return CRM(model.to(own["device"]), whole, _training_seconds(path.with_suffix(".json")), tables).to(own["device"])
 
 
 def _contents(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:

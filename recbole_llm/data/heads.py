@@ -30,7 +30,6 @@ class Head:
     """One prompt per row.
 
     Attributes:
-        name: one word, which messages show.
         pointwise: prompts ask about one item at a time.
         whole_catalogue: all items are scored at once, so that `protocol: full` needs no retriever.
         writes: the answer is text that can be generated.
@@ -48,8 +47,8 @@ class Head:
         "test": dataloader.TestPromptDataLoader,
     }
 
-    def __init__(self, name: str, whole_catalogue: bool = False, writes: bool = False):
-        self.name, self.whole_catalogue, self.writes = name, whole_catalogue, writes
+    def __init__(self, *, whole_catalogue: bool = False, writes: bool = False):
+        self.whole_catalogue, self.writes = whole_catalogue, writes
 
     def templates(self, config) -> list[str]:
         """Prompt templates of a run, words not yet filled in."""
@@ -128,10 +127,10 @@ def _unreadable(key: str, texts, final: dict, parse) -> list[str]:
     return problems
 
 
-TITLE = Head("title", writes=True)
-LETTERS = Head("letters")
-CATALOGUE = Head("catalogue", whole_catalogue=True)
-YES_NO = YesNo("yes_no")
+TITLE = Head(writes=True)
+LETTERS = Head()
+CATALOGUE = Head(whole_catalogue=True)
+YES_NO = YesNo()
 
 
 def prompt_dataloader(config, phase: str):

@@ -161,11 +161,11 @@ class HandMade:
             split.numbers = np.arange(len(lines))
         return split
 
-    def score_rows(self, model, lines: Interaction, candidates: np.ndarray, hybrid: bool = True) -> np.ndarray:
+    def score_rows(self, model, lines: Interaction, candidates: np.ndarray) -> np.ndarray:
         """The model's scores ``[B, C]`` of candidates ``[B, C]`` for rows of :meth:`lines`, float32."""
         size, parts = self.config["eval_batch_size"], []
         for start in range(0, len(lines), size):
-            batch = self.prompts(lines[start : start + size], candidates[start : start + size], hybrid)
+            batch = self.prompts(lines[start : start + size], candidates[start : start + size])
             parts.append(model.score_candidates(batch.to(model.device)).float().cpu())
         return torch.cat(parts).numpy()
 

@@ -27,14 +27,14 @@ _STATUS = Path("/proc/self/status")
 _PACKAGES = ("recbole_llm", "recbole", "torch", "transformers", "peft", "accelerate", "numpy", "pandas", "scipy")
 
 
-def result_path(config, name: str | None = None) -> Path:
+def result_path(config) -> Path:
     """Where the JSON of this run goes."""
-    return Path(config["result_dir"]) / result_name(config, name)
+    return Path(config["result_dir"]) / result_name(config)
 
 
-def result_name(of, name: str | None = None) -> str:
+def result_name(of) -> str:
     """The JSON's name, of a configuration or a record; with a ``variant`` that name stands in it instead of the model's."""
-    name = name or ("variant" in of and of["variant"]) or of["model"]
+    name = ("variant" in of and of["variant"]) or of["model"]
     return f"{of['dataset']}.{of['protocol']}.{file_name(name)}.seed{of['seed']}.json"
 
 
