@@ -119,10 +119,6 @@ class GatedVariant(LoraVariant):
     def merge_unsafe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> None:
         raise ValueError(MERGE_REFUSED)
 
-    @staticmethod
-    def unmerge(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
-        raise ValueError(MERGE_REFUSED)
-
 
 def gate_layer(layer: LoraLayer, adapter: str, module: str, config: GatedLoraConfig, holder: GateHolder) -> None:
     """Replace what PEFT just put into the slots of `adapter` by gated modules with the same parameters."""

@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-BEHAVIOUR_TOKENS = ("both", "history", "candidates", "none")
 OPTIONAL = ("user", "profile")  # fields that a template need not have
 _FIELD = re.compile(r"\{([^{}]*)\}")
 

@@ -68,12 +68,6 @@ class PromptRows(Dataset):
             raise AttributeError(name)
         return getattr(self.split, name)
 
-    @property
-    def times(self) -> np.ndarray | None:
-        """When each row happened, ``[rows]``; None where a dataset has no times: its rows are in order."""
-        feat, name = self.split.inter_feat, self.split.time_field
-        return feat[name].numpy() if name in feat else None
-
     def history(self, row: int) -> list[int]:
         length = int(self.lengths[row])
         return self.sequences[row, max(0, length - self.config["history_max_len"]) : length].tolist()

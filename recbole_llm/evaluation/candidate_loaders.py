@@ -42,10 +42,6 @@ class _CandidateRows:
         self.step = max(self.config["eval_batch_size"] // width, 1)
         self.set_batch_size(self.step * width)
 
-    def update_config(self, config):
-        self.config = config
-        self._init_batch_size_and_step()
-
     def _lines(self, index: torch.Tensor) -> Interaction:
         """Rows of the candidate set as the model's split holds them, transformed. B lines"""
         return self.transform(self._dataset, self._dataset[self.rows[index]])

@@ -118,9 +118,7 @@ class FullCollector(CandidateCollector):
         self._keep(phase, row, strict.numpy(), position.numpy(), average.numpy(), found.length[row], top)
 
     def _keep(self, phase, row, strict, position, average, length, items) -> None:
-        if phase != self._phase:
-            self.reset()
-            self._phase = phase
+        self._begin(phase)
         columns = (row, strict, position, np.asarray(average, dtype=np.float32))
         row, strict, position, average = (torch.as_tensor(np.ascontiguousarray(column)) for column in columns)
         self._lengths = getattr(self, "_lengths", {})

@@ -77,10 +77,6 @@ class _MicroBatches(Dataset):
         return Interaction({**batch.interaction, WEIGHT_FIELD: torch.full((len(keys),), weight)})
 
 
-def _as_list(step):
-    return step
-
-
 def step_loader(loader, accumulation, rank=0, world=1, micro_batch=None, history_batch=None):
     """A DataLoader whose items are optimizer steps, lists of Interactions; one pass is what ``loader.set_epoch`` set.
 
@@ -89,7 +85,7 @@ def step_loader(loader, accumulation, rank=0, world=1, micro_batch=None, history
     return DataLoader(
         _MicroBatches(loader.dataset, loader.collate_fn),
         batch_sampler=Steps(loader.batch_sampler, accumulation, rank, world, micro_batch, history_batch),
-        collate_fn=_as_list,
+        collate_fn=list,
         num_workers=loader.num_workers,
         generator=torch.Generator(),
     )

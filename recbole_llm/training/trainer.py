@@ -18,7 +18,6 @@ from recbole.utils import early_stopping, get_local_time, set_color
 from recbole_llm.config.stages import check_parts, in_last_stage
 from recbole_llm.evaluation.rerank import attach_retriever
 from recbole_llm.runtime import distributed
-from recbole_llm.training.checkpoint import load_checkpoint_into
 from recbole_llm.training.evaluation_loop import EvaluatingTrainer
 from recbole_llm.training.log import TrainingLog
 from recbole_llm.training.micro_batch import choose_micro_batch
@@ -27,8 +26,6 @@ from recbole_llm.training.saver import Saver
 from recbole_llm.training.schedule import Schedule
 from recbole_llm.training.step_batches import Prefetch, step_loader
 from recbole_llm.training.throughput import Meter, closing_line
-
-__all__ = ["LLMTrainer", "load_checkpoint_into"]
 
 _NUMBERS = itertools.count(1)  # of this process's trainers: two runs of one second have folders of their own
 

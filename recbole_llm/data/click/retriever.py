@@ -19,7 +19,6 @@ from recbole_llm.data.candidates import read_npz, write_npz
 from recbole_llm.data.click.timelines import recent
 from recbole_llm.runtime.files import file_sha256
 
-MODES = ("recent", "relevant")
 _BLOCK = 2**22  # similarities held at once: 16 MiB
 
 
