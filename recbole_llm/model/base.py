@@ -179,15 +179,10 @@ class LLMRecommender(CandidateScoring, SequentialRecommender):
         """``[B]``: how much each row counts in the loss, here its answer's tokens; the trainer divides by the sum of a step's."""
         return interaction["answer_mask"].sum(1)
 
-    def loss(self, interaction: Interaction) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(sum of the rows' losses, sum of their weights)``."""
-        log_likelihood, weight = self(interaction)
-        return -log_likelihood.sum(), weight.sum()
-
     def calculate_loss(self, interaction: Interaction) -> torch.Tensor:
         """The mean loss per unit of weight, as RecBole's trainer asks for it."""
-        summed, weight = self.loss(interaction)
-        return summed / weight
+        log_likelihood, weight = self(interaction)
+        return -log_likelihood.sum() / weight.sum()
 
     def _projector(self, table: torch.Tensor, hidden: int, out_std: float, centred: bool = True) -> Projector:
         return Projector(table, hidden, out_std * self.config["slot_scale"], self.config["projector_form"], centred)
