@@ -1,4 +1,4 @@
-"""The analyses' figures as plain plotly dictionaries, in the manner of the leaderboards' (`leaderboard.plots`)."""
+"""The analyses' figures as plain plotly dictionaries, in the manner of the leaderboards' (`leaderboard.render.plots`)."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def swept(name: str, request: Request, cases: list[Case], axis: str, log: bool =
         axis: the axis's name.
         log: whether it is logarithmic.
         lines: a function (outcome) -> {name: value} of dashed lines.
-        extra: a function (outcome, series) -> further figures.
+        extra: a function (outcome) -> further figures.
     """
     outcome = run_all(request, sorted(cases, key=lambda case: (request.models.index(case.model), case.x)))
     series = by_model(outcome, outcome.metric)

@@ -1,6 +1,6 @@
 """Prompts for histories that no split holds: a hand-made Interaction, a user who is recommended to.
 
-As under `protocol: full` (`data.rerank`), the CRM ranks the catalogue, the LLM ranks its top `rerank_n`, shown in a shuffled
+As under `protocol: full` (`evaluation.rerank`), the CRM ranks the catalogue, the LLM ranks its top `rerank_n`, shown in a shuffled
 order, and the rest follow in the CRM's order. Items of the history are not recommended. Prompts are made by the classes that
 make evaluation's, so that equal histories and candidates give equal scores.
 """

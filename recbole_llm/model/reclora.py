@@ -2,7 +2,7 @@
 
 Section 4.1: each adapted projection has N parallel meta-LoRAs; a router of its own reads the recommender's
 representation of the user and mixes them, A_u = sum_n a_n A_n, B_u = sum_n a_n B_n, delta = s B_u A_u x. Section 4.2:
-the recommender reads a long history of ids, the LLM a short one of titles (`data.retriever`). Section 4.3 (Few2Many):
+the recommender reads a long history of ids, the LLM a short one of titles (`data.click.retriever`). Section 4.3 (Few2Many):
 the recommender is trained on all rows, the LLM on a few (`train_sample_size`). The answer is a token, Yes or No.
 
 Differences from the released code: candidates can share their history's forward pass when the gate does not depend on

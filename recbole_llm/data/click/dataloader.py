@@ -1,4 +1,4 @@
-"""Dataloaders of RecLoRA's questions (`data.questions`).
+"""Dataloaders of RecLoRA's questions (`data.click.questions`).
 
 In evaluation all items that are asked about after one and the same history share its prefix: the C candidates of a row
 under `protocol: candidates`, and under `protocol: ctr` the labelled rows of a user that have one history (rows of one
