@@ -71,7 +71,7 @@ class CandidateSet:
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What `save` writes: plain arrays by the names in `FIELDS`, no object among them."""
+        """What a file holds: plain arrays by the names in `FIELDS`, no object among them."""
         return {name: np.asarray(getattr(self, name)) for name in self.FIELDS}
 
     @classmethod
@@ -86,19 +86,6 @@ class CandidateSet:
         if loaded.sha256 != str(arrays["sha256"]):
             raise ValueError("its sha256 does not match its content")
         return loaded
-
-    def save(self, path) -> None:
-        """Write an .npz file, whole or not at all."""
-        write_npz(path, self.arrays())
-
-    @classmethod
-    def load(cls, path) -> "CandidateSet":
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: the file is damaged; names it.
-        """
-        return read_npz(path, cls.from_arrays)
 
 
 def build_candidate_set(
