@@ -124,6 +124,11 @@ def build(model, settings):
     return config, data, get_model(model)(config, data[1]._dataset)
 
 
+def weights_of(model):
+    """Copies of the weights that training changes, by name."""
+    return {name: w.detach().clone() for name, w in model.named_parameters() if w.requires_grad}
+
+
 def train(built, checkpoint_dir, out=None, resume=None, **settings):
     """Fit and test a built model; its numbers and weights go to `out`."""
     config, data, model = built
@@ -133,7 +138,7 @@ def train(built, checkpoint_dir, out=None, resume=None, **settings):
     fitted = trainer.LLMTrainer(config, model)
     fitted.tensorboard = NoWriter()
     score, result = fitted.fit(data[1], data[2], show_progress=False)
-    last = {name: weight.clone() for name, weight in model.trainable_state().items()}
+    last = weights_of(model)
     test = fitted.evaluate(data[3])
     if out is not None:
         report(out, score, result, test, fitted, last)
@@ -144,7 +149,7 @@ def report(out, score, result, test, fitted, last):
     from safetensors.torch import save_file
 
     weights = {f"last.{n}": w for n, w in last.items()}
-    weights |= {f"best.{n}": w.contiguous() for n, w in fitted.model.trainable_state().items()}
+    weights |= {f"best.{n}": w.contiguous() for n, w in weights_of(fitted.model).items()}
     save_file(weights, f"{out}.safetensors")
     ranks = fitted.eval_collector.rows().rank.tolist()
     losses = {str(k): v for k, v in fitted.train_loss_dict.items()}

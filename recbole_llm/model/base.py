@@ -194,7 +194,3 @@ class LLMRecommender(CandidateScoring, SequentialRecommender):
     def _user_sample(self, dataset) -> torch.Tensor:
         """User vectors of up to 1,024 training rows, for the user projector's fixed scale."""
         return self.crm.user_vectors(dataset.inter_feat[:1024].to(self.crm.item_vectors.device)).cpu()
-
-    def trainable_state(self) -> dict[str, torch.Tensor]:
-        """Weights that training changes, by name: what a checkpoint holds."""
-        return {name: w.detach() for name, w in self.named_parameters() if w.requires_grad}

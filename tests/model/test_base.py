@@ -170,7 +170,7 @@ def test_every_short_name_s_family_learns_with_the_settings_that_suit_it(name, t
         quick |= {"users_per_list": 4, "train_batch_size": 8}
     given = tiny.settings(tiny_data, llm, tmp_path, **{**suited, **quick})
     config, data, model = workers.build("iLoRA", given)
-    before = {name: weight.clone() for name, weight in model.trainable_state().items()}
+    before = workers.weights_of(model)
     data[1].set_epoch(0)
     batch = next(iter(data[1]))
     model.eval()
@@ -178,7 +178,7 @@ def test_every_short_name_s_family_learns_with_the_settings_that_suit_it(name, t
         untrained = model(batch)[0].sum()
     fitted = workers.train((config, data, model), tmp_path / "saved", epochs=8)
     assert model.llm.config.model_type == family
-    moved = [name for name, weight in fitted.model.trainable_state().items() if not torch.equal(weight, before[name])]
+    moved = [name for name, weight in workers.weights_of(fitted.model).items() if not torch.equal(weight, before[name])]
     assert any("lora_B" in name for name in moved) and any("projector" in name for name in moved)
     model.eval()
     with torch.no_grad():

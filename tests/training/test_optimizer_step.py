@@ -79,7 +79,7 @@ def test_biases_and_norms_have_no_weight_decay_and_groups_their_rates(fresh):
     config, data, model = fresh
     config["weight_decay"], config["router_lr_scale"], config["projector_lr_scale"] = 0.1, 0.3, 0.5
     trainer = trainer_of(config, data, model)
-    assert sum(len(g["params"]) for g in trainer.optimizer.param_groups) == len(model.trainable_state())
+    assert sum(len(g["params"]) for g in trainer.optimizer.param_groups) == len(workers.weights_of(model))
     for group in trainer.optimizer.param_groups:
         assert all((w.ndim >= 2) == (group["weight_decay"] == 0.1) for w in group["params"])
         assert group["peak_lr"] == pytest.approx(0.01 * {"adapter": 1, "projector": 0.5, "router": 0.3}[group["name"]])
@@ -169,7 +169,7 @@ def test_bf16_on_the_cpu_trains(fresh):
     config["mixed_precision"], config["max_steps"] = "bf16", 2
     fitted = workers.train((config, data, model), config["checkpoint_dir"])
     assert math.isfinite(fitted.train_loss_dict[0])
-    assert all(w.dtype == torch.float32 for w in model.trainable_state().values())
+    assert all(w.dtype == torch.float32 for w in workers.weights_of(model).values())
 
 
 def test_training_leaves_anomaly_detection_off(fresh):

@@ -86,7 +86,7 @@ def test_one_seed_gives_one_run_and_another_a_different_one(fresh):
         config["seed"], config["max_steps"] = seed, 2
         each = copy.deepcopy(model)
         workers.train((config, data, each), f"{config['checkpoint_dir']}{len(ends)}")
-        ends.append({n: w.clone() for n, w in each.trainable_state().items()})
+        ends.append(workers.weights_of(each))
     assert all(torch.equal(ends[0][n], ends[1][n]) for n in ends[0])
     assert not all(torch.equal(ends[0][n], ends[2][n]) for n in ends[0])
 
