@@ -21,7 +21,7 @@ from recbole_llm.leaderboard.files import read_stored
 from recbole_llm.leaderboard.table import build_column
 from recbole_llm.quick_start import run_recbole_llm
 from recbole_llm.results.result_file import read_result, result_path
-from recbole_llm.training.recbole_checkpoints import load_data_and_model
+from recbole_llm.training.load_run import load_data_and_model
 
 RESAMPLES = 10_000  # of intervals
 

@@ -14,7 +14,7 @@ from recbole_llm.recommend.ranking import Ranked, Ranker
 from recbole_llm.registry import is_plugin_model
 from recbole_llm.results.result_file import read_result
 from recbole_llm.training.checkpoint_files import checkpoint_folder
-from recbole_llm.training.recbole_checkpoints import load_data_and_model
+from recbole_llm.training.load_run import load_data_and_model
 
 COLUMNS = ("user", "rank", "item_id", "title", "score", "crm_rank", "llm_rank")
 K = 10

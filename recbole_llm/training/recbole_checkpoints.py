@@ -5,10 +5,7 @@ opening a pickle runs whatever code it names. Here the config becomes a dict of 
 become marked tensors, and every file is opened with `weights_only=True`, which refuses anything else before it runs.
 """
 
-import logging
-import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -56,91 +53,6 @@ def load_plain(file, map_location=None):
     if not isinstance(state, dict) or not isinstance(state.get("config"), dict) or "state_dict" not in state:
         raise ValueError(f"{file} is not a checkpoint of recbole_llm: 'config' and 'state_dict' are missing")
     return decode(state)
-
-
-# What may differ from one machine to another without making other rows, prompts or weights of a checkpoint
-MOVABLE = ("llm_path", "llm_dtype", "attn_implementation", "crm_path", "eval_batch_size", "rerank_n", "scoring_method", "mixed_precision",
-           "worker")  # fmt: skip
-
-
-def load_data_and_model(model_file, trust_remote_code=False, settings=None):
-    """RecBole's function of this name, for ``.pth`` files and for the checkpoint folders of plugin models.
-
-    Args:
-        model_file: a ``.pth`` of a RecBole model; or a run or checkpoint folder written by the plugin's trainer, whose
-            ``config.yaml`` holds the settings.
-        trust_remote_code: whether the LLM that the checkpoint names may run code of its own; the checkpoint has no say in it.
-        settings: over those of the checkpoint, of ``MOVABLE`` and of what says where things lie (``NON_RESULT_KEYS``).
-
-    Returns:
-        (config, model, dataset, train_data, valid_data, test_data), as RecBole does.
-
-    Raises:
-        ValueError: a damaged checkpoint, one of an earlier version, or one of data that changed since.
-    """
-    from recbole.utils import get_model, init_logger, init_seed
-
-    from recbole_llm.config.loader import checkpoint_dir_of, config_from_values
-    from recbole_llm.config.values import read_yaml
-    from recbole_llm.evaluation.preparation import prepare_data
-
-    path = Path(model_file)
-    if path.is_dir():
-        from recbole_llm.training.checkpoint import check_data, check_version
-        from recbole_llm.training.checkpoint_files import checkpoint_folder, read_state
-
-        state, path = None, checkpoint_folder(path)
-        saved = read_state(path)
-        values = read_yaml(path / "config.yaml")
-        check_version(values, path)
-    else:
-        state = load_plain(path, map_location="cpu")
-        values = state["config"]
-    if "trust_remote_code" in values:
-        values = {**values, "trust_remote_code": trust_remote_code}
-    beside = checkpoint_dir_of(path.parent, values["checkpoint_dir"]) if path.is_dir() else {}
-    config = config_from_values(values, _moved(values, beside | (settings or {})))
-    if state is None:
-        check_data(config, saved, path)
-    init_seed(config["seed"], config["reproducibility"])
-    init_logger(config)
-    logging.getLogger().info(config)
-    dataset, *loaders = prepare_data(config)
-    init_seed(config["seed"], config["reproducibility"])
-    model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
-    if state is None:
-        from recbole_llm.training.checkpoint import load_checkpoint_into
-
-        load_checkpoint_into(model, path)
-    else:
-        model.load_state_dict(state["state_dict"])
-        model.load_other_parameter(to_device(state["other_parameter"], config["device"]))
-    return config, model, dataset, *loaders
-
-
-def _moved(values, settings):
-    """A user's settings as they go over a checkpoint's `values`.
-
-    Raises:
-        ConfigError: the checkpoint fixes one of them, or a value breaks its rule.
-    """
-    from recbole.utils import get_model
-
-    from recbole_llm.config.rules import RULES
-    from recbole_llm.config.values import NON_RESULT_KEYS, ConfigError
-
-    allowed = {*MOVABLE, *NON_RESULT_KEYS} - {"resume", "config_files"}
-    if wrong := sorted(settings.keys() - allowed):
-        raise ConfigError([f"{key}: the checkpoint fixes it; what can be set is {', '.join(sorted(allowed))}" for key in wrong])
-    rules = {key: RULES[key] for key in settings if key in RULES}
-    if wrong := [f"{key}: {text}, got {settings[key]!r}" for key, (holds, text) in rules.items() if not holds(settings[key])]:
-        raise ConfigError(wrong)
-    check = getattr(get_model(values["model"]), "check_config", lambda final: [])
-    if wrong := [line for line in check(values | settings) if line.partition(":")[0] in settings]:
-        raise ConfigError(wrong)
-    if "data_path" in settings:  # RecBole's, the folder of datasets
-        settings = {**settings, "data_path": os.path.join(settings["data_path"], values["dataset"])}
-    return settings
 
 
 def refuse_pickle(file):

@@ -9,7 +9,7 @@ from recbole.utils import get_model
 from recbole_llm import ConfigError, LLMConfig
 from recbole_llm.config.values import plain_values
 from recbole_llm.evaluation.preparation import prepare_data
-from recbole_llm.training.recbole_checkpoints import _moved
+from recbole_llm.training.load_run import _moved
 from tests import tiny
 
 

@@ -121,29 +121,6 @@ def test_a_pickle_in_a_checkpoint_is_refused_and_does_nothing(run, trained, tmp_
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("trusted", [False, True])
-def test_a_checkpoint_cannot_ask_for_an_llms_own_code(run, tiny_llm, tmp_path, trusted):
-    """It names an LLM that brings code and says trust_remote_code: only the caller's word counts."""
-    import shutil
-
-    import yaml
-    from recbole.quick_start import load_data_and_model
-
-    mark, llm = tmp_path / "mark", tmp_path / "llm"
-    shutil.copytree(tiny_llm, llm)
-    settings = json.loads((llm / "config.json").read_text())
-    (llm / "config.json").write_text(json.dumps({**settings, "auto_map": {"AutoConfig": "own.OwnConfig"}}))
-    code = f"import os\nos.mkdir({str(mark)!r})\nfrom transformers import LlamaConfig\n\nclass OwnConfig(LlamaConfig):\n    pass\n"
-    (llm / "own.py").write_text(code)
-    best = next(run.glob("best-*"))
-    values = yaml.safe_load((best / "config.yaml").read_text())
-    (best / "config.yaml").write_text(yaml.safe_dump({**values, "llm_path": str(llm), "trust_remote_code": True}))
-    reseal(best)
-    with pytest.raises((ValueError, FileExistsError)):  # in the end it is another LLM than the checkpoint's
-        load_data_and_model(str(best), trust_remote_code=trusted)
-    assert mark.exists() == trusted
-
-
 def test_plain_peft_loads_llaras_adapter(tiny_data, tiny_llm, tmp_path):
     """No code of ours: transformers, peft and the folder."""
     from peft import PeftModel

@@ -210,34 +210,3 @@ def test_containers_survive(tmp_path):
     assert back[1] == {"a", "b"} and back["t"] == (1, [2.5, None, True]) and type(back["n"]) is float
     assert (back[3] == [[2, 1, 0], [5, 4, 3]]).all() and back["s"].tolist() == ["[PAD]", "x"]
     assert back["b"].dtype == bool and back["d"] is torch.float16
-
-
-def test_baseline_of_a_protocol_comes_back_with_its_candidates(tiny_data, tmp_path, monkeypatch):
-    from recbole_llm import LLMConfig, fit
-    from recbole_llm.evaluation.candidate_loaders import CandidateEvalDataLoader
-
-    monkeypatch.chdir(tmp_path)
-    given = {"data_path": str(tiny_data), "checkpoint_dir": "saved", "state": "error", "epochs": 1, "n_candidates": 8}
-    given |= {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "show_progress": False, "embedding_size": 8}
-    fitted = fit.fit(LLMConfig("BPR", "tiny", config_dict=given))
-    assert fitted.trainer.saved_model_file.endswith(f"-tiny-seed2020-{os.getpid()}.pth")  # two runs of a second keep apart
-    config, model, *_, test_data = load_data_and_model(fitted.trainer.saved_model_file)
-    assert isinstance(test_data, CandidateEvalDataLoader) and config["n_candidates"] == 8
-    before = fitted.trainer.evaluate(fitted.data[3])
-    fitted.trainer.model = model
-    assert fitted.trainer.evaluate(test_data, load_best_model=False) == before
-
-
-def test_plugin_model_comes_back_from_its_folder(tiny_data, tiny_llm, tmp_path, monkeypatch):
-    from recbole.quick_start import run_recbole
-
-    from tests import tiny
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["test"])
-    given = tiny.settings(tiny_data, tiny_llm, tmp_path, train_sample_size=8, crm_epochs=1)
-    result = run_recbole(model="LLaRA", dataset="tiny", config_dict=given)["test_result"]
-    (folder,) = (path for path in (tmp_path / "saved").glob("LLaRA-*") if path.is_dir())
-    config, model, *_, test_data = load_data_and_model(str(folder))
-    trainer = get_trainer(config["MODEL_TYPE"], "LLaRA")(config, model)
-    assert trainer.evaluate(test_data, load_best_model=False) == result

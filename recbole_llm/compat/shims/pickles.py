@@ -9,9 +9,10 @@ def plain_checkpoints():
     """trainer.py:323, 583, quick_start.py:250: checkpoints hold a pickled Config, and DIN's a pickled module.
 
     Cause: torch 2.6 loads weights only, and rightly: unpickling a file runs the code it names. Effect without: training
-    ends in UnpicklingError when it loads its best model. Checkpoints are saved as plain data, see `training.recbole_checkpoints`.
+    ends in UnpicklingError when it loads its best model. Checkpoints are saved as plain data, see `training.recbole_checkpoints`,
+    and read again by `training.load_run`.
     """
-    from recbole_llm.training import recbole_checkpoints
+    from recbole_llm.training import load_run, recbole_checkpoints
 
     trainer = import_module("recbole.trainer.trainer")
     trainer.save_plain, trainer.load_plain = recbole_checkpoints.save_plain, recbole_checkpoints.load_plain
@@ -21,7 +22,7 @@ def plain_checkpoints():
     rewrite(trainer.DecisionTreeTrainer, "_save_checkpoint", ("torch.save(state, ", save, 1))
     for name in ("resume_checkpoint", "evaluate"):
         rewrite(trainer.Trainer, name, ("torch.load(", "load_plain(", 1))
-    rebind(import_module("recbole.quick_start.quick_start").load_data_and_model, recbole_checkpoints.load_data_and_model)
+    rebind(import_module("recbole.quick_start.quick_start").load_data_and_model, load_run.load_data_and_model)
 
 
 def pickled_datasets():
