@@ -15,7 +15,10 @@ from recbole.quick_start import run_recbole
 from recbole.trainer import Trainer
 from recbole.utils import InputType, get_model, get_trainer
 
-from recbole_llm import registry
+from recbole_llm import ConfigError, LLMConfig, registry
+from recbole_llm.protocols.candidates import Candidates
+from recbole_llm.protocols.full import Full
+from recbole_llm.quick_start import run_recbole_llm
 
 
 class Toy(SequentialRecommender):
@@ -59,6 +62,17 @@ def toy_dataloader(config, phase):
 
     assert phase in ("train", "valid", "test")
     return ToyDataLoader if phase == "train" else FullSortEvalDataLoader
+
+
+class FirstPlace(Candidates):
+    """The candidate sets; weights are chosen by Hit@1."""
+
+    name = "first"
+    topk = (1, 3)
+
+    def complete(self, final, given, model_class, chosen=()):
+        super().complete(final, given, model_class, chosen)
+        final["valid_metric"] = "Hit@1"
 
 
 @pytest.fixture
@@ -141,6 +155,21 @@ def test_register_refuses_what_cannot_work(toy, tmp_path):
         registry.register("no_colon")
     with pytest.raises(FileNotFoundError, match="missing.yaml of model 'Toy'"):
         registry.register(Toy, tmp_path / "missing.yaml")
+
+
+def test_a_registered_protocol_is_chosen_by_its_name(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "PROTOCOLS", dict(registry.PROTOCOLS))  # it is forgotten afterwards
+    monkeypatch.chdir(tmp_path)
+    given = {"data_path": str(tiny_data), "protocol": "first", "n_candidates": 8, "show_progress": False}
+    with pytest.raises(ConfigError, match="protocol: must be .* a registered protocol's name, or null, got 'first'"):
+        LLMConfig("Pop", "tiny", config_dict=given)
+    registry.register_protocol(FirstPlace)
+    registry.register_protocol("recbole_llm.protocols.full:Full", "catalogue")
+    assert registry.protocols()[-2:] == ["first", "catalogue"] and type(registry.protocol("catalogue")) is Full
+    result = run_recbole_llm("Pop", "tiny", config_dict=given)
+    assert LLMConfig("Pop", "tiny", config_dict=given)["valid_metric"] == "Hit@1"
+    assert {"hit@1", "mrr@3"} <= result["test_result"].keys()
+    assert result["result_file"].endswith("tiny.first.Pop.seed2020.json")
 
 
 def test_available_models_are_recbole_s_and_ours():
