@@ -20,7 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {arguments[0]!r} is no command; choose {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     module, named, _ = COMMANDS[arguments[0]]
-    return import_module(module).main(arguments if named else arguments[1:])
+    try:
+        return import_module(module).main(arguments if named else arguments[1:])
+    except KeyboardInterrupt:  # of `run`, its own module says how to go on
+        print("stopped", file=sys.stderr)
+        return 130
 
 
 def help_text() -> str:

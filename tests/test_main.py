@@ -9,7 +9,9 @@ import pytest
 
 from recbole_llm import __main__
 from recbole_llm.cli import completion
+from recbole_llm.cli import main as cli_main
 from recbole_llm.data import __main__ as data
+from recbole_llm.runtime import distributed
 
 SCREEN = (24, 80)  # lines, columns
 WAYS = [[name] for name in __main__.COMMANDS] + [["data", name] for name in data.COMMANDS]
@@ -42,6 +44,35 @@ def test_commands_reach_their_modules(monkeypatch, capsys):
 def test_typos_are_named(call, said, capsys):
     assert __main__.main(call) == 2
     assert said in capsys.readouterr().err
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--model=iLoRA", "--dataset=tiny"], "stopped; the same command begins anew; with --resume=auto an LLM recommender goes on from its last checkpoint"),
+        (["--model=Pop,iLoRA", "--dataset=tiny"], "stopped; the same command goes on with the rows that have no result yet; with --resume=auto"),
+        (["--model=iLoRA", "--dataset=tiny", "--nproc=2"], "stopped; the same command begins anew"),
+        (["report", "results"], "stopped\n"),
+    ],
+)
+def test_ctrl_c_is_a_line_that_says_how_to_go_on(arguments, said, monkeypatch, capsys):
+    for name in ("cli.main.run_recbole_llm", "cli.main.run_command_line", "runtime.distributed.launch", "leaderboard.__main__._report"):
+        monkeypatch.setattr(f"recbole_llm.{name}", interrupted)
+    assert __main__.main(arguments) == 130
+    error = capsys.readouterr().err
+    assert error.startswith(said) and error.count("\n") == 1
+
+
+def test_a_process_of_several_that_is_interrupted_says_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(cli_main, "run_recbole_llm", interrupted)
+    monkeypatch.setattr(distributed.os, "environ", {})
+    with pytest.raises(KeyboardInterrupt):
+        distributed._process(0, cli_main._process, (["--model=iLoRA", "--dataset=tiny"],), {}, 0)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,30 @@ from recbole_llm.quick_start import run_recbole_llm
 from recbole_llm.runtime import distributed
 
 PROCESSES = ("nproc", "ip", "port", "world_size", "group_offset")
+STOPPED = 130  # what shells give a command that Ctrl-C ended
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code. A bad setting or bad data is a message, not a traceback."""
+    """The command line; returns the exit code. A bad setting, bad data or Ctrl-C is a message, not a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        if distributed.is_main():
+            print(f"stopped; {_how_to_go_on(arguments)}", file=sys.stderr)
+        return STOPPED
+
+
+def _how_to_go_on(arguments) -> str:
+    """What the same command does when it is given again."""
+    within = "with --resume=auto an LLM recommender goes on from its last checkpoint, if one was written (save_steps)"
+    if is_leaderboard(parse_command_line(arguments)):
+        return f"the same command goes on with the rows that have no result yet; {within}"
+    return f"the same command begins anew; {within}"
+
+
+def _run(arguments) -> int:
+    """`main`, with Ctrl-C left to the caller."""
     try:
         options = parse_command_line(arguments)
         if options.nproc > 1 or options.world_size > 1:
@@ -58,6 +77,6 @@ def _launch(options, arguments, method: str = "spawn") -> int:
 
 
 def _process(arguments) -> None:
-    """One process of `_launch`."""
-    if code := main(arguments):
+    """One process of `_launch`, which alone says what Ctrl-C means."""
+    if code := _run(arguments):
         sys.exit(code)

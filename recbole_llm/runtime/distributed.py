@@ -209,6 +209,8 @@ def _process(local, function, args, described, offset):
     os.environ.update({"RANK": str(local + offset), "LOCAL_RANK": str(local)})
     try:
         function(*args)
+    except KeyboardInterrupt:  # Ctrl-C reaches the parent too, which says so
+        raise
     except BaseException:
         traceback.print_exc()  # each process says what befell it; the parent shows only the first that ended
         raise
