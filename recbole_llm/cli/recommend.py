@@ -15,6 +15,9 @@ from pathlib import Path
 from tabulate import tabulate
 
 from recbole_llm.cli.arguments import parse_settings
+from recbole_llm.config.known_keys import known_keys, unknown_problems
+from recbole_llm.config.values import ConfigError
+from recbole_llm.registry import available_models
 from recbole_llm.runtime.files import whole_file, write_text
 
 
@@ -22,7 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for bad input."""
     options, rest = _parser().parse_known_args(arguments)
     try:
-        settings = {"show_progress": False, "state": "WARNING", **parse_settings(rest)}
+        settings = {"show_progress": False, "state": "WARNING", **_settings(rest)}
+        if options.k is not None and options.k < 1:
+            raise ValueError(f"--k={options.k}: must be at least 1, the items that each list has")
         if options.out and not Path(options.out).resolve().parent.is_dir():
             raise ValueError(f"--out={options.out}: no such folder; make it, or name another")
         users = _named_users(options.user) + _read_users(options.users)
@@ -36,6 +41,20 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _settings(rest: list[str]) -> dict:
+    """Settings --key=value.
+
+    Raises:
+        ConfigError: a key that is no setting of any LLM recommender; the options of this command are among what it may have meant.
+    """
+    settings = parse_settings(rest)
+    known = set().union(*(known_keys(model, "") for model in available_models()[0]))
+    own = {flag.removeprefix("--") for flag in _parser()._option_string_actions}
+    if problems := unknown_problems(settings, known | own):
+        raise ConfigError(problems)
+    return settings
 
 
 def _run(options, asked: dict, settings: dict) -> None:
@@ -90,6 +109,8 @@ def _read_users(file: str | None) -> list[str]:
         return []
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f"--users={file}: no such file; name a text file with one id per line, or users by --user=ID") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"--users={file}: byte {error.start} is not UTF-8 text; save the file as UTF-8, one id per line") from None
     users = [line.strip() for line in text.splitlines() if line.strip()]

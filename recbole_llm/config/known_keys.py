@@ -145,7 +145,8 @@ def _file_of(module_name):
 
 
 def hint(word, known):
-    """'; did you mean ...?' with the known word nearest to `word`, or nothing."""
-    lower = {key.lower(): key for key in known}
-    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.7)
-    return f"; did you mean {lower[close[0]]!r}?" if close else ""
+    """'; did you mean ...?' with the known word nearest to `word`, one that begins alike before others (lora_rank: lora_r), or nothing."""
+    lower, first = {key.lower(): key for key in known}, word.lower()[: word.find("_") + 1]
+    close = difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.7)
+    best = [key for key in close if key.startswith(first)] or close
+    return f"; did you mean {lower[best[0]]!r}?" if best else ""

@@ -87,16 +87,19 @@ def _moved(values, settings):
     """A user's settings as they go over a checkpoint's `values`.
 
     Raises:
-        ConfigError: the checkpoint fixes one of them, or a value breaks its rule.
+        ConfigError: one of them is unknown, the checkpoint fixes it, or its value breaks its rule.
     """
     from recbole.utils import get_model
 
+    from recbole_llm.config.known_keys import known_keys, unknown_problems
     from recbole_llm.config.rules import RULES
     from recbole_llm.config.values import NON_RESULT_KEYS, ConfigError
 
     allowed = {*MOVABLE, *NON_RESULT_KEYS} - {"resume", "config_files"}
     if wrong := sorted(settings.keys() - allowed):
-        raise ConfigError([f"{key}: the checkpoint fixes it; what can be set is {', '.join(sorted(allowed))}" for key in wrong])
+        known, can = known_keys(values["model"], values["dataset"]), ", ".join(sorted(allowed))
+        fixed = [f"{key}: the checkpoint fixes it; what can be set is {can}" for key in wrong if key in known]
+        raise ConfigError(unknown_problems(wrong, known) + fixed)
     rules = {key: RULES[key] for key in settings if key in RULES}
     if wrong := [f"{key}: {text}, got {settings[key]!r}" for key, (holds, text) in rules.items() if not holds(settings[key])]:
         raise ConfigError(wrong)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from recbole_llm import registry
-from recbole_llm.config.known_keys import keys_read, known_keys
+from recbole_llm.config.known_keys import hint, keys_read, known_keys
 from recbole_llm.config.loader import LLMConfig
 from recbole_llm.config.properties import properties_dir
 from recbole_llm.config.values import ConfigError, SafeLoader
@@ -62,6 +62,12 @@ def test_words_of_docstrings_and_other_objects_are_no_settings():
     assert [line.partition(":")[0] for line in raised.value.problems] == list(wrong)
     assert "did you mean 'save_steps'?" in str(raised.value)
     assert "save_step" in known_keys("S3Rec", "ml-100k") and "save_step" not in known_keys("SASRec", "ml-100k")
+
+
+@pytest.mark.parametrize("word, meant", [("lora_rank", "lora_r"), ("epoch", "epochs"), ("candidate", "candidates"), ("lr_decay", None)])
+def test_the_nearest_word_that_begins_alike_is_suggested(word, meant):
+    known = {"lora_r", "local_rank", "epochs", "candidates", "candidate_seed", "Lora_Alpha"}
+    assert hint(word, known) == (f"; did you mean {meant!r}?" if meant else "")
 
 
 def test_keys_are_read_from_code(tmp_path):

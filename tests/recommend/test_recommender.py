@@ -223,6 +223,8 @@ def test_what_is_gone_is_named(made, tmp_path):
     file, places = copied(made(), tmp_path)
     with pytest.raises(ValueError, match="epochs: the checkpoint fixes it; what can be set is"):
         recbole_llm.load(file, epochs=3)
+    with pytest.raises(ValueError, match=r"rerank: unknown key; did you mean 'rerank_n'\?\n  epochs: the checkpoint fixes it"):
+        recbole_llm.load(file, rerank=5, epochs=3)
     with pytest.raises(ValueError, match="eval_batch_size: must be an integer >= 1, got 0\n.*rerank_n: must be an integer >= 2, got 1"):
         recbole_llm.load(file, eval_batch_size=0, rerank_n=1)
     for name, text in (("a.json", b'{"schema": 1}'), ("b.json", b"\xff\xfe")):
@@ -255,8 +257,8 @@ def test_the_command_line(made, tmp_path, capsys):
     assert (tmp_path / "why.txt").read_text().strip() == shown.strip()
     assert main(["recommend", str(run.file), "--user=u99"]) == 2
     assert "error: no user 'u99'" in capsys.readouterr().err
-    assert main(["recommend", str(run.file), "--user=u3", "--rerank=5"]) == 2
-    assert "rerank: the checkpoint fixes it" in capsys.readouterr().err
+    assert main(["recommend", str(run.file), "--user=u3", "--epochs=5"]) == 2
+    assert "epochs: the checkpoint fixes it" in capsys.readouterr().err
     for given, hint in (("--user=u,99", "--user is separated by commas: .*--users=FILE"), ("--history=Die | Hard", "--history is separated by |: .*by its id")):
         assert main(["recommend", str(run.file), given]) == 2
         assert re.search(f"error: no .*; {hint}".replace("|", "[|]"), capsys.readouterr().err)
@@ -265,7 +267,10 @@ def test_the_command_line(made, tmp_path, capsys):
     for wrong, complaint in (
         ([f"--users={tmp_path}/utf16.txt"], "utf16.txt: byte 0 is not UTF-8 text"),
         ([f"--users={tmp_path}/empty.txt"], "empty.txt: the file names no user"),
+        ([f"--users={tmp_path}/ids.txt"], "ids.txt: no such file; name a text file with one id per line"),
         (["--user=,"], "--user: names no user"),
+        (["--usr=196", "--rerank=5"], "usr: unknown key; did you mean 'user'?\n  rerank: unknown key; did you mean 'rerank_n'?"),
+        (["--user=u3", "--k=0"], "--k=0: must be at least 1"),
         (["--user=u3", f"--out={tmp_path}/none/lists.csv"], "lists.csv: no such folder"),  # before anything is loaded
     ):
         assert main(["recommend", "/no/such/run.json", *wrong]) == 2
