@@ -17,6 +17,7 @@ from recbole_llm.data.columns import history_field
 from recbole_llm.data.item_names import SHOWN, ItemNames, UnknownNameError
 from recbole_llm.data.model_kinds import reads_ratings, reads_users
 
+TYPED = 'history=[...], on the command line --history="ITEM | ITEM"'
 TEST = 2  # place of the test split among train, valid, test
 
 
@@ -145,7 +146,7 @@ class Requests:
             shown = ", ".join(map(repr, unknown[:SHOWN])) + (f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else "")
             near = ", ".join(repr(str(other)) for other in get_close_matches(unknown[0], known, n=3))
             raise UnknownNameError(f"no user {shown} in {self.config['dataset']} as its filters leave it{f' (near: {near})' if near else ''}; a new "
-                             "user is recommended to by history=[...]")  # fmt: skip
+                             f"user is recommended to by {TYPED}")  # fmt: skip
         if isinstance(candidates, Mapping) and (other := {*map(str, candidates)} ^ {*users, *histories}):
             raise ValueError(f"candidates: a mapping names each user and history once and nobody else; it differs in "
                              f"{', '.join(map(repr, sorted(other)[:SHOWN]))}")  # fmt: skip
@@ -158,7 +159,7 @@ class Requests:
         if not len(rows[place]):
             sampled = " (test_sample_size left some out)" if self.config["test_sample_size"] else ""
             lacks = f"no test row{sampled}" if until and any(map(len, rows)) else "no history in the data (one interaction makes no row)"
-            raise ValueError(f"user {user!r} has {lacks}; give what is known as history=[...]")
+            raise ValueError(f"user {user!r} has {lacks}; give what is known as {TYPED}")
         own_lists = self.config["benchmark_filename"] is not None and not registry.protocol(self.config["protocol"]).labelled
         if hasattr(self.dataset, "timelines") and not own_lists:
             return self._timeline_user(user, number, place, rows[place][-1], bool(until))

@@ -7,6 +7,7 @@ in external tokens. Leaderboards are built from these files alone.
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import math
 import os
@@ -156,14 +157,25 @@ def count_of_rows(n_rows: int, n_test_rows: int | None) -> str:
     return f"{n_rows:,}{of} test rows"
 
 
+def _there(path: Path) -> str:
+    """The three result files of a folder, or of the folder of a file that is not there, whose names are most like it."""
+    folder = path if path.is_dir() else path.parent
+    names = sorted(file.name for file in folder.glob("*.seed*.json") if not file.name.endswith((".failed.json", ".tuning.json")))
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0)
+    return f"of {len(names)} in {folder}/: {', '.join(near)}" if near else f"{folder}/ holds none: run a model first, or name another folder"
+
+
 def read_result(path: str | os.PathLike) -> dict:
     """Read one result file.
 
     Raises:
+        FileNotFoundError: there is no such file; names those that are most alike.
         ValueError: it is no JSON, or of another schema.
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f"{path} is no result file (<dataset>.<protocol>.<model>.seed<seed>.json); {_there(Path(path))}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a result file ({error}); remove it or run the model again") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:

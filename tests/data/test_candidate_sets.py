@@ -140,6 +140,10 @@ def test_changed_data_or_filters_make_other_sets(make_config, tmp_path):
 def test_missing_files_and_columns_are_named(make_config, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere.toy.toy.inter not found. Set data_path"):
         candidate_sets(make_config(data_path=str(tmp_path / "nowhere")))
+    with pytest.raises(FileNotFoundError, match=r"holds ml100k/ml100k.inter; did you mean 'ml-100k'\?"):
+        candidate_sets(make_config(dataset="ml100k", data_path=str(tmp_path / "nowhere")))
+    with pytest.raises(FileNotFoundError, match=r"holds nope/nope.inter; or make one that has a converter: recbole-llm data convert NAME"):
+        candidate_sets(make_config(dataset="nope", data_path=str(tmp_path / "nowhere")))
     with pytest.raises(FileNotFoundError, match=r"recbole_llm.data.convert lastfm --source DIR --target .*nowhere"):
         candidate_sets(make_config(dataset="lastfm", data_path=str(tmp_path / "nowhere")))
     (tmp_path / "toy").mkdir()

@@ -256,7 +256,7 @@ def test_the_command_line(made, tmp_path, capsys):
     assert main(["recommend", str(run.file), "--user=u3, u4,", "--k=2", "--explain", f"--out={tmp_path / 'why.txt'}"]) == 0
     assert (tmp_path / "why.txt").read_text().strip() == shown.strip()
     assert main(["recommend", str(run.file), "--user=u99"]) == 2
-    assert "error: no user 'u99'" in capsys.readouterr().err
+    assert re.search('error: no user \'u99\' .*on the command line --history="ITEM [|] ITEM"', capsys.readouterr().err)
     assert main(["recommend", str(run.file), "--user=u3", "--epochs=5"]) == 2
     assert "epochs: the checkpoint fixes it" in capsys.readouterr().err
     for given, hint in (("--user=u,99", "--user is separated by commas: .*--users=FILE"), ("--history=Die | Hard", "--history is separated by |: .*by its id")):

@@ -69,6 +69,18 @@ def test_other_files_are_refused(tmp_path, text, complaint):
         result_file.read_result(tmp_path / "a.json")
 
 
+def test_a_file_that_is_not_there_names_those_most_like_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"a.json is no result file \(<dataset>.*{tmp_path}/ holds none: run a model first"):
+        result_file.read_result(tmp_path / "a.json")
+    for name in ("SASRec.seed1", "LLaRA.seed1", "LLaRA.seed2", "iLoRA.seed1", "iLoRA.seed2.failed", "iLoRA.seed.tuning"):
+        (tmp_path / f"tiny.candidates.{name}.json").write_text("{}")
+    near = ", ".join(f"tiny.candidates.{name}.json" for name in ("iLoRA.seed1", "LLaRA.seed1", "LLaRA.seed2"))
+    for path in (tmp_path / "tiny.candidates.iLora.seed1.json", tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"{path.name} is no result file .*; of 4 in {tmp_path}/: .*") as caught:
+            result_file.read_result(path)
+        assert path == tmp_path or str(caught.value).endswith(near)
+
+
 def test_versions_name_what_shapes_a_result():
     found = result_file.versions()
     assert found["recbole"] == "1.2.1" and all(found[name] for name in ("python", "torch", "transformers", "peft"))

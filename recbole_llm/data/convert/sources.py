@@ -19,6 +19,7 @@ from pathlib import Path
 
 import yaml
 
+from recbole_llm.config.known_keys import hint
 from recbole_llm.config.properties import dataset_sources, family_of
 from recbole_llm.data.convert.download import RemoteFile
 
@@ -104,6 +105,7 @@ def how_to_get(dataset: str, data_path) -> str:
     """One sentence that says how to get a dataset's files into `data_path`."""
     source = source_of(dataset)
     if source is None:
-        return f"Set data_path to the folder that holds {dataset}/{dataset}.inter"
+        near = hint(dataset, dataset_names()) or "; or make one that has a converter: recbole-llm data convert NAME"
+        return f"Set data_path to the folder that holds {dataset}/{dataset}.inter{near}"
     return f"{source.by_hand(data_path)}; or set data_path to the folder that holds {dataset}/"
 
