@@ -1,6 +1,6 @@
 """What is wrong with an LLM's own YAML, `properties/llm/<short name>.yaml`.
 
-    llm_source: {hub: owner/name}    or {distribution, file, sha256}: where its weights are (recbole_llm.llm.source)
+    llm_source: {hub: owner/name}    or {hub: FOLDER}, or {distribution, file, sha256}: where its weights are (recbole_llm.llm.source)
     settings_of: <short name>        settings of another file, below all of this one's
     models: {<class>: {...}}         settings for a model, or for the models of a base class, over their own YAML
     <key>: <value>                   any other setting of llm.yaml, under the models' own YAML
@@ -11,18 +11,27 @@ from pathlib import Path
 from recbole_llm.config import properties
 from recbole_llm.config.known_keys import class_keys, hint
 from recbole_llm.config.values import read_yaml
+from recbole_llm.runtime.files import expanded
 
 OF_A_RUN = ("llm_path", "settings_of", "recipe", "resume")  # of llm.yaml: no LLM has them of itself
 SOURCES = ({"hub"}, {"distribution", "file", "sha256"})
 
 
-def llm_yaml_problems(*short_names) -> list[str]:
-    """Lines for the files of short names, and those whose settings they take; of other values of `llm_path`, none."""
-    files = {file: read_yaml(file) for name in short_names if (file := properties.short_name_file(name))}
+def llm_yaml_problems(llm_path, *short_names) -> list[str]:
+    """Lines for an `llm_path` that is mistyped, and for the files of it and of other short names, and those whose settings they take."""
+    files = {file: read_yaml(file) for name in (llm_path, *short_names) if (file := properties.short_name_file(name))}
     for values in [*files.values()]:
         if taken := properties.short_name_file(values.get(properties.SETTINGS_OF)):
             files.setdefault(taken, read_yaml(taken))
-    return [line for file, values in files.items() for line in _problems(file, values)]
+    return path_problems(llm_path) + [line for file, values in files.items() for line in _problems(file, values)]
+
+
+def path_problems(llm_path) -> list[str]:
+    """A line for an `llm_path` that is nearly a short name; another that is not here may be a hub name, or not be needed (`data check`)."""
+    if not isinstance(llm_path, str) or "/" in llm_path or properties.short_name_file(llm_path) or expanded(llm_path).exists():
+        return []
+    close = hint(llm_path, properties.short_names())
+    return [f"llm_path: {llm_path!r} is neither here nor a short name{close}"] if close else []
 
 
 def source_problems(file: Path, values: dict) -> list[str]:
@@ -30,7 +39,7 @@ def source_problems(file: Path, values: dict) -> list[str]:
     source = values.get("llm_source")
     if isinstance(source, dict) and set(source) in SOURCES and all(isinstance(value, str) for value in source.values()):
         return []
-    return [f"{file}: llm_source must hold hub alone, or distribution, file and sha256, as text; holds {source!r}"]
+    return [f"{file}: llm_source must hold hub alone (a hub name or a folder), or distribution, file and sha256, as text; holds {source!r}"]
 
 
 def _problems(file: Path, values: dict) -> list[str]:

@@ -8,7 +8,7 @@
 GGUF is dequantised once and kept as safetensors with its tokenizer, under the sha256 of the file:
 ``$RECBOLE_LLM_CACHE/llm/<sha256>/``, or ``recbole_llm/llm/<sha256>/`` in the user's cache. A folder is written aside and
 renamed; one process converts, others wait. A short name stands for one set of weights: a distribution's file, whose sha256
-is verified, or a hub name.
+is verified, or what ``hub`` names, on the hub or a folder.
 """
 
 from __future__ import annotations

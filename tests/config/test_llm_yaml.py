@@ -45,7 +45,7 @@ def test_the_shipped_files_have_no_problem():
         ({"models": {"Llara": {"epochs": 2}}}, "mine.yaml: models: Llara is no model; did you mean 'LLaRA'?"),
         ({"models": {"LLaRA": {"num_experts": 8}}}, "mine.yaml: models: LLaRA: num_experts is no setting of an LLM here; remove it"),
         ({"models": {"PointwiseLLM": {"text_history_length": 8}}}, "PointwiseLLM: text_history_length is no setting of an LLM here; did you mean 'text_history_len'?"),
-        ({"llm_source": {"hub": 5}}, "mine.yaml: llm_source must hold hub alone, or distribution, file and sha256, as text; holds {'hub': 5}"),
+        ({"llm_source": {"hub": 5}}, "mine.yaml: llm_source must hold hub alone (a hub name or a folder), or distribution, file and sha256, as text; holds {'hub': 5}"),
         ({"llm_source": "a/b"}, "as text; holds 'a/b'"),
     ],
 )
@@ -56,6 +56,29 @@ def test_what_is_wrong_in_a_file_is_told_with_all_else(write, values, words):
             LLMConfig("LLaRA", "ml-100k", config_dict={**settings, "lora_dropout": -1})
         first, *more = [line for line in caught.value.problems if ".yaml: " in line]
         assert words in first and not more and len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    "llm_path, words",
+    [
+        ("smollm2-135", "llm_path: 'smollm2-135' is neither here nor a short name; did you mean 'smollm2-135m'?"),
+        ("gpt2", None),
+        ("owner/smollm2-135", None),
+        ("/not/here", None),
+        ("smollm2-135m", None),
+        ("here-135", None),
+    ],
+)
+def test_a_mistyped_short_name_is_told_with_the_configuration(llm_path, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(properties, "short_names", lambda: ["gemma-3-270m", "here-135m", "smollm2-135m"])
+    (tmp_path / "here-135").mkdir()
+    if words is None:
+        assert LLMConfig("LLaRA", "ml-100k", config_dict={"llm_path": llm_path})["llm_path"] == llm_path
+        return
+    with pytest.raises(ConfigError) as caught:
+        LLMConfig("LLaRA", "ml-100k", config_dict={"llm_path": llm_path, "lora_dropout": -1})
+    assert len(caught.value.problems) == 2 and any(words in line for line in caught.value.problems)
 
 
 def test_a_model_s_own_keys_and_models_that_are_not_registered_are_no_problem(write):

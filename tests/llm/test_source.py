@@ -225,7 +225,7 @@ def test_distributions_that_lack_the_file(file, cache, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="some-llm 1.0 holds no small.gguf; pip install"):
         llm_source.locate("small")
     for name in ("odd", "none"):
-        with pytest.raises(ConfigError, match=f"{name}.yaml: llm_source must hold hub alone, or distribution, file and sha256"):
+        with pytest.raises(ConfigError, match=f"{name}.yaml: llm_source must hold hub alone .a hub name or a folder., or distribution, file and sha256"):
             llm_source.locate(name)
 
 
