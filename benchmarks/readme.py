@@ -1,7 +1,7 @@
 """python -m benchmarks.readme [FOLDER [NAME] | --check]: README's result table and docs/leaderboards/, from result files (results/).
 
-README shows one board (ml-100k, candidates) in at most ten rows, with one metric and its 95% interval over users; where the board has
-more, the models at their own settings come before named variants, and better rows before worse ones. docs/leaderboards/ has a page for
+README shows one board (ml-100k, candidates) in at most ten rows, those that have all seeds, with one metric and its 95% interval over users;
+where more have them, the models at their own settings come before named variants, and better rows before worse ones. docs/leaderboards/ has a page for
 each board: all rows and columns, bias checks, published numbers. Nothing between README's markers is written by hand; it stays as it is
 where FOLDER has no file of its board.
 
