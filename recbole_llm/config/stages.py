@@ -28,31 +28,46 @@ def starts(stages: list[dict]) -> list[float]:
     return [0.0, *(stage["until"] for stage in stages[:-1])]
 
 
-def check_parts(stages: list[dict] | None, parts: set[str]) -> None:
+def check_parts(config, parts: set[str]) -> None:
     """Refuse a stage in which no weight of a model moves.
 
     Args:
-        stages: the setting.
+        config: its settings.
         parts: of `PARTS`, those that the model has weights of.
 
     Raises:
         ConfigError: names the stages.
     """
-    idle = [f"{stage['name']} (trains {', '.join(stage['trains'])})" for stage in stages or () if not parts & {*stage["trains"]}]
-    if idle:
-        raise ConfigError([f"stages: {'; '.join(idle)}: this model has weights of {', '.join(sorted(parts))} alone, none of which would "
-                           "move; name one of these, or leave the stage out"])  # fmt: skip
+    if config["stages"] and (idle := _idle(config, parts, slots=True)):
+        raise ConfigError([f"stages: {', '.join(idle)}: this model has weights of {', '.join(sorted(parts))} alone, and none of those would "
+                           "move; train the adapter there too, or leave the stage out"])  # fmt: skip
 
 
-def stage_problems(final: dict) -> list[str]:
-    """Lines for stages that train the projector alone on prompts without slots; values may still be of a wrong type."""
-    stages = final.get("stages")
-    if not stages_hold(stages):
+def stage_problems(final: dict, slots: bool) -> list[str]:
+    """Lines for stages in which no weight of any model would move; values may still be of a wrong type.
+
+    Args:
+        final: the settings.
+        slots: whether the model's prompts can have slots.
+    """
+    if not stages_hold(final.get("stages")) or not (idle := _idle(final, PARTS, slots)):
         return []
-    without = final.get("behaviour_tokens") == "none" and not final.get("user_token")
-    idle = [str(stage["name"]) for stage in stages if {*stage["trains"]} == {"projector"} and (without or stage.get("prompts") == "text")]
-    rule = "train the projector alone, on prompts without a slot that it fills, so that no weight would move"
-    return [f"stages: {', '.join(idle)}: {rule}; set prompts: hybrid and behaviour_tokens, or train the adapter too"] if idle else []
+    remedy = "train the adapter there too" + (", or show slots (prompts: hybrid, behaviour_tokens)" if slots else "")
+    return [f"stages: {', '.join(idle)}: no weight would move, for a projector learns from slots that it fills, and a router from an "
+            f"adapter that an earlier stage has trained; {remedy}"]  # fmt: skip
+
+
+def _idle(settings, parts, slots: bool) -> list[str]:
+    """Names of the stages that move none of `parts`. LoRA's B is zero until the adapter is trained, and so is the router's gradient."""
+    slots = slots and (settings["behaviour_tokens"] != "none" or settings["user_token"])
+    one = "num_experts" in settings and settings["num_experts"] == 1  # a gate over one expert is 1 whatever the router says
+    idle, tuned = [], False
+    for stage in settings["stages"]:
+        moves = {"adapter": True, "projector": slots and stage.get("prompts") != "text", "router": tuned and not one}
+        if not any(moves[part] for part in stage["trains"] if part in parts):
+            idle.append(f"{stage['name']} (trains {', '.join(stage['trains'])})")
+        tuned |= "adapter" in stage["trains"]
+    return idle
 
 
 def stages_hold(stages) -> bool:

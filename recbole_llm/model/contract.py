@@ -67,7 +67,8 @@ class Contract:
         for key, value in (("llm_eval", "generate"), ("selection", "generation")):
             if final.get(key) == value and not cls.head.writes:
                 problems.append(f"{key}: {value} has no meaning for {cls.__name__}, which scores items and writes no text; remove it")
-        return problems + loading_problems(final) + list_problems(final) + stage_problems(final) + cls.head.template_problems(final, cls.template_fields)
+        problems += loading_problems(final) + list_problems(final) + stage_problems(final, cls.uses_projector)
+        return problems + cls.head.template_problems(final, cls.template_fields)
 
     @classmethod
     def hybrid_probability(cls, config, progress: float) -> float:

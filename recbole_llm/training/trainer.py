@@ -42,7 +42,7 @@ class LLMTrainer(EvaluatingTrainer):
 
     def __init__(self, config, model):
         super().__init__(config, model)
-        check_parts(config["stages"], {group["name"] for group in self.optimizer.param_groups})
+        check_parts(config, {group["name"] for group in self.optimizer.param_groups})
         name = f"{config['model']}-{config['dataset']}-{get_local_time()}-{os.getpid()}-{next(_NUMBERS)}"
         name = distributed.broadcast(name)
         self.saved_model_file = os.path.join(self.checkpoint_dir, name)

@@ -10,7 +10,7 @@ from recbole_llm import ConfigError, LLMConfig
 from recbole_llm.config.stages import stage_at
 from recbole_llm.evaluation.preparation import prepare_data
 from recbole_llm.training.trainer import LLMTrainer
-from tests import tiny
+from tests import tiny, workers
 
 STAGES = [{"name": "text", "until": 0.5, "trains": ["adapter"], "prompts": "text"}, {"name": "map", "until": 1.0, "trains": ["projector"]}]
 
@@ -23,11 +23,11 @@ class Watching(LLMTrainer):
         self.moved = {}
 
     def _step(self, group):
-        before = {name: weight.detach().clone() for name, weight in self.model.named_parameters() if weight.requires_grad}
+        before = workers.weights_of(self.model)
         found = super()._step(group)
         stage = "text" if self.position.step <= self.schedule.total / 2 else "map"
-        for name, weight in self.model.named_parameters():
-            if weight.requires_grad and not torch.equal(weight, before[name]):
+        for name, weight in workers.weights_of(self.model).items():
+            if not torch.equal(weight, before[name]):
                 self.moved.setdefault(stage, set()).add("projector" if "projector" in name else "adapter")
         return found
 
@@ -75,12 +75,21 @@ def test_prompts_change_stages_with_the_weights(tiny_data, tiny_llm, tmp_path):
     assert batches.step_share(0) == 0.0
 
 
+def stage(*trains, until=1, **more):
+    return {"name": f"to {until}", "until": until, "trains": [*trains], **more}
+
+
 @pytest.mark.parametrize(
     "model, stages, settings, words",
     [
-        ("LLaRA", [{"name": "one", "until": 1, "trains": ["projector"], "prompts": "text"}], {}, "one: train the projector alone, on prompts without"),
-        ("LLaRA", [{"name": "one", "until": 1, "trains": ["projector"]}], {"behaviour_tokens": "none"}, "one: train the projector alone"),
-        ("LLaRA", [{**STAGES[0], "until": 0.4}, {**STAGES[0], "until": 1.0}], {"user_token": True, "history_from": 0.3}, "history_from: .* the stage text"),
+        ("LLaRA", [stage("projector", prompts="text")], {}, r"to 1 \(trains projector\): no weight would move.* or show slots"),
+        ("LLaRA", [stage("projector", "router", prompts="text")], {}, r"to 1 \(trains projector, router\): no weight"),
+        ("LLaRA", [stage("projector")], {"behaviour_tokens": "none"}, r"to 1 \(trains projector\): no weight"),
+        ("LLaRA", [stage("adapter", until=0.4, prompts="text"), stage("adapter", prompts="text")], {"user_token": True, "history_from": 0.3}, "history_from: .* the stage to 0.4"),
+        ("iLoRA", [stage("router", until=0.5), stage("adapter", "router")], {}, r"to 0.5 \(trains router\): no weight .*a router from an adapter that an earlier stage"),
+        ("iLoRA", [stage("adapter", until=0.5), stage("router")], {"num_experts": 1}, r"to 1 \(trains router\): no weight"),
+        ("TALLRec", [stage("projector")], {}, r"no weight would move.*; train the adapter there too$"),
+        ("E4SRec", [stage("router", until=0.5), stage("adapter", "projector")], {}, r"to 0.5 \(trains router\): no weight"),
     ],
 )
 def test_stages_that_teach_nothing_are_told_with_the_configuration(model, stages, settings, words):
@@ -88,8 +97,35 @@ def test_stages_that_teach_nothing_are_told_with_the_configuration(model, stages
     with pytest.raises(ConfigError, match=words) as caught:
         LLMConfig(model, "ml-100k", config_dict=given)
     assert len(caught.value.problems) == 1
-    slots = [{**stage, "prompts": "hybrid", "trains": ["adapter", "projector"]} for stage in stages]
+    slots = [{**each, "prompts": "hybrid", "trains": ["adapter", "projector"]} for each in stages]
     assert LLMConfig(model, "ml-100k", config_dict={**given, "stages": slots})["stages"] == slots
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [stage("adapter", until=0.5, prompts="text"), stage("router", prompts="text")],
+        [stage("projector", "router", until=0.5), stage("adapter", "router")],
+    ],
+)
+def test_stages_that_move_weights_are_taken_and_do(tiny_data, tiny_llm, tmp_path, stages):
+    """What the configuration lets pass moves a weight in each stage, one step long."""
+    own = {"stages": stages, "max_steps": 2, "weight_decay": 0.0, "warmup_ratio": 0.0, "history_from": 0.0, "valid_sample_size": 4, "test_sample_size": 4}
+    config = LLMConfig("iLoRA", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path, **own))
+    data = prepare_data(config)
+    model = get_model("iLoRA")(config, data[1]._dataset)
+    trainer, seen = LLMTrainer(config, model), []
+    monitor = trainer.optimizer.step
+
+    def step(*args, **kwargs):
+        before = workers.weights_of(model)
+        done = monitor(*args, **kwargs)
+        seen.append({n.split(".")[0] for n, w in workers.weights_of(model).items() if not torch.equal(w, before[n])})
+        return done
+
+    trainer.optimizer.step = step
+    trainer.fit(data[1], data[2], saved=False)
+    assert len(seen) == 2 and all(seen)
 
 
 def test_text_after_histories_are_shown_and_slots_of_users_alone_are_no_problem():
@@ -101,11 +137,11 @@ def test_text_after_histories_are_shown_and_slots_of_users_alone_are_no_problem(
 
 
 def test_a_stage_without_weights_of_the_model_is_refused_before_a_step(tiny_data, tiny_llm, tmp_path):
-    stages = [{"name": "gate", "until": 0.5, "trains": ["router"]}, {"name": "all", "until": 1.0, "trains": ["adapter", "router"]}]
+    stages = [stage("adapter", until=0.5), stage("router")]
     own = {"stages": stages, "crm_config": {"train_batch_size": 64, "embedding_size": 8}}
     config = LLMConfig("CoLLM", "tiny", config_dict=tiny.settings(tiny_data, tiny_llm, tmp_path, **own))
     model = get_model("CoLLM")(config, prepare_data(config)[1]._dataset)
-    with pytest.raises(ConfigError, match=r"stages: gate \(trains router\): this model has weights of adapter, projector alone"):
+    with pytest.raises(ConfigError, match=r"stages: to 1 \(trains router\): this model has weights of adapter, projector alone"):
         LLMTrainer(config, model)
 
 
