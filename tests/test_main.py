@@ -53,9 +53,11 @@ def interrupted(*_, **__):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["--model=iLoRA", "--dataset=tiny"], "stopped; the same command begins anew; with --resume=auto an LLM recommender goes on from its last checkpoint"),
+        (["--model=iLoRA", "--dataset=tiny"], "stopped; the same command begins as it did; with --resume=auto it goes on from an LLM recommender's last checkpoint"),
+        (["--model=iLoRA", "--dataset=tiny", "--resume=auto"], "stopped; the same command goes on from an LLM recommender's last checkpoint"),
         (["--model=Pop,iLoRA", "--dataset=tiny"], "stopped; the same command goes on with the rows that have no result yet; with --resume=auto"),
-        (["--model=iLoRA", "--dataset=tiny", "--nproc=2"], "stopped; the same command begins anew"),
+        (["--model=Pop,iLoRA", "--dataset=tiny", "--rerun"], "stopped; without --rerun the same command goes on with the rows"),
+        (["--model=iLoRA", "--dataset=tiny", "--nproc=2"], "stopped; the same command begins as it did"),
         (["report", "results"], "stopped\n"),
     ],
 )

@@ -31,10 +31,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _how_to_go_on(arguments) -> str:
     """What the same command does when it is given again."""
-    within = "with --resume=auto an LLM recommender goes on from its last checkpoint, if one was written (save_steps)"
-    if is_leaderboard(parse_command_line(arguments)):
-        return f"the same command goes on with the rows that have no result yet; {within}"
-    return f"the same command begins anew; {within}"
+    line = parse_command_line(arguments)
+    checkpoint = "an LLM recommender's last checkpoint, if one was written (save_steps)"
+    if is_leaderboard(line):
+        without = "without --rerun " if line.rerun else ""
+        return f"{without}the same command goes on with the rows that have no result yet; with --resume=auto, within a row from {checkpoint}"
+    if line.options.get("resume") == "auto":
+        return f"the same command goes on from {checkpoint}"
+    return f"the same command begins as it did; with --resume=auto it goes on from {checkpoint}"
 
 
 def _run(arguments) -> int:
@@ -71,8 +75,10 @@ def _launch(options, arguments, method: str = "spawn") -> int:
     try:
         distributed.launch(_process, (arguments,), options.nproc, *places)
     except (ProcessExitedException, ProcessRaisedException) as error:
-        print(f"error: {error}\nthe other processes were ended; go on with --resume=auto", file=sys.stderr)
-        return getattr(error, "exit_code", None) or 1
+        code = getattr(error, "exit_code", None) or 1
+        remedy = "" if code == 2 else "; go on with --resume=auto"  # 2: a bad setting or bad data
+        print(f"error: {error}\nthe other processes were ended{remedy}", file=sys.stderr)
+        return code
     return 0
 
 

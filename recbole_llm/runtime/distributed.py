@@ -11,6 +11,7 @@ Accelerate's gathers take no group: they would wait on NCCL, and no longer than 
 
 import logging
 import os
+import time
 import traceback
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,6 +20,7 @@ import torch
 from torch import distributed as dist
 
 PATIENCE = timedelta(hours=24)
+GRACE = 5  # seconds that processes have to end by themselves
 _host = None  # the gloo group for waiting and gathering
 
 
@@ -199,8 +201,15 @@ def launch(function, args, nproc, ip="localhost", port="5678", total_processes=-
     context = torch.multiprocessing.start_processes(
         _process, (function, tuple(args), described, offset), nprocs=nproc, join=False, start_method=method
     )
-    while not context.join(grace_period=5):
-        pass
+    try:
+        while not context.join(grace_period=GRACE):
+            pass
+    except KeyboardInterrupt:  # a signal to this process alone leaves the others at work; a terminal's Ctrl-C reaches all
+        end = time.monotonic() + GRACE
+        for process in context.processes:
+            process.join(max(0, end - time.monotonic()))
+            process.terminate()
+        raise
 
 
 def _process(local, function, args, described, offset):
@@ -209,7 +218,7 @@ def _process(local, function, args, described, offset):
     os.environ.update({"RANK": str(local + offset), "LOCAL_RANK": str(local)})
     try:
         function(*args)
-    except KeyboardInterrupt:  # Ctrl-C reaches the parent too, which says so
+    except (KeyboardInterrupt, SystemExit):  # the parent says of Ctrl-C, the command of what it exits for
         raise
     except BaseException:
         traceback.print_exc()  # each process says what befell it; the parent shows only the first that ended

@@ -97,7 +97,7 @@ def _moved(values, settings):
 
     allowed = {*MOVABLE, *NON_RESULT_KEYS} - {"resume", "config_files"}
     if wrong := sorted(settings.keys() - allowed):
-        known, can = known_keys(values["model"], values["dataset"]), ", ".join(sorted(allowed))
+        known, can = known_keys(values["model"], values["dataset"]) | {"config_files"}, ", ".join(sorted(allowed))
         fixed = [f"{key}: the checkpoint fixes it; what can be set is {can}" for key in wrong if key in known]
         raise ConfigError(unknown_problems(wrong, known) + fixed)
     rules = {key: RULES[key] for key in settings if key in RULES}

@@ -223,6 +223,8 @@ def test_what_is_gone_is_named(made, tmp_path):
     file, places = copied(made(), tmp_path)
     with pytest.raises(ValueError, match="epochs: the checkpoint fixes it; what can be set is"):
         recbole_llm.load(file, epochs=3)
+    with pytest.raises(ValueError, match="config_files: the checkpoint fixes it"):
+        recbole_llm.load(file, config_files="a.yaml")
     with pytest.raises(ValueError, match=r"rerank: unknown key; did you mean 'rerank_n'\?\n  epochs: the checkpoint fixes it"):
         recbole_llm.load(file, rerank=5, epochs=3)
     with pytest.raises(ValueError, match="eval_batch_size: must be an integer >= 1, got 0\n.*rerank_n: must be an integer >= 2, got 1"):

@@ -1,6 +1,7 @@
 """Several gloo processes compute what one computes, write one set of files, and end together when one dies."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -231,6 +232,43 @@ def test_launch_ends_all_with_the_failing_ones_traceback(capfd):
     with pytest.raises(ProcessRaisedException, match="this process cannot go on: 7"):
         distributed.launch(fails, (7,), nproc=2, port=str(workers.free_port()), method="forkserver")
     assert time.monotonic() - start < 60
+
+
+def waits(folder):
+    (Path(folder) / str(distributed.rank())).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def test_a_signal_to_the_launching_process_alone_ends_the_others(tmp_path):
+    import threading
+
+    def interrupt():
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        distributed.launch(waits, (str(tmp_path),), nproc=2, port=str(workers.free_port()), method="forkserver")
+    for _ in range(100):  # a process that has ended stays until its parent has waited for it
+        if not multiprocessing.active_children():
+            break
+        time.sleep(0.1)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("code, said", [(2, "the other processes were ended\n"), (1, "were ended; go on with --resume=auto\n")])
+def test_bad_input_of_several_processes_is_not_told_to_go_on(code, said, capfd):
+    def launch(*_):
+        raise ProcessExitedException("process 0 ended", error_index=0, error_pid=1, exit_code=code)
+
+    from torch.multiprocessing import ProcessExitedException
+
+    arguments = ["--model=LLaRA", "--dataset=tiny", "--nproc=2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "launch", launch)
+        assert cli_main._launch(cli_main.parse_command_line(arguments), arguments) == code
+    assert capfd.readouterr().err.endswith(said)
 
 
 def test_launch_names_ranks_that_do_not_exist():

@@ -1,5 +1,7 @@
 """How RecBole reads, filters and orders a dataset's files: by the plugin's reader, which `recbole_llm.data` holds."""
 
+from pathlib import Path
+
 from recbole_llm.compat.patching import rewrite
 
 
@@ -23,12 +25,14 @@ def own_datasets():
     from recbole.data.dataset import Dataset
 
     from recbole_llm.data.columns import check_columns
-    from recbole_llm.data.convert import ensure_dataset
+    from recbole_llm.data.convert import ensure_dataset, how_to_get
 
     original = Dataset._load_data
 
     def _load_data(self, token, dataset_path):
         ensure_dataset(self.config)
+        if not (folder := Path(dataset_path)).is_dir():
+            raise FileNotFoundError(f"dataset folder {folder} not found. {how_to_get(self.dataset_name, folder.parent)}")
         check_columns(self.config)
         original(self, token, dataset_path)
 

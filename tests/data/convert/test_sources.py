@@ -163,6 +163,13 @@ def test_recbole_s_own_archives_come_the_same_way(server, tmp_path, monkeypatch)
     assert (folder / "amazon-books.inter").read_text() == atomic["Amazon_Books.inter"]
 
 
+def test_recbole_s_own_models_are_told_of_the_dataset_that_was_meant(tmp_path):
+    from recbole.data import create_dataset
+
+    with pytest.raises(FileNotFoundError, match=r"dataset folder .*ml100k not found. Set data_path .*; did you mean 'ml-100k'\?"):
+        create_dataset(LLMConfig("BPR", "ml100k", config_dict=settings(tmp_path)))
+
+
 def test_unknown_datasets_are_left_to_the_caller(tmp_path):
     ensure_dataset(LLMConfig("SASRec", "nobody-knows", config_dict=settings(tmp_path)))
     assert sources.how_to_get("nobody-knows", "x").startswith("Set data_path to the folder that holds nobody-knows/nobody-knows.inter; or make one")
