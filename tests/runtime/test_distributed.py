@@ -1,7 +1,7 @@
 """Several gloo processes compute what one computes, write one set of files, and end together when one dies."""
 
+import contextlib
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -240,21 +240,24 @@ def waits(folder):
 
 
 def test_a_signal_to_the_launching_process_alone_ends_the_others(tmp_path):
-    import threading
-
-    def interrupt():
-        while len(list(tmp_path.iterdir())) < 2:
-            time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        distributed.launch(waits, (str(tmp_path),), nproc=2, port=str(workers.free_port()), method="forkserver")
-    for _ in range(100):  # a process that has ended stays until its parent has waited for it
-        if not multiprocessing.active_children():
-            break
+    launch = f"distributed.launch(waits, ({str(tmp_path)!r},), nproc=2, port='{workers.free_port()}', method='forkserver')"
+    heard = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background job ignores it
+    code = f"{heard}\nfrom recbole_llm.runtime import distributed\nfrom tests.runtime.test_distributed import waits\n{launch}"
+    launching = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while len(started := [file for file in tmp_path.iterdir() if file.read_text()]) < 2 and time.monotonic() < end:
         time.sleep(0.1)
-    assert not multiprocessing.active_children()
+    launching.send_signal(signal.SIGINT)
+    try:
+        assert "KeyboardInterrupt" in launching.communicate(timeout=60)[1]
+        for file in started:
+            with pytest.raises(ProcessLookupError):
+                os.kill(int(file.read_text()), 0)
+    finally:
+        for file in started:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(file.read_text()), signal.SIGKILL)
+        launching.kill()
 
 
 @pytest.mark.parametrize("code, said", [(2, "the other processes were ended\n"), (1, "were ended; go on with --resume=auto\n")])
