@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from recbole_llm.cli import COMMANDS
+from recbole_llm.cli import COMMANDS, STOPPED
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         return import_module(module).main(arguments if named else arguments[1:])
     except KeyboardInterrupt:  # of `run`, its own module says how to go on
         print("stopped", file=sys.stderr)
-        return 130
+        return STOPPED
 
 
 def help_text() -> str:

@@ -1,5 +1,7 @@
 """Commands: the words of a command line in, calls of the package out; each module has ``main(arguments) -> exit code``."""
 
+STOPPED = 130  # the exit code that shells give a command which Ctrl-C ended
+
 # command -> (module with `main`, whether it takes the command's name as its first argument, what it does)
 COMMANDS = {
     "run": ("recbole_llm.cli.main", False, "train and test models: --model=iLoRA --dataset=ml-100k [--key=value ...]; run may be left out"),

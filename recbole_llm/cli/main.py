@@ -8,6 +8,7 @@ import sys
 import traceback
 from logging import getLogger
 
+from recbole_llm.cli import STOPPED
 from recbole_llm.cli.arguments import parse_command_line, refuse_unread
 from recbole_llm.cli.leaderboard import is_leaderboard, run_command_line
 from recbole_llm.config.values import ConfigError
@@ -15,7 +16,6 @@ from recbole_llm.quick_start import run_recbole_llm
 from recbole_llm.runtime import distributed
 
 PROCESSES = ("nproc", "ip", "port", "world_size", "group_offset")
-STOPPED = 130  # what shells give a command that Ctrl-C ended
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -218,9 +218,7 @@ def _process(local, function, args, described, offset):
     os.environ.update({"RANK": str(local + offset), "LOCAL_RANK": str(local)})
     try:
         function(*args)
-    except (KeyboardInterrupt, SystemExit):  # the parent says of Ctrl-C, the command of what it exits for
-        raise
-    except BaseException:
+    except Exception:  # of Ctrl-C the parent says, and of an exit the command has said
         traceback.print_exc()  # each process says what befell it; the parent shows only the first that ended
         raise
     stop()
